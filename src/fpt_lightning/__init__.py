@@ -1,0 +1,29 @@
+"""What can a frozen pretrained transformer compute outside the modality it was trained on?"""
+
+from importlib import import_module, metadata
+from typing import Any
+
+__version__ = metadata.version("fpt-lightning")
+
+# Imported at first use, so that `fpt --help` does not wait for torch.
+_HOME = {
+    "Batch": "data.spec",
+    "BitMemory": "data.bits",
+    "BitXOR": "data.bits",
+    "FPTClassifier": "training.classification",
+    "FPTDataModule": "data.datamodule",
+    "FPTTrainer": "training.trainer",
+    "FrozenPretrainedTransformer": "models.fpt",
+    "MNIST": "data.images",
+    "TaskSpec": "data.spec",
+    "export_trained": "training.export",
+    "load_trained": "training.export",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

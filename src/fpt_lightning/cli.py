@@ -1,0 +1,228 @@
+"""The `fpt` command on LightningCLI: what every subcommand shares, and how a run becomes a folder."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+# imported so that configs can name these classes without their modules
+from fpt_lightning.arguments import ArgumentParser, with_configs_found
+from fpt_lightning.data.bits import BitMemory, BitXOR  # noqa: F401
+from fpt_lightning.data.datamodule import FPTDataModule
+from fpt_lightning.data.images import MNIST  # noqa: F401
+from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.errors import UsageError
+from fpt_lightning.experiments.learning_curve import plot_learning_curve
+from fpt_lightning.experiments.store import RunFolder, open_run_folder
+from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar, Throughput
+from fpt_lightning.training.classification import FPTClassifier
+from fpt_lightning.training.export import export_trained
+from fpt_lightning.training.logger import RunLogger
+from fpt_lightning.training.trainer import FPTTrainer
+
+TRAINER_DEFAULTS = {
+    "max_steps": 1000,
+    "val_check_interval": 100,  # steps, not epochs: generated tasks have no epochs
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "gradient_clip_val": 1.0,  # the reference implementation's
+    "log_every_n_steps": 10,
+    "enable_model_summary": False,  # PartsSummary says more
+}
+
+CHECKPOINT_DEFAULTS = {
+    "monitor": "val_accuracy",
+    "mode": "max",
+    "filename": "best",
+    "save_last": True,
+    "enable_version_counter": False,
+}
+
+
+class FPTCLI(LightningCLI):
+    """Parses a command, builds datamodule, model and Trainer, and runs it.
+
+    Args:
+        words: What follows ``fpt`` on the command line.
+
+    Raises:
+        UsageError: If the command line or a config is wrong.
+        FPTError: If data, backbone or checkpoint cannot be used.
+    """
+
+    run_folder: RunFolder | None = None
+
+    def __init__(self, words: Sequence[str]) -> None:
+        _silence_what_no_user_can_mend()
+        # linked as one object; jsonargparse would make a group of options of a dataclass
+        set_parsing_settings(subclasses_enabled=[TaskSpec])
+        super().__init__(
+            FPTClassifier,
+            FPTDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=FPTTrainer,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            parser_class=ArgumentParser,
+            parser_kwargs={"prog": "fpt"},
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=with_configs_found(words),  # type: ignore[arg-type]
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's subcommands and ours, with the arguments that are not options."""
+        return {
+            **LightningCLI.subcommands(),
+            "run": {"model", "datamodule"},
+            "prepare": {"model", "datamodule"},
+        }
+
+    def add_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
+        """Adds the named callbacks, and links what no config should have to repeat."""
+        parser.add_argument(
+            "--run_folder", type=str | None, default=None, help="Folder of the run; by default runs/TASK/NUMBER."
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(ProgressBar, "progress")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINT_DEFAULTS.items()})
+        parser.set_defaults({"model": {"class_path": f"{FPTClassifier.__module__}.{FPTClassifier.__name__}"}})
+        parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+
+    def parse_arguments(self, parser: ArgumentParser, args: list[str]) -> None:  # type: ignore[override]
+        """Parses the words given; unlike Lightning's it does not mind that the process has words of its own."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the config as it is: it decides, and the checkpoint is compared with the model when it is loaded."""
+
+    def before_instantiate_classes(self) -> None:
+        """Checks what no single class can see."""
+        config = self.config[self.subcommand]
+        if config.get("data") is None:
+            raise UsageError("no task is chosen: pass a config of one, such as --config bit_xor.yaml")
+        if self.subcommand not in ("fit", "run"):
+            self.save_config_callback = None
+        trainer = config.trainer
+        if 0 < trainer.max_steps < (trainer.val_check_interval or 0):
+            trainer.val_check_interval = trainer.max_steps  # the end of a short run is validated too
+        if self.subcommand == "prepare":
+            config.model = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> FPTTrainer:  # noqa: ANN401
+        """Builds the Trainer; `fit` and `run` get a run folder with its loggers."""
+        callback_keys = self._parser(self.subcommand).callback_keys
+        trainer = self._get(self.config_init, "trainer")
+        for key, flag in {"progress": "enable_progress_bar", "checkpoint": "enable_checkpointing"}.items():
+            if trainer[flag] is False and key in callback_keys:
+                callback_keys.remove(key)
+        if self.subcommand == "run" and trainer.enable_checkpointing is False:
+            raise UsageError("fpt run chooses among checkpoints: leave trainer.enable_checkpointing on, or use fpt fit")
+        if self.subcommand == "prepare":
+            return FPTTrainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+        trainer.callbacks = [*_as_list(trainer.callbacks), Throughput(), PartsSummary()]
+        if self.subcommand in ("fit", "run") and not trainer.fast_dev_run:
+            self._use_run_folder(trainer)
+        else:
+            trainer.logger = False
+        result: FPTTrainer = super().instantiate_trainer(**kwargs)
+        return result
+
+    def run(self, **kwargs: Any) -> None:  # noqa: ANN401
+        """Runs the Trainer's `run` and leaves result, learning curve and exported parts in the run folder."""
+        if self.run_folder is None:
+            raise UsageError("fpt run writes a result, which trainer.fast_dev_run forbids: use fpt fit for a trial")
+        measured = self.trainer.run(**kwargs)
+        if self.trainer.is_global_zero:
+            _finish(self.run_folder, {**self._what_ran(), **measured}, self.model)
+
+    def prepare(self, **kwargs: Any) -> None:  # noqa: ANN401
+        """Runs the Trainer's `prepare` and says what was found."""
+        self.trainer.prepare(**kwargs)
+        print("\n".join(self.datamodule.describe()))
+
+    def _use_run_folder(self, trainer: Any) -> None:  # noqa: ANN401
+        checkpoint = self._get(self.config, "ckpt_path")
+        self.run_folder = open_run_folder(self.datamodule.task.name, self._get(self.config, "run_folder"), checkpoint)
+        trainer.default_root_dir = str(self.run_folder.path)
+        model_checkpoint = self._get(self.config_init, "checkpoint")
+        if model_checkpoint is not None and model_checkpoint.dirpath is None:
+            model_checkpoint.dirpath = str(self.run_folder.checkpoints)
+        own: list[Logger] = [RunLogger(self.run_folder.path)]
+        if trainer.logger is None or trainer.logger is True:
+            own.append(TensorBoardLogger(self.run_folder.path, name="", version="", sub_dir="tensorboard"))
+        trainer.logger = own + ([] if isinstance(trainer.logger, bool) else _as_list(trainer.logger))
+        rank_zero_info(f"run folder: {self.run_folder.path}")
+
+    def _what_ran(self) -> dict[str, Any]:
+        """The part of a result that is known before the run."""
+        model: FPTClassifier = self.model
+        choice = model.model.choice
+        trained = sum(parameter.numel() for parameter in model.model.trained_parameters().values())
+        initialization = choice.resolved_initialization
+        return {
+            "task": self.datamodule.task.name,
+            "arm": self._get(self.config, "arm") or f"{choice.name} {initialization}",
+            "backbone": choice.name,
+            "architecture": choice.architecture,
+            "initialization": initialization,
+            "trainable": model.trainable,
+            "protocol": self._get(self.config, "protocol"),
+            "lr": model.lr,
+            "batch_size": self.datamodule.batch_size,
+            "seed": self._get(self.config, "seed_everything"),
+            "trained_parameters": trained,
+            "total_parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+            "data_fingerprint": self.datamodule.fingerprint(),
+        }
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Saves the resolved config without what belongs to this session alone: the folder and the checkpoint."""
+
+    def __init__(self, parser: ArgumentParser, config: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        config = config.clone()
+        config.run_folder = config.ckpt_path = None
+        super().__init__(parser, config, **kwargs)
+
+
+@rank_zero_only
+def _finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> None:
+    export_trained(model.model, folder.path / "trained.safetensors")
+    title = f"{result['task']} on {result['arm']}: test accuracy {result['test_accuracy']:.3f}"
+    plot_learning_curve(folder.metrics, folder.path / "learning_curve.png", title)
+    folder.write_result(result)
+    print(
+        f"test accuracy {result['test_accuracy']:.4f}, validation accuracy {result['val_accuracy']:.4f} "
+        f"at step {result['best_step']:,} of {result['steps']:,}\n"
+        f"{result['samples_per_second']:,} samples/s, {result['wall_seconds']} s, {result['peak_memory_mb']} MiB\n"
+        f"{folder.path}: result.json, learning_curve.png, metrics.csv, trained.safetensors, checkpoints/best.ckpt"
+    )
+
+
+def _silence_what_no_user_can_mend() -> None:
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the datamodule chose them
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # between lightning and torch
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
+
+
+def _as_list(value: Any) -> list[Any]:  # noqa: ANN401
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

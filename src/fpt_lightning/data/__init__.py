@@ -1,0 +1,1 @@
+"""Modalities: each hands over batches and a TaskSpec, and knows nothing of models."""

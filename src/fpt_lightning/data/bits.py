@@ -1,0 +1,185 @@
+"""The two bit tasks of the paper: generated, endless, seeded."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.loading import BatchDataset
+from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.errors import UsageError
+
+ENDLESS = 2**40
+# Philox makes four 64-bit words a count, so a sample that starts on a count of its own may draw any number of words.
+EVALUATION_KEY = 2**64 - 1
+
+
+class BitTask(FPTDataModule):
+    """Strings of random bits, cut into patches of ``patch_size`` bits, one patch a token.
+
+    Example i of a split is a function of the seed, the split and i alone: no order of asking and no number of workers
+    or devices changes it. Validation and test use a key that no training seed can reach, so the splits never overlap,
+    and every seed is judged on the same examples.
+
+    Args:
+        n: Bits in a string.
+        patterns: Strings in an example.
+        patch_size: Bits in a token; divides ``n``.
+        validation_examples: Examples in the validation split.
+        test_examples: Examples in the test split.
+        kwargs: Those of :class:`FPTDataModule`; ``root`` is unused, nothing is stored.
+
+    Raises:
+        UsageError: If a size is below 1 or ``patch_size`` does not divide ``n``.
+    """
+
+    shuffle = False
+
+    def __init__(
+        self,
+        n: int,
+        patterns: int,
+        patch_size: int,
+        validation_examples: int = 1000,
+        test_examples: int = 1000,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(**kwargs)
+        self.n = n
+        self.patterns = patterns
+        self.patch_size = patch_size
+        self.examples = {"train": ENDLESS, "validation": validation_examples, "test": test_examples}
+        for name, value in {"n": n, "patterns": patterns, "patch_size": patch_size, **self.examples}.items():
+            if value < 1:
+                raise UsageError(f"data: {name} must be at least 1, got {value}")
+        if n % patch_size:
+            raise UsageError(f"data.patch_size {patch_size} does not divide data.n {n}")
+        if not 0 <= self.seed < EVALUATION_KEY:
+            raise UsageError(f"a seed lies between 0 and 2**64 - 2, got {self.seed}")
+
+    @property
+    @abstractmethod
+    def draws(self) -> int:
+        """Uniform numbers that one example uses up."""
+
+    @abstractmethod
+    def batch(self, uniform: np.ndarray) -> Batch:
+        """Makes examples of uniform numbers ``[batch, draws]``."""
+
+    def dataset(self, split: Split) -> BatchDataset:
+        """The examples of a split; nothing is made before it is asked for."""
+        seed = self.seed if split == "train" else EVALUATION_KEY
+        return BitStream(self, (seed, SPLITS.index(split)), self.examples[split])
+
+    def facts(self) -> dict[str, Any]:
+        """The sizes; the training stream also depends on the run's seed, which a result names itself."""
+        return {"n": self.n, "patterns": self.patterns, "patch_size": self.patch_size, "examples": self.examples}
+
+
+class BitStream(BatchDataset):
+    """A counted stream of examples: the key names the stream, the count the example.
+
+    Args:
+        task: Makes examples of uniform numbers.
+        key: Seed and split; two streams with different keys are independent.
+        length: Examples in the stream (an epoch of it, where it is endless).
+    """
+
+    def __init__(self, task: BitTask, key: tuple[int, int], length: int) -> None:
+        self.task = task
+        self.key = np.array(key, dtype=np.uint64)
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        uniform = np.empty((len(indices), self.task.draws))
+        for row, index in zip(uniform, indices, strict=True):
+            counter = np.array([0, index, 0, 0], dtype=np.uint64)
+            np.random.Generator(np.random.Philox(key=self.key, counter=counter)).random(out=row)
+        return self.task.batch(uniform)
+
+
+class BitMemory(BitTask):
+    """Bit memory: which of the strings was shown again, and what were its hidden bits? (FPT section 2.2.)
+
+    The model reads ``patterns`` random strings in {-1, +1}, then one of them again with each bit set to 0 with
+    probability 0.5; it answers that whole string. The paper's sizes: 5 strings of 1,000 bits, 50 a token, so
+    120 tokens x 50, and 50 answers of 2 classes on each of the last 20 tokens.
+    """
+
+    def __init__(self, n: int = 1000, patterns: int = 5, patch_size: int = 50, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(n, patterns, patch_size, **kwargs)
+
+    @property
+    def task(self) -> TaskSpec:
+        """The paper's sizes by default: 120 tokens x 50, 1,000 answers of 2 classes."""
+        answer_tokens = self.n // self.patch_size
+        return TaskSpec(
+            name="bit_memory",
+            max_length=(self.patterns + 1) * answer_tokens,
+            classes=2,
+            token_width=self.patch_size,
+            answer_tokens=answer_tokens,
+            answers_per_token=self.patch_size,
+        )
+
+    @property
+    def draws(self) -> int:
+        """The strings, which of them comes again, and which of its bits are hidden."""
+        return self.patterns * self.n + 1 + self.n
+
+    def batch(self, uniform: np.ndarray) -> Batch:
+        """Tokens ``[batch, 120, 50]`` in {-1, 0, +1}, target ``[batch, 1000]`` in {0, 1}, at the paper's sizes."""
+        size = len(uniform)
+        bits = uniform[:, : self.patterns * self.n].reshape(size, self.patterns, self.n) < 0.5
+        chosen = bits[np.arange(size), (uniform[:, self.patterns * self.n] * self.patterns).astype(np.int64)]
+        shown = uniform[:, self.patterns * self.n + 1 :] < 0.5
+        signs = np.concatenate([bits, chosen[:, None]], axis=1).astype(np.float32) * 2 - 1
+        signs[:, -1] *= shown
+        return Batch(
+            tokens=torch.from_numpy(signs.reshape(size, -1, self.patch_size)),
+            target=torch.from_numpy(chosen.astype(np.int64)),
+        )
+
+
+class BitXOR(BitTask):
+    """Bit XOR: the exclusive or of ``patterns`` strings, bit by bit (FPT section 2.2).
+
+    The paper's sizes: 2 strings of 5 bits in {0, 1}, one bit a token, so 10 tokens x 1, and one answer of 2 classes
+    on each of the last 5 tokens.
+    """
+
+    def __init__(self, n: int = 5, patterns: int = 2, patch_size: int = 1, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(n, patterns, patch_size, **kwargs)
+
+    @property
+    def task(self) -> TaskSpec:
+        """The paper's sizes by default: 10 tokens x 1, 5 answers of 2 classes."""
+        answer_tokens = self.n // self.patch_size
+        return TaskSpec(
+            name="bit_xor",
+            max_length=self.patterns * answer_tokens,
+            classes=2,
+            token_width=self.patch_size,
+            answer_tokens=answer_tokens,
+            answers_per_token=self.patch_size,
+        )
+
+    @property
+    def draws(self) -> int:
+        """One a bit."""
+        return self.patterns * self.n
+
+    def batch(self, uniform: np.ndarray) -> Batch:
+        """Tokens ``[batch, 10, 1]`` and target ``[batch, 5]``, both in {0, 1}, at the paper's sizes."""
+        size = len(uniform)
+        bits = uniform.reshape(size, self.patterns, self.n) < 0.5
+        return Batch(
+            tokens=torch.from_numpy(bits.astype(np.float32).reshape(size, -1, self.patch_size)),
+            target=torch.from_numpy((bits.sum(axis=1) % 2).astype(np.int64)),
+        )

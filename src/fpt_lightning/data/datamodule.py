@@ -1,0 +1,130 @@
+"""The base of every task's datamodule: splits, seeds, loaders."""
+
+import hashlib
+import json
+from abc import abstractmethod
+from typing import Any, Literal
+
+import lightning as L
+
+from fpt_lightning.data.loading import BatchDataset, GlobalBatchSampler, ResumableLoader
+from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.errors import UsageError
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class FPTDataModule(L.LightningDataModule):
+    """Hands over batches of one task and the TaskSpec that promises their sizes.
+
+    A task implements :attr:`task`, :meth:`dataset` and :meth:`facts`; where its data comes from outside it also
+    implements ``prepare_data``. Loaders, seeds, processes and resuming are settled here.
+
+    Args:
+        root: Folder of the data.
+        batch_size: Examples in a training step over all devices together, so that a result does not depend on how
+            many there are.
+        eval_batch_size: Examples in a validation or test step over all devices together.
+        num_workers: Loader processes; 0 loads in the training process, which is fastest for these tasks.
+        seed: Seed of the training stream; the command line links it to ``seed_everything``.
+    """
+
+    shuffle = True
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 16,
+        eval_batch_size: int = 256,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = root
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        for name in ("batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    @abstractmethod
+    def task(self) -> TaskSpec:
+        """The sizes of the task; known before any data is read."""
+
+    @abstractmethod
+    def dataset(self, split: Split) -> BatchDataset:
+        """The examples of a split."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What decides the content of the data: parameters and hashes of files, as plain values.
+
+        Two datamodules with equal facts hold the same examples.
+        """
+
+    def fingerprint(self) -> str:
+        """A short hash of :meth:`facts` that names the data in a result."""
+        facts = json.dumps({"task": self.task.as_dict(), **self.facts()}, sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    def describe(self) -> list[str]:
+        """What ``fpt prepare`` says of the data, a line each."""
+        sizes = ", ".join(f"{_size(len(self.dataset(split)))} {split}" for split in SPLITS)
+        tokens = (
+            f"{self.task.token_width} numbers each"
+            if self.task.token_width
+            else f"ids below {self.task.vocabulary_size}"
+        )
+        return [
+            f"{self.task.name}: {sizes}",
+            f"up to {self.task.max_length} tokens, {tokens}; {self.task.answers} answers of {self.task.classes} classes",
+            f"fingerprint {self.fingerprint()}",
+        ]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches of the training stream, without end for a generated task."""
+        if self.batch_size % self._processes:
+            raise UsageError(
+                f"data.batch_size {self.batch_size} counts the examples on all {self._processes} devices together "
+                f"and must be divisible by {self._processes}"
+            )
+        dataset = self.dataset("train")
+        if len(dataset) < self.batch_size:
+            raise UsageError(f"data.batch_size {self.batch_size} is more than the {len(dataset)} training examples")
+        return self._loader(dataset, self.batch_size, training=True)
+
+    def val_dataloader(self) -> ResumableLoader:
+        """Every validation example once, in order."""
+        return self._loader(self.dataset("validation"), self.eval_batch_size, training=False)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Every test example once, in order."""
+        return self._loader(self.dataset("test"), self.eval_batch_size, training=False)
+
+    def predict_dataloader(self) -> ResumableLoader:
+        """The test examples."""
+        return self.test_dataloader()
+
+    def _loader(self, dataset: BatchDataset, batch_size: int, *, training: bool) -> ResumableLoader:
+        sampler = GlobalBatchSampler(
+            len(dataset),
+            batch_size,
+            training=training,
+            shuffle=training and self.shuffle,
+            seed=self.seed,
+            process=self.trainer.global_rank if self.trainer else 0,
+            processes=self._processes,
+        )
+        return ResumableLoader(dataset, sampler, self.num_workers)
+
+    @property
+    def _processes(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+
+def _size(examples: int) -> str:
+    return "endless" if examples >= 2**40 else f"{examples:,}"

@@ -1,0 +1,117 @@
+"""Which examples a process sees, in which order, and where it stopped."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+
+class BatchDataset(Dataset[Any], ABC):
+    """A dataset that fetches a whole batch at once."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int]) -> Any:  # noqa: ANN401
+        """Returns the batch of the examples at these indices."""
+
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401
+        return self.__getitems__([index])
+
+
+class GlobalBatchSampler(DistributedSampler[int]):
+    """Cuts one global stream of batches over the processes.
+
+    The stream is a function of the seed and the epoch only, so neither the number of processes nor that of workers
+    changes what is trained on: process r of w takes the r-th of w equal slices of every global batch. It is a
+    ``DistributedSampler``, so Lightning leaves it in place and tells it the epoch.
+
+    Args:
+        length: Examples in one epoch.
+        batch_size: Examples in one global batch; divisible by ``processes`` where ``training``.
+        training: Drop the last incomplete batch. Otherwise every example is seen by exactly one process, none twice.
+        shuffle: Draw a new order each epoch; otherwise epochs follow each other in one endless count.
+        seed: Seed of the order.
+        process: Rank of this process.
+        processes: Number of processes.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        training: bool,
+        shuffle: bool,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        super().__init__(range(length), num_replicas=processes, rank=process, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        self.length = length
+        self.batch_size = batch_size
+        self.training = training
+        self.first_batch = 0
+
+    @property
+    def local_batch_size(self) -> int:
+        """Examples of a global batch that this process takes; in evaluation an upper bound."""
+        return max(1, self.batch_size // self.num_replicas)
+
+    def __len__(self) -> int:
+        if self.training:
+            return self.length // self.batch_size * self.local_batch_size
+        return len(range(self.rank, self.length, self.num_replicas))
+
+    def __iter__(self) -> Iterator[int]:
+        if not self.training:
+            yield from range(self.rank, self.length, self.num_replicas)
+            return
+        order: Sequence[int] | torch.Tensor = range(self.epoch * self.length, (self.epoch + 1) * self.length)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
+            order = torch.randperm(self.length, generator=generator)
+        for batch in range(self.first_batch, self.length // self.batch_size):
+            start = batch * self.batch_size + self.rank * self.local_batch_size
+            yield from (int(index) for index in order[start : start + self.local_batch_size])
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader that knows how many batches it has handed out, so that a checkpoint resumes behind them."""
+
+    def __init__(self, dataset: BatchDataset, sampler: GlobalBatchSampler, num_workers: int = 0) -> None:
+        super().__init__(
+            dataset,
+            batch_size=sampler.local_batch_size,
+            sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=_unchanged,
+            persistent_workers=num_workers > 0,
+            # of its own: starting an epoch must not draw from the generator that dropout uses
+            generator=torch.Generator().manual_seed(sampler.seed),
+        )
+        self._handed_out = 0
+        self._resume_at = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        assert isinstance(self.sampler, GlobalBatchSampler)
+        self.sampler.first_batch = self._handed_out = self._resume_at
+        self._resume_at = 0
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches handed out in this epoch; the same number in every process."""
+        return {"batches": self._handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Makes the next iteration start behind the batches already handed out."""
+        self._resume_at = self._handed_out = state["batches"]
+
+
+def _unchanged(batch: Any) -> Any:  # noqa: ANN401
+    return batch

@@ -1,0 +1,22 @@
+"""Errors that a user can mend: each message names the cause and the way out."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FPTError(Exception):
+    """Something outside the program is wrong: a file, a backbone, a checkpoint."""
+
+    exit_code = 1
+
+
+class UsageError(FPTError):
+    """The command line or a config asks for something that does not exist."""
+
+    exit_code = 2
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns ``"; did you mean 'x'?"`` for the nearest known word, or nothing where none is near."""
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""

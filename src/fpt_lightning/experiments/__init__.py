@@ -1,0 +1,1 @@
+"""Runs as folders: where a run lives, what it leaves behind."""

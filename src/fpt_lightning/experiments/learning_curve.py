@@ -1,0 +1,32 @@
+"""A run as a picture."""
+
+import csv
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+
+def plot_learning_curve(metrics: Path, picture: Path, title: str = "") -> None:
+    """Draws loss and accuracy against training steps, training and validation, from a ``metrics.csv``.
+
+    Args:
+        metrics: The run's metrics.
+        picture: The file to write; its ending names the format.
+        title: A line above the picture.
+    """
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(8, 3), layout="constrained")
+        for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+            for split, colour, width in (("train", "#9db4c8", 1.0), ("val", "#c44e52", 1.8)):
+                points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key := f"{split}_{quantity}")]
+                label = "validation" if split == "val" else "training batch"
+                axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, linewidth=width, label=label)
+            axes.set_xlabel("training steps")
+            axes.set_ylabel(quantity)
+            axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+        figure.suptitle(title, fontsize=10)
+        figure.savefig(picture, dpi=150)

@@ -1,0 +1,68 @@
+"""The door of the `fpt` command: help and version at once, everything else through the command line of cli.py."""
+
+import sys
+from collections.abc import Sequence
+
+from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+
+COMMANDS = {
+    "run": "train, choose the checkpoint on validation, test it once, write result.json",
+    "fit": "train (Lightning's fit)",
+    "validate": "one pass over the validation split (Lightning's validate)",
+    "test": "one pass over the test split (Lightning's test)",
+    "predict": "answer the test examples (Lightning's predict)",
+    "prepare": "fetch or generate the data of a config, verify it, say what was found",
+}
+
+HELP = f"""usage: fpt COMMAND --config FILE [--config FILE ...] [--OPTION VALUE ...]
+
+What can a frozen pretrained transformer compute outside the modality it was trained on?
+
+commands:
+{chr(10).join(f"  {name:<10}{text}" for name, text in COMMANDS.items())}
+
+Configs compose from left to right; a name such as mnist.yaml or backbones/gpt2.yaml is found from any folder.
+  fpt run --config bit_xor.yaml --trainer.max_steps 2000
+  fpt run --config mnist.yaml --config backbones/gpt2.yaml --config trainer/gpu.yaml
+
+options:
+  -h, --help   this page; `fpt COMMAND --help` lists every option of a command
+  --version    the version
+  --debug      show the traceback of an error
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: What follows ``fpt`` on the command line; that of this process by default.
+
+    Returns:
+        The exit status: 0, 2 for a wrong command line or config, 1 for anything else that went wrong.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        from fpt_lightning import __version__
+
+        print(f"fpt-lightning {__version__}")
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise UsageError(
+                f"no command is called '{words[0]}'{did_you_mean(words[0], COMMANDS)} `fpt --help` lists them"
+            )
+        from fpt_lightning.cli import FPTCLI  # imports torch: seconds
+
+        FPTCLI(words)
+    except FPTError as error:
+        if debug:
+            raise
+        print(f"fpt: error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

@@ -1,0 +1,100 @@
+"""The frozen pretrained transformer: input layer, frozen backbone, output layer."""
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.models.backbones import BackboneChoice, build_backbone
+from fpt_lightning.models.frozen_linear import replace_frozen_linears
+from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
+
+
+class FrozenPretrainedTransformer(nn.Module):
+    """A transformer driven through its embedding entrance, trained only in the chosen parts (FPT section 2.3).
+
+    Args:
+        task: The sizes of the task.
+        choice: The body.
+        trainable: The parts that train, see :func:`fpt_lightning.models.parts.select`; every other parameter is frozen.
+        dropout: Probability of every dropout in the body.
+
+    Attributes:
+        places: The part and layer of every parameter.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        choice: BackboneChoice,
+        trainable: str | Iterable[str] = PAPER,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.task = task
+        self.choice = choice
+        self.backbone = build_backbone(choice, task.max_length, dropout)
+        width: int = self.backbone.config.hidden_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(choice.seed)
+            self.input = _input_layer(task, width)
+            self.output = nn.Linear(width, task.answers_per_token * task.classes)
+        names = [name for name, _ in self.named_parameters()]
+        self.places: dict[str, Place] = place_parameters(names, self.backbone.config.model_type)
+        trained = select(self.places, trainable)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in trained)
+        replace_frozen_linears(self.backbone)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Answers a batch.
+
+        Args:
+            tokens: ``[batch, length, token_width]`` float, or ``[batch, length]`` ids.
+            mask: ``[batch, length]`` bool, True for real tokens, padding after them; None if nothing is padded.
+
+        Returns:
+            Logits ``[batch, answers, classes]``.
+        """
+        embeddings = self.input(tokens)  # [batch, length, width]
+        hidden = self.backbone(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+        logits = self.output(self._last_real_tokens(hidden, mask))
+        return torch.unflatten(logits, -1, (-1, self.task.classes)).flatten(1, 2)
+
+    def _last_real_tokens(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """The last ``answer_tokens`` real tokens: ``[batch, answer_tokens, width]``."""
+        answers = self.task.answer_tokens
+        if mask is None:
+            return hidden[:, -answers:]
+        first = mask.sum(dim=1) - answers  # [batch]
+        index = first[:, None] + torch.arange(answers, device=hidden.device)  # [batch, answer_tokens]
+        return hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.size(-1)))
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """What trains, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def frozen_parameters(self) -> dict[str, nn.Parameter]:
+        """What never changes, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
+    def frozen_hash(self) -> str:
+        """A hash over the names and values of all frozen parameters: the identity of what a checkpoint leaves out."""
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.frozen_parameters().items()):
+            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+            digest.update(memoryview(parameter.detach().cpu().contiguous().view(torch.uint8).numpy()).cast("B"))
+        return digest.hexdigest()[:16]
+
+
+def _input_layer(task: TaskSpec, width: int) -> nn.Linear | nn.Embedding:
+    """A linear map, orthogonal with gain 1.41 and zero bias, or a table with normal values (FPT section 2.3)."""
+    if task.vocabulary_size is not None:
+        return nn.Embedding(task.vocabulary_size, width)
+    assert task.token_width is not None
+    layer = nn.Linear(task.token_width, width)
+    nn.init.orthogonal_(layer.weight, gain=1.41)
+    nn.init.zeros_(layer.bias)
+    return layer

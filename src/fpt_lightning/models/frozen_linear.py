@@ -1,0 +1,83 @@
+"""Linear layers whose weights never change, on the fastest matrix kernel that the processor has.
+
+In fp32 on a CPU torch multiplies with MKL, which leaves the 512-bit units of AMD processors idle; oneDNN, which torch
+carries too, uses them. A frozen layer needs no gradient of its weight, so its whole arithmetic is two products, and
+both can go there. `benchmarks/train_step.py` shows what it brings on a machine.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+
+class FrozenLinear(nn.Module):
+    """A drop-in for a frozen ``nn.Linear`` or transformers' ``Conv1D``, under the same parameter names.
+
+    Args:
+        weight: ``[out, in]``, or ``[in, out]`` if ``transposed``.
+        bias: ``[out]`` or None.
+        transposed: The weight lies as in ``Conv1D``.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, *, transposed: bool) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.transposed = transposed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps ``[..., in]`` to ``[..., out]``."""
+        weight = self.weight.t() if self.transposed else self.weight  # [out, in]
+        if _onednn_serves(x, weight):
+            result: torch.Tensor = _OneDNNLinear.apply(x, weight, self.bias)
+            return result
+        return F.linear(x, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Sizes, as ``nn.Linear`` shows them."""
+        out, width = self.weight.t().shape if self.transposed else self.weight.shape
+        return f"in_features={width}, out_features={out}, bias={self.bias is not None}"
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    """``x @ weight.T + bias``, differentiable in x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:  # noqa: ANN401
+        ctx.weight = weight
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # noqa: ANN401
+        return _product(gradient, ctx.weight.t(), None), None, None
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+    return result
+
+
+def _onednn_serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not weight.requires_grad
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        # the operator that torch.compile calls; not part of torch's promise, so a build may lack it
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and x.numel() > 0
+    )
+
+
+def replace_frozen_linears(module: nn.Module) -> None:
+    """Replaces every linear layer none of whose parameters trains; names and values stay as they are."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear | Conv1D) and not any(p.requires_grad for p in child.parameters()):
+            setattr(module, name, FrozenLinear(child.weight, child.bias, transposed=isinstance(child, Conv1D)))
+        else:
+            replace_frozen_linears(child)

@@ -1,0 +1,222 @@
+"""What a run shows and measures of itself."""
+
+import csv
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch import callbacks
+from lightning.pytorch.utilities import rank_zero_info
+
+from fpt_lightning.data.spec import Batch
+from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+from fpt_lightning.models.parts import PARTS
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Stops once validation has not improved ``patience`` times in a row; never, where patience is None.
+
+    Args:
+        monitor: The metric to watch.
+        mode: ``max`` or ``min``.
+        patience: Validations without improvement; None trains all ``max_steps``, as the paper does.
+        min_delta: Smallest change that counts as an improvement.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_accuracy",
+        mode: str = "max",
+        patience: int | None = None,
+        min_delta: float = 0.0,
+    ) -> None:
+        never = 2**62
+        super().__init__(monitor, min_delta, patience=never if patience is None else patience, mode=mode, strict=True)
+
+
+class ProgressBar(callbacks.TQDMProgressBar):
+    """One bar over all steps of a run, with loss, accuracy and samples a second.
+
+    Args:
+        refresh_rate: Steps between two updates; each waits for the device.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate, leave=False)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
+        """Counts steps of the run rather than batches of an epoch."""
+        super().on_train_epoch_start(trainer)
+        if trainer.max_steps > 0:
+            self.train_progress_bar.total = trainer.max_steps
+            self.train_progress_bar.n = self.train_progress_bar.initial = trainer.global_step
+            self.train_progress_bar.set_description("Training")
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Shows the step just finished."""
+        step = trainer.global_step - 1 if trainer.max_steps > 0 else batch_idx
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, step)
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The logged metrics, the rate in whole samples, without the logger's version number."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        if isinstance(rate := metrics.pop("samples_per_second", None), float):
+            metrics["samples/s"] = f"{rate:,.0f}"
+        return metrics
+
+
+class Throughput(callbacks.Callback):
+    """Counts samples a second over all devices; validation and its checkpoints do not count.
+
+    The totals go on where a resumed run left them.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.training_seconds = 0.0
+        self.wall_seconds = 0.0
+        self._started: float | None = None  # of this process
+        self._mark: float | None = None  # end of the last step; None behind a pause
+        self._window_samples = 0
+        self._window_seconds = 0.0
+
+    @property
+    def samples_per_second(self) -> float:
+        """The mean over the run; the first step behind every pause warms up and is left out."""
+        return self.samples / self.training_seconds if self.training_seconds else 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+        self._mark = None
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Adds a step, and logs the rate of the last ``log_every_n_steps``."""
+        now = time.perf_counter()
+        if self._mark is not None:
+            self._window_samples += batch.tokens.size(0) * trainer.world_size
+            self._window_seconds += now - self._mark
+        self._mark = now
+        if trainer.global_step % trainer.log_every_n_steps == 0 and self._window_seconds > 0:
+            rate = self._window_samples / self._window_seconds
+            self._close_window()
+            pl_module.log("samples_per_second", rate, prog_bar=True)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Pauses the clock until the next step has ended."""
+        self._mark = None
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the clock."""
+        self._close_window()
+        if self._started is not None:
+            self.wall_seconds += time.perf_counter() - self._started
+            self._started = None
+
+    def state_dict(self) -> dict[str, float]:
+        """The totals so far."""
+        running = time.perf_counter() - self._started if self._started is not None else 0.0
+        return {
+            "samples": self.samples + self._window_samples,
+            "training_seconds": self.training_seconds + self._window_seconds,
+            "wall_seconds": self.wall_seconds + running,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from the totals of the run that is resumed."""
+        self.samples = state_dict["samples"]
+        self.training_seconds = state_dict["training_seconds"]
+        self.wall_seconds = state_dict["wall_seconds"]
+
+    def _close_window(self) -> None:
+        self.samples += self._window_samples
+        self.training_seconds += self._window_seconds
+        self._window_samples, self._window_seconds = 0, 0.0
+
+
+class PartsSummary(callbacks.Callback):
+    """Says at the start of a run what trains and what is frozen, part by part."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prints the table once."""
+        assert isinstance(pl_module.model, FrozenPretrainedTransformer)
+        rank_zero_info(summarise(pl_module.model))
+
+
+def summarise(model: FrozenPretrainedTransformer) -> str:
+    """A table of trained and frozen parameter counts by part, and the share that trains."""
+    counts = {part: [0, 0] for part in PARTS}
+    for name, parameter in model.named_parameters():
+        counts[model.places[name].part][0 if parameter.requires_grad else 1] += parameter.numel()
+    trained, frozen = (sum(count[column] for count in counts.values()) for column in (0, 1))
+    rows = [f"{part:<12}{ours:>15,}{others:>15,}" for part, (ours, others) in counts.items()]
+    return "\n".join(
+        [
+            f"{model.task.name} on {model.choice}",
+            f"{'part':<12}{'trained':>15}{'frozen':>15}",
+            *rows,
+            f"{'all':<12}{trained:>15,}{frozen:>15,}   {trained / (trained + frozen):.3%} trains",
+        ]
+    )
+
+
+class PredictionWriter(callbacks.BasePredictionWriter):
+    """Writes the answers of ``fpt predict`` to a CSV file, a row an example, answers separated by spaces.
+
+    Args:
+        path: The file; with several processes each writes its own, the rank behind the name.
+    """
+
+    def __init__(self, path: str = "predictions.csv") -> None:
+        super().__init__(write_interval="batch")
+        self.path = Path(path)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begins the file."""
+        if trainer.world_size > 1:
+            self.path = self.path.with_stem(f"{self.path.stem}-{trainer.global_rank}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="") as file:
+            csv.writer(file).writerow(["example", "prediction", "target"])
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        prediction: torch.Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Adds a batch of answers."""
+        indices = batch_indices or range(len(prediction))
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows(
+                [index, " ".join(map(str, answers)), " ".join(map(str, targets))]
+                for index, answers, targets in zip(indices, prediction.tolist(), batch.target.tolist(), strict=True)
+            )
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Says where the file is."""
+        rank_zero_info(f"predictions: {self.path}")

@@ -1,0 +1,111 @@
+"""Small checkpoints: what trains, and the identity of what does not.
+
+A checkpoint holds the trained parameters, the state of optimizer, loops and callbacks, the random number generators,
+and a hash that names the frozen weights and the task. It holds tensors and plain values only, so it loads with
+``weights_only=True``.
+"""
+
+import random
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from fpt_lightning.errors import FPTError
+from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+
+IDENTITY = "fpt_lightning"
+RANDOM_STATES = "random_states"
+PREFIX = "model."  # where FPTClassifier keeps the transformer
+
+
+def identity(model: FrozenPretrainedTransformer) -> dict[str, Any]:
+    """What a checkpoint must agree on with the model it is loaded into."""
+    return {
+        "task": model.task.as_dict(),
+        "backbone": str(model.choice),
+        "frozen": model.frozen_hash(),
+        "trained": sorted(model.trained_parameters()),
+    }
+
+
+def shrink(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer, trainer: L.Trainer) -> None:
+    """Takes the frozen tensors out of a checkpoint and writes the identity of the model into it."""
+    kept = {PREFIX + name for name in model.trained_parameters()}
+    checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in kept}
+    checkpoint[IDENTITY] = identity(model)
+    checkpoint[RANDOM_STATES] = _gather(_random_state(), trainer)
+
+
+def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> None:
+    """Compares a checkpoint with the model it is loaded into.
+
+    Raises:
+        FPTError: If it is of another program, task, set of trained parts, or other frozen weights.
+    """
+    if IDENTITY not in checkpoint:
+        raise FPTError("this checkpoint was not written by fpt-lightning")
+    saved, own = checkpoint[IDENTITY], identity(model)
+    if saved["task"] != own["task"]:
+        changed = [key for key in own["task"] if saved["task"].get(key) != own["task"][key]]
+        raise FPTError(
+            "this checkpoint is of another task: "
+            + ", ".join(f"{key} {saved['task'].get(key)} there, {own['task'][key]} here" for key in changed)
+            + ".\nPass the config.yaml of its run folder with --config."
+        )
+    if saved["trained"] != own["trained"] or set(checkpoint["state_dict"]) != {
+        PREFIX + name for name in own["trained"]
+    }:
+        different = sorted(set(saved["trained"]) ^ set(own["trained"])) or ["its tensors"]
+        raise FPTError(
+            f"this checkpoint holds other trained parts than this model: {different[0]} is only in one of them "
+            f"({len(different)} differ).\nPass the config.yaml of its run folder with --config."
+        )
+    if saved["frozen"] != own["frozen"]:
+        raise FPTError(
+            f"this checkpoint was trained on the frozen weights {saved['frozen']} of {saved['backbone']}, "
+            f"this model has {own['frozen']} of {own['backbone']}.\n"
+            "Pass the config.yaml of its run folder with --config, or the backbone it was trained on."
+        )
+
+
+def start_random_numbers(states: list[dict[str, Any]] | None, trainer: L.Trainer) -> None:
+    """Sets every process's generators: to the saved states where there are any, one for each process.
+
+    Without them a process past the first moves to a stream of its own, so that devices do not all draw the same
+    dropout.
+    """
+    if states is not None and len(states) == trainer.world_size:
+        _restore(states[trainer.global_rank])
+    elif trainer.global_rank > 0:
+        torch.manual_seed(torch.initial_seed() + (trainer.global_rank << 32))
+
+
+def _random_state() -> dict[str, Any]:
+    _, keys, position, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "numpy": [keys.tolist(), int(position), *rest],  # type: ignore[union-attr]
+        "python": random.getstate(),
+    }
+
+
+def _restore(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"])
+    keys, position, *rest = state["numpy"]
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, *rest))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _gather(state: dict[str, Any], trainer: L.Trainer) -> list[dict[str, Any]]:
+    """One state a process, the same list in each."""
+    if trainer.world_size == 1:
+        return [state]
+    states: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(states, state)
+    return states

@@ -1,0 +1,126 @@
+"""The experiment itself: loss, metrics and optimizer of a frozen transformer that classifies."""
+
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.errors import UsageError
+from fpt_lightning.models.backbones import BackboneChoice, Initialization
+from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+from fpt_lightning.models.parts import PAPER
+from fpt_lightning.training import checkpoint as checkpoints
+from fpt_lightning.training.export import load_trained
+
+
+class FPTClassifier(L.LightningModule):
+    """A frozen transformer that answers with classes: cross-entropy, accuracy, Adam on what trains (FPT section 2).
+
+    Args:
+        task: The sizes of the task; the command line takes them from the datamodule.
+        backbone: ``small`` (4 layers, width 256, random), ``tiny`` (for tests), a GPT-2 on the Hugging Face hub such as
+            ``gpt2``, or a local folder in its format.
+        initialization: ``pretrained`` or ``random``; left out, pretrained wherever the backbone has weights.
+        architecture: Fields of the backbone's config to change, such as ``n_layer``; only with random weights.
+        trainable: The parts that train: any of ``input``, ``positions``, ``layernorm``, ``attention``,
+            ``feedforward``, ``output``, or ``all``; ``attention:last2`` is a part's last two layers.
+        dropout: Probability of every dropout.
+        lr: Learning rate of Adam, constant.
+        trained_parts: A ``trained.safetensors`` of an earlier run to start from.
+        seed: Seed of random weights; the command line links it to ``seed_everything``.
+
+    Raises:
+        UsageError: If the arguments contradict each other or the task.
+        FPTError: If the backbone or the trained parts cannot be read.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        backbone: str = "small",
+        initialization: Initialization | None = None,
+        architecture: dict[str, Any] | None = None,
+        trainable: list[str] | str = list(PAPER),  # noqa: B006 - jsonargparse shows it as the default
+        dropout: float = 0.1,
+        lr: float = 1e-3,
+        trained_parts: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise UsageError(f"model.dropout lies between 0 and 1, got {dropout}")
+        if lr <= 0:
+            raise UsageError(f"model.lr must be above 0, got {lr}")
+        self.save_hyperparameters(ignore=["task"])
+        self.task = task
+        self.lr = lr
+        self.trainable = [trainable] if isinstance(trainable, str) else list(trainable)
+        choice = BackboneChoice(backbone, initialization, architecture, seed)
+        self.model = FrozenPretrainedTransformer(task, choice, self.trainable, dropout)
+        if not self.model.trained_parameters():
+            raise UsageError("model.trainable is empty: nothing would train")
+        if trained_parts is not None:
+            load_trained(self.model, trained_parts)
+        accuracy = MetricCollection(
+            {"accuracy": MulticlassAccuracy(task.classes, average="micro", validate_args=False)}
+        )
+        self.validation_metrics = accuracy.clone(prefix="val_")
+        self.test_metrics = accuracy.clone(prefix="test_")
+        # checkpoints hold what trains and no more; keys are compared in on_load_checkpoint
+        self.strict_loading = False
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits ``[batch, answers, classes]``; see :meth:`FrozenPretrainedTransformer.forward`."""
+        logits: torch.Tensor = self.model(tokens, mask)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The mean cross-entropy over all answers of the batch."""
+        logits, loss = self._answer(batch)
+        correct = (logits.detach().argmax(dim=-1) == batch.target).float().mean()
+        self.log("train_loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train_accuracy", correct, prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collects loss and accuracy over the validation split."""
+        self._evaluate(batch, "val", self.validation_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collects loss and accuracy over the test split."""
+        self._evaluate(batch, "test", self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The most likely class of every answer: ``[batch, answers]``."""
+        return self(batch.tokens, batch.mask).argmax(dim=-1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with torch's defaults on what trains; the optimizer never meets a frozen parameter."""
+        return torch.optim.Adam(self.model.trained_parameters().values(), lr=self.lr, foreach=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves out what is frozen, and names it."""
+        checkpoints.shrink(checkpoint, self.model, self.trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another task, other trained parts or other frozen weights."""
+        checkpoints.verify(checkpoint, self.model)
+        self._random_states = checkpoint.get(checkpoints.RANDOM_STATES)
+
+    def on_train_start(self) -> None:
+        """Continues the random numbers of the run that is resumed; otherwise gives every process its own."""
+        checkpoints.start_random_numbers(getattr(self, "_random_states", None), self.trainer)
+
+    def _answer(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self(batch.tokens, batch.mask)  # [batch, answers, classes]
+        return logits, F.cross_entropy(logits.flatten(0, 1), batch.target.flatten())
+
+    def _evaluate(self, batch: Batch, split: str, metrics: MetricCollection) -> None:
+        logits, loss = self._answer(batch)
+        metrics.update(logits.flatten(0, 1), batch.target.flatten())
+        self.log(f"{split}_loss", loss, on_epoch=True, batch_size=batch.target.size(0), sync_dist=True)
+        self.log_dict(dict(metrics.items()), on_epoch=True, prog_bar=True)

@@ -1,0 +1,82 @@
+"""The trained parts of a run as two small files that anyone may open: safetensors, and JSON that says what it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fpt_lightning.errors import FPTError
+from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+
+
+def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path:
+    """Writes the trained parameters to a safetensors file and what they belong to into a JSON file beside it.
+
+    Args:
+        model: The model.
+        path: The safetensors file; the JSON file has the same name with ``.json``.
+
+    Returns:
+        The safetensors file.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()
+    }
+    save_file(tensors, path, metadata={"format": "pt", "frozen": model.frozen_hash()})
+    path.with_suffix(".json").write_text(json.dumps(_describe(model), indent=2) + "\n")
+    return path
+
+
+def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
+    """Puts exported parameters back into a model with the same frozen weights.
+
+    Args:
+        model: A model of the same task, backbone and trained parts.
+        path: The safetensors file of :func:`export_trained`.
+
+    Raises:
+        FPTError: If the file cannot be read, or belongs to other parts or frozen weights.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            frozen = (file.metadata() or {}).get("frozen")
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FPTError(f"{path}: no trained parts can be read from it ({error})") from error
+    own = model.trained_parameters()
+    different = sorted(
+        name for name in own.keys() | tensors.keys() if name not in own or not _fits(own[name], tensors.get(name))
+    )
+    if different:
+        raise FPTError(
+            f"{path} does not fit this model: {different[0]} differs in being there or in shape "
+            f"({len(different)} such). Its JSON file names the task, backbone and parts it belongs to."
+        )
+    if frozen != model.frozen_hash():
+        raise FPTError(
+            f"{path} was trained on the frozen weights {frozen}, this model has {model.frozen_hash()} "
+            f"of {model.choice}. Its JSON file names the backbone it belongs to."
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def _fits(parameter: torch.Tensor, tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and parameter.shape == tensor.shape
+
+
+def _describe(model: FrozenPretrainedTransformer) -> dict[str, Any]:
+    return {
+        "task": model.task.as_dict(),
+        "backbone": str(model.choice),
+        "frozen": model.frozen_hash(),
+        "trained": {name: list(parameter.shape) for name, parameter in model.trained_parameters().items()},
+    }

@@ -1,0 +1,79 @@
+"""``metrics.csv``: every logged figure of a run, kept when the run is resumed."""
+
+import csv
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class RunLogger(Logger):
+    """Appends metrics to the ``metrics.csv`` of a run folder, each at once, so that a kill loses none.
+
+    Lightning's CSVLogger deletes the file of an earlier session; this one goes on with it and drops only the rows of
+    steps that are now run again.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self._rows: list[dict[str, Any]] | None = None
+        self._columns = ["step"]
+
+    @property
+    def name(self) -> str:
+        """The run folder's name."""
+        return self.path.parent.name
+
+    @property
+    def version(self) -> str:
+        """None: a run folder is one run."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Does nothing: config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Adds a row."""
+        row = {"step": step or 0} | {
+            name: value.item() if isinstance(value, torch.Tensor) else value
+            for name, value in metrics.items()
+            if name != "epoch"
+        }
+        new_columns = [name for name in row if name not in self._columns]
+        if self._rows is None or new_columns:
+            rows = [kept for kept in self._read() if self._rows is not None or int(kept["step"]) < row["step"]]
+            self._columns += sorted({name for kept in rows for name in kept} - set(self._columns))
+            self._columns += [name for name in new_columns if name not in self._columns]
+            self._rows = []
+            self._write(rows)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self.path.with_suffix(".csv.part")
+        with whole.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        whole.replace(self.path)

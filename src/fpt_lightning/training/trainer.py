@@ -1,0 +1,89 @@
+"""Lightning's Trainer with the two commands of ours: `run` and `prepare`."""
+
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fpt_lightning.errors import FPTError
+from fpt_lightning.training.callbacks import Throughput
+
+
+class FPTTrainer(L.Trainer):
+    """Lightning's Trainer; every argument means what it means there."""
+
+    def run(
+        self,
+        model: L.LightningModule,
+        datamodule: L.LightningDataModule,
+        ckpt_path: str | None = None,
+        arm: str | None = None,
+        protocol: str = "paper",
+    ) -> dict[str, Any]:
+        """Train, choose the checkpoint on validation, test it once, write result.json.
+
+        Args:
+            model: The model.
+            datamodule: The task.
+            ckpt_path: A checkpoint of this run to go on from.
+            arm: The name of this row of a table; backbone and initialisation where it is left out.
+            protocol: How the learning rate and the checkpoint are chosen, as the result will say.
+
+        Returns:
+            What the run measured, under the names of result.json.
+
+        Raises:
+            FPTError: If the run never validated, so that there is no checkpoint to choose.
+        """
+        self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        best = self.best_checkpoint()
+        # before the test, which puts the callbacks back to where they were at the best checkpoint
+        measured = self._measured()
+        test = self.test(model, datamodule=datamodule, ckpt_path=str(best), weights_only=True, verbose=False)[0]
+        best_step = torch.load(best, weights_only=True, map_location="cpu")["global_step"]
+        return {"best_step": best_step, **measured, **test}
+
+    def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
+        """Fetch or generate the data of a config, verify it and say what was found; nothing else."""
+        datamodule.prepare_data()
+
+    def best_checkpoint(self) -> Path:
+        """The checkpoint that validation chose.
+
+        Raises:
+            FPTError: If there is none.
+        """
+        callback = self.checkpoint_callback
+        path = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+        if not path:
+            raise FPTError(
+                "the run ended without a validated checkpoint to choose: "
+                "set trainer.val_check_interval to at most trainer.max_steps"
+            )
+        return Path(path)
+
+    def _measured(self) -> dict[str, Any]:
+        throughput = next(callback for callback in self.callbacks if isinstance(callback, Throughput))
+        checkpoint = self.checkpoint_callback
+        assert isinstance(checkpoint, ModelCheckpoint)
+        assert checkpoint.monitor is not None
+        assert checkpoint.best_model_score is not None
+        return {
+            "steps": self.global_step,
+            checkpoint.monitor: checkpoint.best_model_score.item(),
+            "samples_per_second": round(throughput.samples_per_second, 1),
+            "peak_memory_mb": round(peak_memory_mb()),
+            "wall_seconds": round(throughput.wall_seconds, 1),
+        }
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held: on the GPU where one was used, otherwise in RAM; in MiB."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
