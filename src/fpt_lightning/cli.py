@@ -21,6 +21,7 @@ from fpt_lightning.errors import UsageError
 from fpt_lightning.experiments.learning_curve import plot_learning_curve
 from fpt_lightning.experiments.store import RunFolder, open_run_folder
 from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar, Throughput
+from fpt_lightning.training.checkpoint import check_readable
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.export import export_trained
 from fpt_lightning.training.logger import RunLogger
@@ -36,12 +37,21 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,  # PartsSummary says more
 }
 
-CHECKPOINT_DEFAULTS = {
-    "monitor": "val_accuracy",
-    "mode": "max",
-    "filename": "best",
-    "save_last": True,
-    "enable_version_counter": False,
+# Two callbacks: with `save_last` Lightning leaves last.ckpt alone wherever validation did not improve.
+CALLBACK_DEFAULTS = {
+    "checkpoint.monitor": "val_accuracy",
+    "checkpoint.mode": "max",
+    "checkpoint.filename": "best",
+    "checkpoint.enable_version_counter": False,
+    "last_checkpoint.filename": "last",
+    "last_checkpoint.enable_version_counter": False,
+}
+
+# Lightning refuses a callback whose kind the Trainer switches off.
+SWITCHES = {
+    "progress": "enable_progress_bar",
+    "checkpoint": "enable_checkpointing",
+    "last_checkpoint": "enable_checkpointing",
 }
 
 
@@ -94,10 +104,11 @@ class FPTCLI(LightningCLI):
             "--run_folder", type=str | None, default=None, help="Folder of the run; by default runs/TASK/NUMBER."
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")  # after it, to hold its state
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ProgressBar, "progress")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.set_defaults({f"checkpoint.{name}": value for name, value in CHECKPOINT_DEFAULTS.items()})
+        parser.set_defaults(dict(CALLBACK_DEFAULTS))
         parser.set_defaults({"model": {"class_path": f"{FPTClassifier.__module__}.{FPTClassifier.__name__}"}})
         parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
@@ -117,6 +128,9 @@ class FPTCLI(LightningCLI):
             raise UsageError("no task is chosen: pass a config of one, such as --config bit_xor.yaml")
         if self.subcommand not in ("fit", "run"):
             self.save_config_callback = None
+            warnings.filterwarnings("ignore", "The dirpath has changed")  # nothing is saved
+        if (checkpoint := config.get("ckpt_path")) is not None and checkpoint not in ("best", "last", "hpc"):
+            check_readable(checkpoint)
         trainer = config.trainer
         if 0 < trainer.max_steps < (trainer.val_check_interval or 0):
             trainer.val_check_interval = trainer.max_steps  # the end of a short run is validated too
@@ -127,7 +141,7 @@ class FPTCLI(LightningCLI):
         """Builds the Trainer; `fit` and `run` get a run folder with its loggers."""
         callback_keys = self._parser(self.subcommand).callback_keys
         trainer = self._get(self.config_init, "trainer")
-        for key, flag in {"progress": "enable_progress_bar", "checkpoint": "enable_checkpointing"}.items():
+        for key, flag in SWITCHES.items():
             if trainer[flag] is False and key in callback_keys:
                 callback_keys.remove(key)
         if self.subcommand == "run" and trainer.enable_checkpointing is False:
@@ -159,9 +173,10 @@ class FPTCLI(LightningCLI):
         checkpoint = self._get(self.config, "ckpt_path")
         self.run_folder = open_run_folder(self.datamodule.task.name, self._get(self.config, "run_folder"), checkpoint)
         trainer.default_root_dir = str(self.run_folder.path)
-        model_checkpoint = self._get(self.config_init, "checkpoint")
-        if model_checkpoint is not None and model_checkpoint.dirpath is None:
-            model_checkpoint.dirpath = str(self.run_folder.checkpoints)
+        for key in ("checkpoint", "last_checkpoint"):
+            callback: ModelCheckpoint = self._get(self.config_init, key)
+            if callback.dirpath is None:
+                callback.dirpath = str(self.run_folder.checkpoints.absolute())
         own: list[Logger] = [RunLogger(self.run_folder.path)]
         if trainer.logger is None or trainer.logger is True:
             own.append(TensorBoardLogger(self.run_folder.path, name="", version="", sub_dir="tensorboard"))
@@ -217,6 +232,8 @@ def _finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> 
 def _silence_what_no_user_can_mend() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the datamodule chose them
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # between lightning and torch
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # a resumed run
+    warnings.filterwarnings("ignore", ".*was deprecated in v4.*")  # between lightning and jsonargparse
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning as L
 
-from fpt_lightning.data.loading import BatchDataset, GlobalBatchSampler, ResumableLoader
+from fpt_lightning.data.loading import BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import UsageError
 
@@ -119,7 +119,7 @@ class FPTDataModule(L.LightningDataModule):
             process=self.trainer.global_rank if self.trainer else 0,
             processes=self._processes,
         )
-        return ResumableLoader(dataset, sampler, self.num_workers)
+        return make_loader(dataset, sampler, self.num_workers)
 
     @property
     def _processes(self) -> int:

@@ -82,24 +82,14 @@ class GlobalBatchSampler(DistributedSampler[int]):
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader that knows how many batches it has handed out, so that a checkpoint resumes behind them."""
 
-    def __init__(self, dataset: BatchDataset, sampler: GlobalBatchSampler, num_workers: int = 0) -> None:
-        super().__init__(
-            dataset,
-            batch_size=sampler.local_batch_size,
-            sampler=sampler,
-            num_workers=num_workers,
-            collate_fn=_unchanged,
-            persistent_workers=num_workers > 0,
-            # of its own: starting an epoch must not draw from the generator that dropout uses
-            generator=torch.Generator().manual_seed(sampler.seed),
-        )
-        self._handed_out = 0
-        self._resume_at = 0
+    # without an __init__ of its own, so that Lightning can build it anew around a sampler that counts predictions
+    _handed_out = 0
+    _resume_at = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        assert isinstance(self.sampler, GlobalBatchSampler)
-        self.sampler.first_batch = self._handed_out = self._resume_at
-        self._resume_at = 0
+        if isinstance(self.sampler, GlobalBatchSampler):
+            self.sampler.first_batch = self._resume_at
+        self._handed_out, self._resume_at = self._resume_at, 0
         for batch in super().__iter__():
             self._handed_out += 1
             yield batch
@@ -111,6 +101,20 @@ class ResumableLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Makes the next iteration start behind the batches already handed out."""
         self._resume_at = self._handed_out = state["batches"]
+
+
+def make_loader(dataset: BatchDataset, sampler: GlobalBatchSampler, num_workers: int = 0) -> ResumableLoader:
+    """Loads whole batches of a dataset in the order of a sampler."""
+    return ResumableLoader(
+        dataset,
+        batch_size=sampler.local_batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+        persistent_workers=num_workers > 0,
+        # of its own: starting an epoch must not draw from the generator that dropout uses
+        generator=torch.Generator().manual_seed(sampler.seed),
+    )
 
 
 def _unchanged(batch: Any) -> Any:  # noqa: ANN401

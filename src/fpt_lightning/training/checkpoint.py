@@ -5,7 +5,9 @@ and a hash that names the frozen weights and the task. It holds tensors and plai
 ``weights_only=True``.
 """
 
+import pickle
 import random
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -68,6 +70,21 @@ def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> No
             f"this model has {own['frozen']} of {own['backbone']}.\n"
             "Pass the config.yaml of its run folder with --config, or the backbone it was trained on."
         )
+
+
+def check_readable(path: str | Path) -> None:
+    """Opens a checkpoint as data, so that a missing, damaged or hostile file is named before anything starts.
+
+    Raises:
+        FPTError: If it is not a whole file of tensors and plain values.
+    """
+    if not Path(path).is_file():
+        raise FPTError(f"there is no checkpoint {path}")
+    try:
+        torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise FPTError(f"{path} is not a checkpoint of fpt-lightning, or not whole ({reason})") from error
 
 
 def start_random_numbers(states: list[dict[str, Any]] | None, trainer: L.Trainer) -> None:

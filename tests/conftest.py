@@ -1,0 +1,82 @@
+"""What the tests share: the command line in this process, and small data in the real formats."""
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from fpt_lightning.main import main
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# machines are shared: no test fails for being slow
+settings.register_profile("fpt", deadline=None, max_examples=40)
+settings.load_profile("fpt")
+
+Fpt = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test works in a folder of its own, so that run folders never meet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FPT_RUN_FOLDER", raising=False)
+
+
+@pytest.fixture
+def fpt() -> Fpt:
+    """The command line without progress bars: ``fpt("run", "--config", "bit_xor.yaml")`` gives the exit status."""
+
+    def call(*words: object) -> int:
+        return main([str(word) for word in words])
+
+    return call
+
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """Options that make any config a run of seconds."""
+    return [
+        "--model.backbone=tiny",
+        "--trainer.max_steps=4",
+        "--trainer.val_check_interval=2",
+        "--trainer.limit_val_batches=2",
+        "--trainer.limit_test_batches=2",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
+
+
+def write_idx(path: Path, values: torch.Tensor) -> None:
+    """Writes bytes in the idx format of MNIST's files: magic number, sizes, data, big-endian."""
+    header = struct.pack(">BBBB", 0, 0, 8, values.dim()) + struct.pack(f">{values.dim()}I", *values.shape)
+    path.write_bytes(header + values.to(torch.uint8).numpy().tobytes())
+
+
+@pytest.fixture
+def mnist_root(tmp_path: Path) -> Path:
+    """The four files of MNIST in torchvision's layout, with 60 training and 30 test images of random pixels."""
+    raw = tmp_path / "mnist" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for prefix, count in (("train", 60), ("t10k", 30)):
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", torch.randint(256, (count, 28, 28), generator=generator))
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", torch.arange(count) % 10)
+    return tmp_path / "mnist"
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 with 3 layers and 40 positions as ``save_pretrained`` leaves it."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("gpt2")
+    torch.manual_seed(1)
+    config = GPT2Config(vocab_size=11, n_positions=40, n_embd=24, n_layer=3, n_head=3)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder

@@ -1,0 +1,175 @@
+"""Small checkpoints: resume equals never stopping, and nothing loads where it does not belong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Fpt
+
+LAST = "checkpoints/last.ckpt"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
+
+
+def _train(fpt: Fpt, folder: str, steps: int, *words: str, config: str = "bit_memory.yaml") -> Path:
+    status = fpt(
+        "fit",
+        "--config",
+        config,
+        "--model.backbone=tiny",
+        "--trainer.val_check_interval=3",
+        "--trainer.limit_val_batches=1",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        f"--trainer.max_steps={steps}",
+        f"--run_folder={folder}",
+        *words,
+    )
+    assert status == 0
+    return Path(folder)
+
+
+def _assert_same(left: Any, right: Any, where: str = "") -> None:  # noqa: ANN401
+    """Bit for bit, through dicts and lists."""
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            _assert_same(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), where
+        for index, pair in enumerate(zip(left, right, strict=True)):
+            _assert_same(*pair, f"{where}[{index}]")
+    else:
+        assert left == right, where
+
+
+BITS = ("--data.n=20", "--data.patch_size=5", "--data.batch_size=4")
+
+
+def _mnist_words(root: Path) -> tuple[str, ...]:
+    # 40 training images, 4 a batch: stopping at step 13 is in the middle of the second epoch
+    return (f"--data.root={root}", "--data.validation_examples=20", "--data.batch_size=4")
+
+
+@pytest.mark.parametrize("stop", [3, 13])
+@pytest.mark.parametrize("task", ["bit_memory.yaml", "mnist.yaml"])
+def test_resuming_equals_never_stopping(fpt: Fpt, mnist_root: Path, task: str, stop: int) -> None:
+    words = BITS if task == "bit_memory.yaml" else _mnist_words(mnist_root)
+    whole = _train(fpt, "whole", 21, *words, config=task)
+    part = _train(fpt, "part", stop, *words, config=task)
+    _train(fpt, "part", 21, *words, f"--ckpt_path={part / LAST}", config=task)
+    ours, theirs = _load(part / LAST), _load(whole / LAST)
+    for key in ("state_dict", "optimizer_states", "random_states", "global_step", "epoch"):
+        _assert_same(ours[key], theirs[key], key)
+    assert ours["global_step"] == 21
+    losses = [
+        [(row["step"], row["train_loss"]) for row in _rows(folder / "metrics.csv") if row["train_loss"]]
+        for folder in (whole, part)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 21
+
+
+def test_a_run_killed_between_checkpoints_loses_only_the_steps_since(fpt: Fpt) -> None:
+    whole = _train(fpt, "whole", 9, *BITS)
+    part = _train(fpt, "part", 8, *BITS)  # the checkpoint is of step 6
+    assert _load(part / LAST)["global_step"] == 6
+    _train(fpt, "part", 9, *BITS, f"--ckpt_path={part / LAST}")
+    _assert_same(_load(part / LAST)["state_dict"], _load(whole / LAST)["state_dict"])
+    assert [row["step"] for row in _rows(part / "metrics.csv") if row["train_loss"]] == [str(n) for n in range(9)]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    import csv
+
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_checkpoint_holds_what_trains_and_no_more(fpt: Fpt) -> None:
+    checkpoint = _load(_train(fpt, "run", 3, *BITS) / LAST)
+    names = {"input.weight", "input.bias", "output.weight", "output.bias", "backbone.wpe.weight"}
+    names |= {f"backbone.{norm}.{kind}" for norm in ("ln_f", "h.0.ln_1", "h.0.ln_2") for kind in ("weight", "bias")}
+    names |= {f"backbone.h.1.ln_{n}.{kind}" for n in (1, 2) for kind in ("weight", "bias")}
+    assert set(checkpoint["state_dict"]) == {f"model.{name}" for name in names}
+    assert len(checkpoint["optimizer_states"][0]["state"]) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--seed_everything=1",), "was trained on the frozen weights"),
+        (("--data.patterns=4",), "is of another task: max_length 24 there, 20 here"),
+        (("--model.trainable=[output]",), "holds other trained parts"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_checkpoint_of_something_else_is_refused(
+    fpt: Fpt, capsys: pytest.CaptureFixture[str], command: str, words: tuple[str, ...], message: str
+) -> None:
+    last = _train(fpt, "run", 3, *BITS) / LAST
+    common = ["--config=bit_memory.yaml", "--model.backbone=tiny", *BITS, "--trainer.accelerator=cpu"]
+    capsys.readouterr()
+    status = fpt(command, *common, *words, f"--ckpt_path={last}", "--trainer.enable_progress_bar=false")
+    error = capsys.readouterr().err
+    assert status == 1
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_the_refusal_names_both_frozen_weights(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
+    last = _train(fpt, "run", 3, *BITS) / LAST
+    words = ["--config=bit_memory.yaml", "--model.backbone=tiny", *BITS, "--seed_everything=1"]
+    fpt("test", *words, f"--ckpt_path={last}")
+    error = capsys.readouterr().err
+    assert "tiny (random, seed 0)" in error
+    assert "tiny (random, seed 1)" in error
+
+
+def test_validate_test_and_predict_read_the_checkpoint(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _train(fpt, "run", 3, *BITS)
+    words = [f"--config={folder / 'config.yaml'}", f"--ckpt_path={folder / LAST}", "--trainer.enable_progress_bar=false"]
+    for command, figure in (("validate", "val_accuracy"), ("test", "test_accuracy")):
+        capsys.readouterr()
+        assert fpt(command, *words) == 0
+        assert figure in capsys.readouterr().out
+    assert fpt("predict", *words, "--data.test_examples=7", "--predictions.path=answers.csv") == 0
+    rows = _rows(Path("answers.csv"))
+    assert len(rows) == 7
+    assert {len(row["prediction"].split()) for row in rows} == {20}
+    assert {path.name for path in Path().iterdir()} == {"run", "answers.csv"}, "no run folder for these commands"
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "other"])
+def test_a_damaged_checkpoint_is_named(fpt: Fpt, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    last = _train(fpt, "run", 3, *BITS) / LAST
+    if damage == "missing":
+        last.unlink()
+    elif damage == "truncated":
+        last.write_bytes(last.read_bytes()[:2000])
+    else:
+        last.write_bytes(b"not a checkpoint")
+    capsys.readouterr()
+    status = fpt("test", "--config=bit_memory.yaml", "--model.backbone=tiny", *BITS, f"--ckpt_path={last}")
+    error = capsys.readouterr().err
+    assert status == 1
+    assert "last.ckpt" in error
+    assert "Traceback" not in error
+
+
+def test_a_checkpoint_that_runs_code_is_refused(fpt: Fpt, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "owned",)
+
+    torch.save({"state_dict": Evil()}, "evil.ckpt")
+    assert fpt("test", "--config=bit_xor.yaml", "--model.backbone=tiny", "--ckpt_path=evil.ckpt") == 1
+    assert "evil.ckpt" in capsys.readouterr().err
+    assert not (tmp_path / "owned").exists()

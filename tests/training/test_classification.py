@@ -1,0 +1,119 @@
+"""What a training step touches, and what it never touches."""
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fpt_lightning.data.bits import BitMemory
+from fpt_lightning.errors import UsageError
+from fpt_lightning.training.classification import FPTClassifier
+
+SMALL = {"n": 8, "patterns": 2, "patch_size": 4, "validation_examples": 10, "test_examples": 10}
+
+
+def _trainer(steps: int, **options: object) -> L.Trainer:
+    return L.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def _fit(steps: int, trainable: list[str] | str = "output", **options: object) -> tuple[FPTClassifier, L.Trainer]:
+    data = BitMemory(**SMALL, batch_size=4)
+    model = FPTClassifier(data.task, backbone="tiny", trainable=trainable, **options)  # type: ignore[arg-type]
+    trainer = _trainer(steps)
+    trainer.fit(model, data)
+    return model, trainer
+
+
+@pytest.mark.parametrize(
+    "trainable",
+    [
+        ["input", "output", "layernorm", "positions"],
+        ["output"],
+        ["output", "attention:last1"],
+        ["feedforward"],
+        "all",
+    ],
+    ids=str,
+)
+def test_frozen_tensors_are_bit_identical_after_50_steps(trainable: list[str] | str) -> None:
+    data = BitMemory(**SMALL, batch_size=4)
+    model = FPTClassifier(data.task, backbone="tiny", trainable=trainable, lr=0.01)
+    before = {name: parameter.detach().clone() for name, parameter in model.model.named_parameters()}
+    trainer = _trainer(50)
+    trainer.fit(model, data)
+    trained = model.model.trained_parameters()
+    for name, parameter in model.model.named_parameters():
+        if name in trained:
+            assert not torch.equal(parameter, before[name]), f"{name} should have moved"
+        else:
+            assert torch.equal(parameter, before[name]), f"{name} should not have moved"
+            assert parameter.grad is None
+    optimizer = trainer.optimizers[0]
+    assert {id(parameter) for parameter in optimizer.state} == {id(parameter) for parameter in trained.values()}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(trained)
+
+
+def test_a_step_is_adam_on_the_clipped_mean_cross_entropy() -> None:
+    data = BitMemory(**SMALL, batch_size=4)
+    ours = FPTClassifier(data.task, backbone="tiny", dropout=0.0)
+    plain = FPTClassifier(data.task, backbone="tiny", dropout=0.0).model
+    _trainer(3).fit(ours, data)
+    optimizer = torch.optim.Adam(plain.trained_parameters().values(), lr=1e-3)
+    for batch, _ in zip(data.train_dataloader(), range(3), strict=False):
+        logits = plain(batch.tokens)
+        optimizer.zero_grad()
+        F.cross_entropy(logits.reshape(-1, 2), batch.target.reshape(-1)).backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+    for name, parameter in plain.trained_parameters().items():
+        torch.testing.assert_close(ours.model.trained_parameters()[name], parameter, atol=1e-6, rtol=1e-5)
+
+
+def test_validation_counts_every_answer_once() -> None:
+    data = BitMemory(**SMALL, batch_size=4, eval_batch_size=4)
+    model = FPTClassifier(data.task, backbone="tiny").eval()
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    measured = trainer.test(model, data, verbose=False)[0]["test_accuracy"]
+    correct = [(model(batch.tokens).argmax(-1) == batch.target).float() for batch in data.test_dataloader()]
+    assert measured == pytest.approx(torch.cat(correct).mean().item(), abs=1e-6)
+
+
+def test_bf16_trains_what_stays_in_fp32() -> None:
+    data = BitMemory(**SMALL, batch_size=4)
+    model = FPTClassifier(data.task, backbone="tiny")
+    _trainer(3, precision="bf16-mixed").fit(model, data)
+    assert {parameter.dtype for parameter in model.model.trained_parameters().values()} == {torch.float32}
+
+
+def test_it_learns_from_python_as_well() -> None:
+    model, trainer = _fit(5, trainable=["output"])
+    prediction = trainer.predict(model, BitMemory(**SMALL))
+    assert prediction is not None
+    assert torch.cat(prediction).shape == (10, 8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trainable": []}, "nothing would train"),
+        ({"trainable": ["layer_norm"]}, "no part is called 'layer_norm'; did you mean 'layernorm'"),
+        ({"dropout": 1.5}, "between 0 and 1"),
+        ({"lr": 0.0}, "above 0"),
+        ({"initialization": "pretrained"}, "has no pretrained weights"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        FPTClassifier(BitMemory(**SMALL).task, **{"backbone": "tiny", **options})  # type: ignore[arg-type]
