@@ -5,7 +5,8 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
-from torchmetrics import MetricCollection
+from torch import nn
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from fpt_lightning.data.spec import Batch, TaskSpec
@@ -65,11 +66,8 @@ class FPTClassifier(L.LightningModule):
             raise UsageError("model.trainable is empty: nothing would train")
         if trained_parts is not None:
             load_trained(self.model, trained_parts)
-        accuracy = MetricCollection(
-            {"accuracy": MulticlassAccuracy(task.classes, average="micro", validate_args=False)}
-        )
-        self.validation_metrics = accuracy.clone(prefix="val_")
-        self.test_metrics = accuracy.clone(prefix="test_")
+        self.validation_metrics = _metrics(task, "val_")
+        self.test_metrics = _metrics(task, "test_")
         # checkpoints hold what trains and no more; keys are compared in on_load_checkpoint
         self.strict_loading = False
 
@@ -89,11 +87,11 @@ class FPTClassifier(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collects loss and accuracy over the validation split."""
-        self._evaluate(batch, "val", self.validation_metrics)
+        self._evaluate(batch, self.validation_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Collects loss and accuracy over the test split."""
-        self._evaluate(batch, "test", self.test_metrics)
+        self._evaluate(batch, self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The most likely class of every answer: ``[batch, answers]``."""
@@ -120,8 +118,17 @@ class FPTClassifier(L.LightningModule):
         logits = self(batch.tokens, batch.mask)  # [batch, answers, classes]
         return logits, F.cross_entropy(logits.flatten(0, 1), batch.target.flatten())
 
-    def _evaluate(self, batch: Batch, split: str, metrics: MetricCollection) -> None:
+    def _evaluate(self, batch: Batch, metrics: nn.ModuleDict) -> None:
         logits, loss = self._answer(batch)
-        metrics.update(logits.flatten(0, 1), batch.target.flatten())
-        self.log(f"{split}_loss", loss, on_epoch=True, batch_size=batch.target.size(0), sync_dist=True)
-        self.log_dict(dict(metrics.items()), on_epoch=True, prog_bar=True)
+        for name, metric in metrics.items():
+            if isinstance(metric, MeanMetric):
+                metric.update(loss, weight=batch.target.numel())
+            else:
+                metric.update(logits.flatten(0, 1), batch.target.flatten())
+            self.log(name, metric, on_epoch=True, prog_bar=name.endswith("accuracy"))
+
+
+def _metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
+    """Loss and accuracy over a split, exact whatever share of it each device saw."""
+    accuracy = MulticlassAccuracy(task.classes, average="micro", validate_args=False)
+    return nn.ModuleDict({f"{prefix}loss": MeanMetric(), f"{prefix}accuracy": accuracy})

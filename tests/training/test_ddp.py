@@ -1,0 +1,49 @@
+"""Two processes give what one gives."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fpt_lightning.experiments.store import RunFolder
+
+
+def _run(folder: str, *words: str, command: str = "fit") -> list[dict[str, str]]:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "fpt_lightning", command, "--config=bit_memory.yaml",
+            "--data.n=20", "--data.patch_size=5", "--data.batch_size=8", "--data.eval_batch_size=8",
+            "--data.validation_examples=21", "--data.test_examples=21", "--model.backbone=tiny", "--model.dropout=0",
+            "--trainer.max_steps=12", "--trainer.val_check_interval=4", "--trainer.log_every_n_steps=1",
+            "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--run_folder={folder}", *words,
+        ],
+        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    with RunFolder(Path(folder)).metrics.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _curve(rows: list[dict[str, str]], name: str) -> list[float]:
+    return [float(row[name]) for row in rows if row.get(name)]
+
+
+def test_two_processes_give_the_loss_curve_of_one() -> None:
+    one = _run("one", "--trainer.devices=1")
+    two = _run("two", "--trainer.devices=2", "--trainer.strategy=ddp")
+    assert len(_curve(one, "train_loss")) == 12
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        assert _curve(two, name) == pytest.approx(_curve(one, name), abs=1e-5), name
+
+
+def test_a_run_on_two_processes_leaves_one_result_and_resumes() -> None:
+    words = ("--trainer.devices=2", "--trainer.strategy=ddp", "--model.dropout=0.1")
+    whole = _run("whole", *words, command="run")
+    assert RunFolder(Path("whole")).result.is_file()
+    _run("part", *words, "--trainer.max_steps=8")
+    resumed = _run("part", *words, "--ckpt_path=part/checkpoints/last.ckpt")
+    assert _curve(resumed, "train_loss") == pytest.approx(_curve(whole, "train_loss"), abs=1e-6)
+    assert {path.name for path in Path().iterdir()} == {"whole", "part"}
