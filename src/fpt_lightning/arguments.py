@@ -5,11 +5,14 @@ import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from fpt_lightning.errors import UsageError, did_you_mean
+
+LINKED = ("self", "task", "seed")  # what no config gives: the command line does
 
 
 def config_folder() -> Path:
@@ -23,19 +26,25 @@ def find_config(name: str) -> str:
     """Finds a config: a file from here, or one that is shipped, with or without ``configs/`` before its name.
 
     Raises:
-        UsageError: If there is no such file.
+        UsageError: If there is no such file, or it is not YAML.
     """
-    if Path(name).is_file():
-        return name
     folder = config_folder()
-    shipped = folder / name.removeprefix("configs/")
-    if shipped.is_file():
-        return str(shipped)
+    for path in (Path(name), folder / name.removeprefix("configs/")):
+        if path.is_file():
+            _check_yaml(path)
+            return str(path)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
     raise UsageError(
         f"config '{name}' is neither a file here nor shipped{did_you_mean(name.removeprefix('configs/'), names)}\n"
         f"Shipped are {', '.join(names)}."
     )
+
+
+def _check_yaml(path: Path) -> None:
+    try:
+        yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def with_configs_found(words: Sequence[str]) -> list[str]:
@@ -54,21 +63,30 @@ def with_configs_found(words: Sequence[str]) -> list[str]:
 class ArgumentParser(LightningArgumentParser):
     """LightningCLI's parser with errors of two lines instead of two hundred."""
 
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Keeps the parsers of the subcommands: an error in a config file reaches the main parser alone."""
+        self._commands = super().add_subcommands(*args, **kwargs)
+        return self._commands
+
     def error(self, message: str, ex: Exception | None = None) -> Never:
         """Raises the error that :mod:`fpt_lightning.main` prints.
 
         Raises:
-            UsageError: Always.
+            UsageError: Always, but for a parser that jsonargparse makes for the options of a single class.
         """
-        raise UsageError(f"{self._summarise(message)}\n`{self.prog} --help` lists every option.") from ex
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise UsageError(f"{self._summarise(message)}\n`fpt COMMAND --help` lists every option.") from ex
 
     def _summarise(self, message: str) -> str:
         keys = re.findall(r'[Kk]ey "([^"]+)"', message)
         path = ".".join(keys)
+        if re.search(r"arguments are required: .*\bdata$", message):
+            return "no task is chosen: pass a config of one, such as --config bit_xor.yaml"
         if match := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
-            return self._unknown(match[1])
-        if match := re.search(r"does not accept (?:nested key|option) '([^']+)'", message):
-            return self._unknown(match[1])
+            return _no_such_option(match[1], self)
+        if match := re.search(r"Subcommand '(\w+)' does not accept (?:nested key|option) '([^']+)'", message):
+            return _no_such_option(match[2], self._commands.choices[match[1]])
         if match := re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", message):
             owner, option = match.groups()
             known = options_of(owner)
@@ -78,14 +96,20 @@ class ArgumentParser(LightningArgumentParser):
             )
         if match := re.search(r"Expected an? (.+?)[.:] Got value: (.*)", message):
             return f"{path}: expected {_plain(match[1])}, got {match[2]!r}"
+        if match := re.search(r"typing\.Literal\[(.+?)\].*?Given value: (\S+)", message, re.DOTALL):
+            return f"{path}: expected one of {match[1]}, got {match[2]!r}"
         if match := re.search(r"Expected a dot import path string: (.*)", message):
             return f"{path}: no class is called '{match[1]}'"
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         return " ".join(lines[:2])
 
-    def _unknown(self, option: str) -> str:
-        known = self.get_defaults().keys()
-        return f"there is no option '{option}'{did_you_mean(option, known)}"
+
+def _no_such_option(option: str, parser: LightningArgumentParser) -> str:
+    known = list(parser.get_defaults().keys())
+    head = option.partition(".")[0]
+    heads = {key.partition(".")[0] for key in known}
+    nearest = did_you_mean(option, known) if head in heads else did_you_mean(head, heads)
+    return f"there is no option '{option}'{nearest}"
 
 
 def options_of(class_path: str) -> list[str]:
@@ -100,7 +124,7 @@ def options_of(class_path: str) -> list[str]:
         names += [
             parameter.name
             for parameter in parameters
-            if parameter.name != "self" and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            if parameter.name not in LINKED and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         ]
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             break

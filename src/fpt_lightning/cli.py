@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -17,10 +18,16 @@ from fpt_lightning.data.bits import BitMemory, BitXOR  # noqa: F401
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.images import MNIST  # noqa: F401
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.errors import UsageError
+from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.experiments.learning_curve import plot_learning_curve
 from fpt_lightning.experiments.store import RunFolder, open_run_folder
-from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar, Throughput
+from fpt_lightning.training.callbacks import (
+    EarlyStopping,
+    PartsSummary,
+    PredictionWriter,
+    ProgressBar,
+    Throughput,
+)
 from fpt_lightning.training.checkpoint import check_readable
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.export import export_trained
@@ -67,6 +74,8 @@ class FPTCLI(LightningCLI):
     """
 
     run_folder: RunFolder | None = None
+    trainer: FPTTrainer
+    datamodule: FPTDataModule
 
     def __init__(self, words: Sequence[str]) -> None:
         _silence_what_no_user_can_mend()
@@ -86,7 +95,7 @@ class FPTCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=with_configs_found(words),  # type: ignore[arg-type]
+            args=with_configs_found(words),
         )
 
     @staticmethod
@@ -101,7 +110,10 @@ class FPTCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
         """Adds the named callbacks, and links what no config should have to repeat."""
         parser.add_argument(
-            "--run_folder", type=str | None, default=None, help="Folder of the run; by default runs/TASK/NUMBER."
+            "--run_folder",
+            type=str | None,
+            default=None,
+            help="Folder of the run; by default runs/TASK/NUMBER.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")  # after it, to hold its state
@@ -124,8 +136,6 @@ class FPTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Checks what no single class can see."""
         config = self.config[self.subcommand]
-        if config.get("data") is None:
-            raise UsageError("no task is chosen: pass a config of one, such as --config bit_xor.yaml")
         if self.subcommand not in ("fit", "run"):
             self.save_config_callback = None
             warnings.filterwarnings("ignore", "The dirpath has changed")  # nothing is saved
@@ -136,6 +146,20 @@ class FPTCLI(LightningCLI):
             trainer.val_check_interval = trainer.max_steps  # the end of a short run is validated too
         if self.subcommand == "prepare":
             config.model = None
+
+    def instantiate_classes(self) -> None:
+        """Builds datamodule, model and Trainer; what they say of wrong input comes through as they said it."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:  # in which jsonargparse wraps whatever a class raises
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, FPTError | ImportError):
+                cause = cause.__cause__ or cause.__context__
+            if isinstance(cause, FPTError):
+                raise cause from None
+            if isinstance(cause, ImportError):
+                raise FPTError(f"a class of the config needs a package that is missing: {cause}") from error
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> FPTTrainer:  # noqa: ANN401
         """Builds the Trainer; `fit` and `run` get a run folder with its loggers."""
@@ -153,8 +177,12 @@ class FPTCLI(LightningCLI):
             self._use_run_folder(trainer)
         else:
             trainer.logger = False
-        result: FPTTrainer = super().instantiate_trainer(**kwargs)
-        return result
+        try:
+            built = super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:
+            raise UsageError(f"trainer: {error}") from error
+        assert isinstance(built, FPTTrainer)
+        return built
 
     def run(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Runs the Trainer's `run` and leaves result, learning curve and exported parts in the run folder."""

@@ -17,6 +17,6 @@ class UsageError(FPTError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Returns ``"; did you mean 'x'?"`` for the nearest known word, or nothing where none is near."""
+    """Ends a sentence: with ``"; did you mean 'x'?"`` for the nearest known word, or a full stop where none is near."""
     nearest = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+    return f"; did you mean '{nearest[0]}'?" if nearest else "."

@@ -99,7 +99,11 @@ def test_the_stream_is_the_same_whatever_the_number_of_workers(workers: int) -> 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
-    [({"n": 10, "patch_size": 4}, "does not divide"), ({"n": 0}, "n must be"), ({"test_examples": 0}, "test")],
+    [
+        ({"n": 10, "patch_size": 4}, "does not divide"),
+        ({"n": 0}, "n must be"),
+        ({"test_examples": 0}, "test"),
+    ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError, match=message):

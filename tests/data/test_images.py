@@ -76,7 +76,7 @@ def test_the_fingerprint_follows_the_files_and_the_split(mnist_root: Path) -> No
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FPTError, match="train-images-idx3-ubyte.*\n.*data.root"):
+    with pytest.raises(FPTError, match=r"train-images-idx3-ubyte.*\n.*data\.root"):
         MNIST(root=str(tmp_path), download=False).prepare_data()
 
 

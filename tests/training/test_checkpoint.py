@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from conftest import Fpt
 
 LAST = "checkpoints/last.ckpt"
@@ -34,7 +35,7 @@ def _train(fpt: Fpt, folder: str, steps: int, *words: str, config: str = "bit_me
     return Path(folder)
 
 
-def _assert_same(left: Any, right: Any, where: str = "") -> None:  # noqa: ANN401
+def _assert_same(left: Any, right: Any, where: str = "") -> None:
     """Bit for bit, through dicts and lists."""
     if isinstance(left, torch.Tensor):
         assert torch.equal(left, right), where
@@ -135,7 +136,11 @@ def test_the_refusal_names_both_frozen_weights(fpt: Fpt, capsys: pytest.CaptureF
 
 def test_validate_test_and_predict_read_the_checkpoint(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
     folder = _train(fpt, "run", 3, *BITS)
-    words = [f"--config={folder / 'config.yaml'}", f"--ckpt_path={folder / LAST}", "--trainer.enable_progress_bar=false"]
+    words = [
+        f"--config={folder / 'config.yaml'}",
+        f"--ckpt_path={folder / LAST}",
+        "--trainer.enable_progress_bar=false",
+    ]
     for command, figure in (("validate", "val_accuracy"), ("test", "test_accuracy")):
         capsys.readouterr()
         assert fpt(command, *words) == 0

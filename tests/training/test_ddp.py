@@ -33,14 +33,14 @@ def _curve(rows: list[dict[str, str]], name: str) -> list[float]:
 
 def test_two_processes_give_the_loss_curve_of_one() -> None:
     one = _run("one", "--trainer.devices=1")
-    two = _run("two", "--trainer.devices=2", "--trainer.strategy=ddp")
+    two = _run("two", "--config=trainer/ddp.yaml", "--trainer.devices=2")
     assert len(_curve(one, "train_loss")) == 12
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         assert _curve(two, name) == pytest.approx(_curve(one, name), abs=1e-5), name
 
 
 def test_a_run_on_two_processes_leaves_one_result_and_resumes() -> None:
-    words = ("--trainer.devices=2", "--trainer.strategy=ddp", "--model.dropout=0.1")
+    words = ("--config=trainer/ddp.yaml", "--trainer.devices=2", "--model.dropout=0.1")
     whole = _run("whole", *words, command="run")
     assert RunFolder(Path("whole")).result.is_file()
     _run("part", *words, "--trainer.max_steps=8")

@@ -51,8 +51,8 @@ class BitTask(FPTDataModule):
         self.n = n
         self.patterns = patterns
         self.patch_size = patch_size
-        self.examples = {"train": ENDLESS, "validation": validation_examples, "test": test_examples}
-        for name, value in {"n": n, "patterns": patterns, "patch_size": patch_size, **self.examples}.items():
+        self.lengths = {"train": ENDLESS, "validation": validation_examples, "test": test_examples}
+        for name, value in {"n": n, "patterns": patterns, "patch_size": patch_size, **self.lengths}.items():
             if value < 1:
                 raise UsageError(f"data: {name} must be at least 1, got {value}")
         if n % patch_size:
@@ -72,11 +72,16 @@ class BitTask(FPTDataModule):
     def dataset(self, split: Split) -> BatchDataset:
         """The examples of a split; nothing is made before it is asked for."""
         seed = self.seed if split == "train" else EVALUATION_KEY
-        return BitStream(self, (seed, SPLITS.index(split)), self.examples[split])
+        return BitStream(self, (seed, SPLITS.index(split)), self.lengths[split])
 
     def facts(self) -> dict[str, Any]:
         """The sizes; the training stream also depends on the run's seed, which a result names itself."""
-        return {"n": self.n, "patterns": self.patterns, "patch_size": self.patch_size, "examples": self.examples}
+        return {
+            "n": self.n,
+            "patterns": self.patterns,
+            "patch_size": self.patch_size,
+            "lengths": self.lengths,
+        }
 
 
 class BitStream(BatchDataset):
@@ -105,7 +110,7 @@ class BitStream(BatchDataset):
 
 
 class BitMemory(BitTask):
-    """Bit memory: which of the strings was shown again, and what were its hidden bits? (FPT section 2.2.)
+    """Bit memory: which of the strings was shown again, and what its hidden bits were (FPT section 2.2).
 
     The model reads ``patterns`` random strings in {-1, +1}, then one of them again with each bit set to 0 with
     probability 0.5; it answers that whole string. The paper's sizes: 5 strings of 1,000 bits, 50 a token, so

@@ -46,6 +46,7 @@ class FPTDataModule(L.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self._examples: dict[Split, BatchDataset] = {}
         for name in ("batch_size", "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"data.{name} must be at least 1, got {getattr(self, name)}")
@@ -73,7 +74,7 @@ class FPTDataModule(L.LightningDataModule):
 
     def describe(self) -> list[str]:
         """What ``fpt prepare`` says of the data, a line each."""
-        sizes = ", ".join(f"{_size(len(self.dataset(split)))} {split}" for split in SPLITS)
+        sizes = ", ".join(f"{_size(len(self.examples(split)))} {split}" for split in SPLITS)
         tokens = (
             f"{self.task.token_width} numbers each"
             if self.task.token_width
@@ -81,40 +82,59 @@ class FPTDataModule(L.LightningDataModule):
         )
         return [
             f"{self.task.name}: {sizes}",
-            f"up to {self.task.max_length} tokens, {tokens}; {self.task.answers} answers of {self.task.classes} classes",
+            f"up to {self.task.max_length} tokens, {tokens}",
+            f"{self.task.answers} answers of {self.task.classes} classes",
             f"fingerprint {self.fingerprint()}",
         ]
 
+    def setup(self, stage: str) -> None:
+        """Refuses a batch size that cannot be trained with before the run has begun.
+
+        Raises:
+            UsageError: If there are fewer training examples, or the devices cannot share a batch equally.
+        """
+        if stage == "fit":
+            self._check_batch_size()
+
     def train_dataloader(self) -> ResumableLoader:
         """Batches of the training stream, without end for a generated task."""
-        if self.batch_size % self._processes:
-            raise UsageError(
-                f"data.batch_size {self.batch_size} counts the examples on all {self._processes} devices together "
-                f"and must be divisible by {self._processes}"
-            )
-        dataset = self.dataset("train")
-        if len(dataset) < self.batch_size:
-            raise UsageError(f"data.batch_size {self.batch_size} is more than the {len(dataset)} training examples")
-        return self._loader(dataset, self.batch_size, training=True)
+        self._check_batch_size()
+        return self._loader("train", self.batch_size)
 
     def val_dataloader(self) -> ResumableLoader:
         """Every validation example once, in order."""
-        return self._loader(self.dataset("validation"), self.eval_batch_size, training=False)
+        return self._loader("validation", self.eval_batch_size)
 
     def test_dataloader(self) -> ResumableLoader:
         """Every test example once, in order."""
-        return self._loader(self.dataset("test"), self.eval_batch_size, training=False)
+        return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> ResumableLoader:
         """The test examples."""
         return self.test_dataloader()
 
-    def _loader(self, dataset: BatchDataset, batch_size: int, *, training: bool) -> ResumableLoader:
+    def examples(self, split: Split) -> BatchDataset:
+        """The examples of a split, made once."""
+        if split not in self._examples:
+            self._examples[split] = self.dataset(split)
+        return self._examples[split]
+
+    def _check_batch_size(self) -> None:
+        if self.batch_size % self._processes:
+            raise UsageError(
+                f"data.batch_size {self.batch_size} counts the examples on all {self._processes} devices together "
+                f"and must be divisible by {self._processes}"
+            )
+        if (available := len(self.examples("train"))) < self.batch_size:
+            raise UsageError(f"data.batch_size {self.batch_size} is more than the {available} training examples")
+
+    def _loader(self, split: Split, batch_size: int) -> ResumableLoader:
+        dataset = self.examples(split)
         sampler = GlobalBatchSampler(
             len(dataset),
             batch_size,
-            training=training,
-            shuffle=training and self.shuffle,
+            training=split == "train",
+            shuffle=split == "train" and self.shuffle,
             seed=self.seed,
             process=self.trainer.global_rank if self.trainer else 0,
             processes=self._processes,

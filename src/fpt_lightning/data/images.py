@@ -148,7 +148,7 @@ class MNIST(FPTDataModule):
         table = self._table(train=True)
         if self.validation_examples >= len(table):
             raise UsageError(
-                f"data.validation_examples {self.validation_examples} leaves none of the {len(table)} images to train on"
+                f"data.validation_examples {self.validation_examples} leaves none of {len(table)} images to train on"
             )
         order = torch.randperm(len(table), generator=torch.Generator().manual_seed(self.split_seed))
         chosen = order[: self.validation_examples] if split == "validation" else order[self.validation_examples :]
@@ -176,17 +176,17 @@ class MNIST(FPTDataModule):
 
     def _table(self, *, train: bool) -> ImageTable:
         if train not in self._tables:
-            from torchvision.datasets import MNIST as TorchvisionMNIST  # seconds to import
+            from torchvision import datasets  # seconds to import
 
-            stored = TorchvisionMNIST(self.root, train=train)
+            stored = datasets.MNIST(self.root, train=train)
             self._tables[train] = ImageTable(stored.data[:, None], stored.targets)
         return self._tables[train]
 
     def _fetch(self, missing: list[str]) -> None:
-        from torchvision.datasets import MNIST as TorchvisionMNIST  # seconds to import
+        from torchvision import datasets  # seconds to import
 
         try:
-            TorchvisionMNIST(self.root, download=True)
+            datasets.MNIST(self.root, download=True)
         except (RuntimeError, OSError) as error:  # what torchvision and urllib raise when every mirror fails
             raise FPTError(_missing(self.folder, missing, f"fetching failed ({str(error).strip()})")) from error
 
@@ -217,10 +217,9 @@ def _check_idx(path: Path) -> int:
     expected = 4 + len(header) + int(torch.tensor(sizes).prod())
     if (actual := path.stat().st_size) != expected:
         raise FPTError(
-            f"{path} has {actual:,} bytes where its header promises {expected:,}; "
-            "delete it and run `fpt prepare` again"
+            f"{path} has {actual:,} bytes where its header promises {expected:,}; delete it and run `fpt prepare` again"
         )
-    return sizes[0]
+    return int(sizes[0])
 
 
 def _sha256(path: Path) -> str:

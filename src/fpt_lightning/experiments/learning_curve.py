@@ -23,7 +23,12 @@ def plot_learning_curve(metrics: Path, picture: Path, title: str = "") -> None:
             for split, colour, width in (("train", "#9db4c8", 1.0), ("val", "#c44e52", 1.8)):
                 points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key := f"{split}_{quantity}")]
                 label = "validation" if split == "val" else "training batch"
-                axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, linewidth=width, label=label)
+                axes.plot(
+                    *zip(*points, strict=True) if points else ([], []),
+                    color=colour,
+                    linewidth=width,
+                    label=label,
+                )
             axes.set_xlabel("training steps")
             axes.set_ylabel(quantity)
             axes.grid(alpha=0.25)

@@ -10,7 +10,15 @@ from typing import Any
 
 from fpt_lightning.errors import UsageError
 
-PACKAGES = ("fpt-lightning", "torch", "lightning", "transformers", "torchvision", "torchmetrics", "jsonargparse")
+PACKAGES = (
+    "fpt-lightning",
+    "torch",
+    "lightning",
+    "transformers",
+    "torchvision",
+    "torchmetrics",
+    "jsonargparse",
+)
 _ENVIRONMENT = "FPT_RUN_FOLDER"  # how the processes of one run learn the folder that the first has chosen
 
 

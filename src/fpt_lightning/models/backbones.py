@@ -1,13 +1,13 @@
 """One door to every backbone: a body of transformers, entered through its embeddings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, GPT2Config, GPT2Model, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GPT2Config, GPT2Model, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
@@ -58,7 +58,8 @@ class BackboneChoice:
             return "random" if self.name in WITHOUT_WEIGHTS or self.architecture else "pretrained"
         if self.initialization == "pretrained" and self.name in WITHOUT_WEIGHTS:
             raise UsageError(
-                f"backbone '{self.name}' has no pretrained weights: use model.initialization random, or another backbone"
+                f"backbone '{self.name}' has no pretrained weights: "
+                "use model.initialization random, or another backbone"
             )
         if self.initialization == "pretrained" and self.architecture:
             raise UsageError(
@@ -96,7 +97,8 @@ def build_backbone(choice: BackboneChoice, max_length: int, dropout: float) -> P
     config = _config(choice)
     if max_length > config.max_position_embeddings:
         raise UsageError(
-            f"the task has {max_length} tokens, backbone '{choice.name}' only {config.max_position_embeddings} positions: "
+            f"the task has {max_length} tokens, "
+            f"backbone '{choice.name}' only {config.max_position_embeddings} positions: "
             "choose smaller sizes under data, or a backbone with more positions"
         )
     config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = dropout
@@ -106,20 +108,21 @@ def build_backbone(choice: BackboneChoice, max_length: int, dropout: float) -> P
         config.activation_function = "gelu_pytorch_tanh"
     config._attn_implementation = "sdpa"
     body = _load(choice.name, config) if pretrained else _random(config, choice.seed)
-    body.wte = None
+    body.set_input_embeddings(None)
     positions = body.wpe.weight.detach()[:max_length].clone()
     body.wpe = nn.Embedding.from_pretrained(positions, freeze=False)
-    return body.train()
+    body.train()
+    return body
 
 
-def _random(config: PretrainedConfig, seed: int) -> GPT2Model:
+def _random(config: GPT2Config, seed: int) -> GPT2Model:
     config.vocab_size = 1  # its embedding is dropped, so it need not be filled with random numbers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GPT2Model(config)
 
 
-def _config(choice: BackboneChoice) -> PretrainedConfig:
+def _config(choice: BackboneChoice) -> GPT2Config:
     folder = Path(choice.name)
     known = choice.name in ARCHITECTURES and (
         choice.name in WITHOUT_WEIGHTS or choice.resolved_initialization == "random"
@@ -127,7 +130,8 @@ def _config(choice: BackboneChoice) -> PretrainedConfig:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FPTError(f"backbone folder {folder} has no config.json: it is not a folder of save_pretrained()")
     if known and not folder.is_dir():
-        config: PretrainedConfig = GPT2Config(**ARCHITECTURES[choice.name])
+        config = GPT2Config()
+        config.update(dict(ARCHITECTURES[choice.name]))
     else:
         try:
             config = AutoConfig.from_pretrained(choice.name, trust_remote_code=False)
@@ -135,19 +139,17 @@ def _config(choice: BackboneChoice) -> PretrainedConfig:
             raise FPTError(_not_found(choice.name, error)) from error
     if config.model_type not in BACKBONE_PARTS:
         raise FPTError(
-            f"backbone '{choice.name}' is a {config.model_type}; supported are {', '.join(BACKBONE_PARTS)} architectures"
+            f"backbone '{choice.name}' is a {config.model_type}; supported architectures: {', '.join(BACKBONE_PARTS)}"
         )
     fields = config.to_dict()
     for key, value in (choice.architecture or {}).items():
         if key not in fields:
-            raise UsageError(
-                f"model.architecture: {config.model_type} has no field '{key}'{did_you_mean(key, fields)}"
-            )
+            raise UsageError(f"model.architecture: {config.model_type} has no field '{key}'{did_you_mean(key, fields)}")
         setattr(config, key, value)
     return config
 
 
-def _load(name: str, config: PretrainedConfig) -> GPT2Model:
+def _load(name: str, config: GPT2Config) -> GPT2Model:
     """Loads weights from safetensors, all of them or none."""
     folder = Path(name)
     if folder.is_dir():
@@ -155,7 +157,9 @@ def _load(name: str, config: PretrainedConfig) -> GPT2Model:
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        body, loaded = GPT2Model.from_pretrained(
+        # its annotation does not know the pair that output_loading_info asks for
+        from_pretrained: Callable[..., tuple[GPT2Model, dict[str, Any]]] = GPT2Model.from_pretrained  # type: ignore[assignment]
+        body, loaded = from_pretrained(
             name,
             config=config,
             dtype=torch.float32,
@@ -198,7 +202,7 @@ def _check_weights(folder: Path) -> None:
 
 def _not_found(name: str, error: Exception) -> str:
     return (
-        f"backbone '{name}' is neither a folder here nor found in the Hugging Face cache or hub ({_first_line(error)})\n"
+        f"backbone '{name}' is neither a folder here nor in the Hugging Face cache or hub ({_first_line(error)})\n"
         f"Download it once with a network, give the path of a local folder, or use one of {', '.join(ARCHITECTURES)} "
         "with model.initialization random."
     )

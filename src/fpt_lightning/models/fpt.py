@@ -85,7 +85,7 @@ class FrozenPretrainedTransformer(nn.Module):
         digest = hashlib.sha256()
         for name, parameter in sorted(self.frozen_parameters().items()):
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-            digest.update(memoryview(parameter.detach().cpu().contiguous().view(torch.uint8).numpy()).cast("B"))
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
 

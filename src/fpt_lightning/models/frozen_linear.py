@@ -61,7 +61,7 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -
 
 
 def _onednn_serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    return (
+    return bool(
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not weight.requires_grad
@@ -74,10 +74,16 @@ def _onednn_serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
     )
 
 
+def _frozen(layer: nn.Linear | Conv1D) -> FrozenLinear:
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, nn.Parameter)
+    return FrozenLinear(weight, bias, transposed=isinstance(layer, Conv1D))
+
+
 def replace_frozen_linears(module: nn.Module) -> None:
     """Replaces every linear layer none of whose parameters trains; names and values stay as they are."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear | Conv1D) and not any(p.requires_grad for p in child.parameters()):
-            setattr(module, name, FrozenLinear(child.weight, child.bias, transposed=isinstance(child, Conv1D)))
+            setattr(module, name, _frozen(child))
         else:
             replace_frozen_linears(child)

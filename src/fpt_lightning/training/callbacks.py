@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from fpt_lightning.data.spec import Batch
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.parts import PARTS
+from fpt_lightning.training.logger import is_logging_step
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -117,7 +118,7 @@ class Throughput(callbacks.Callback):
             self._window_samples += batch.tokens.size(0) * trainer.world_size
             self._window_seconds += now - self._mark
         self._mark = now
-        if trainer.global_step % trainer.log_every_n_steps == 0 and self._window_seconds > 0:
+        if is_logging_step(trainer, trainer.global_step - 1) and self._window_seconds > 0:
             rate = self._window_samples / self._window_seconds
             self._close_window()
             pl_module.log("samples_per_second", rate, prog_bar=True)

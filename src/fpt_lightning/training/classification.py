@@ -6,7 +6,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from fpt_lightning.data.spec import Batch, TaskSpec
@@ -16,6 +16,7 @@ from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.parts import PAPER
 from fpt_lightning.training import checkpoint as checkpoints
 from fpt_lightning.training.export import load_trained
+from fpt_lightning.training.logger import is_logging_step
 
 
 class FPTClassifier(L.LightningModule):
@@ -80,7 +81,7 @@ class FPTClassifier(L.LightningModule):
         """The mean cross-entropy over all answers of the batch."""
         logits, loss = self._answer(batch)
         # only at the steps that are shown: at the paper's tiny batches a step costs less than its bookkeeping
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if is_logging_step(self.trainer, self.trainer.global_step):
             accuracy = (logits.detach().argmax(dim=-1) == batch.target).float().mean()
             self.log_dict({"train_loss": loss, "train_accuracy": accuracy}, prog_bar=True, sync_dist=True)
         return loss
@@ -121,6 +122,7 @@ class FPTClassifier(L.LightningModule):
     def _evaluate(self, batch: Batch, metrics: nn.ModuleDict) -> None:
         logits, loss = self._answer(batch)
         for name, metric in metrics.items():
+            assert isinstance(metric, Metric)
             if isinstance(metric, MeanMetric):
                 metric.update(loss, weight=batch.target.numel())
             else:

@@ -24,9 +24,7 @@ def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()
-    }
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()}
     save_file(tensors, path, metadata={"format": "pt", "frozen": model.frozen_hash()})
     path.with_suffix(".json").write_text(json.dumps(_describe(model), indent=2) + "\n")
     return path

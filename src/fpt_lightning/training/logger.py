@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import torch
+import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -48,11 +48,7 @@ class RunLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Adds a row."""
-        row = {"step": step or 0} | {
-            name: value.item() if isinstance(value, torch.Tensor) else value
-            for name, value in metrics.items()
-            if name != "epoch"
-        }
+        row = {"step": step or 0} | {name: float(value) for name, value in metrics.items() if name != "epoch"}
         new_columns = [name for name in row if name not in self._columns]
         if self._rows is None or new_columns:
             rows = [kept for kept in self._read() if self._rows is not None or int(kept["step"]) < row["step"]]
@@ -77,3 +73,10 @@ class RunLogger(Logger):
             writer.writeheader()
             writer.writerows(rows)
         whole.replace(self.path)
+
+
+def is_logging_step(trainer: L.Trainer, step: int) -> bool:
+    """Whether Lightning logs the step with this number, counted from 0."""
+    # set by the Trainer's logger connector, where mypy does not see it
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and (step + 1) % every == 0

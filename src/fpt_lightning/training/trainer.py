@@ -67,7 +67,8 @@ class FPTTrainer(L.Trainer):
         return Path(path)
 
     def _measured(self) -> dict[str, Any]:
-        throughput = next(callback for callback in self.callbacks if isinstance(callback, Throughput))
+        callbacks: list[L.Callback] = self.callbacks  # type: ignore[attr-defined]
+        throughput = next(callback for callback in callbacks if isinstance(callback, Throughput))
         checkpoint = self.checkpoint_callback
         assert isinstance(checkpoint, ModelCheckpoint)
         assert checkpoint.monitor is not None

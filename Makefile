@@ -1,0 +1,56 @@
+# Every target runs in a checkout as it is: the environment is made on first use.
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+# more options for a run: make demo ARGS="--model.lr 3e-4"
+ARGS :=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo bit-xor bit-memory mnist test test-slow lint format benchmark wheel clean
+
+help:  ## this page
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(INSTALLED)  ## make the environment in .venv
+
+# bytecode is compiled once here: without it every start of python reads torch from source
+$(INSTALLED): pyproject.toml
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable . --group dev
+	@touch $@
+
+demo: bit-xor  ## train a frozen transformer on bit-xor and show the result (about a minute on 2 cores)
+
+bit-xor: $(INSTALLED)  ## bit-xor on the small random transformer
+	$(BIN)/fpt run --config bit_xor.yaml $(ARGS)
+
+bit-memory: $(INSTALLED)  ## bit-memory on the small random transformer
+	$(BIN)/fpt run --config bit_memory.yaml $(ARGS)
+
+mnist: $(INSTALLED)  ## MNIST on the small random transformer; fetches it, or ARGS="--data.root FOLDER"
+	$(BIN)/fpt run --config mnist.yaml $(ARGS)
+
+test: $(INSTALLED)  ## the tests that take seconds
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(INSTALLED)  ## ruff and mypy, as pre-commit runs them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(INSTALLED)  ## steps a second beside a plain baseline, on this machine
+	$(BIN)/python benchmarks/train_step.py $(ARGS)
+
+wheel: $(INSTALLED)  ## build dist/*.whl
+	$(BIN)/python -m build --wheel --installer uv
+
+clean:  ## remove the environment and what tools leave behind; runs and data stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,151 @@
+"""Wrong input ends at once, in two lines that name the cause and the way out, and leaves nothing behind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import Fpt
+
+XOR = "--config=bit_xor.yaml"
+QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+
+
+def _error(capsys: pytest.CaptureFixture[str]) -> str:
+    """What `fpt` said: one error of at most two lines, no traceback."""
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    message = error[error.index("fpt: error: ") :].rstrip("\n")
+    assert message.count("fpt: error: ") == 1
+    assert message.count("\n") <= 1, message
+    assert len(message) < 700, message
+    return message
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(tmp_path: Path) -> Iterator[None]:
+    yield
+    assert not list(tmp_path.rglob("result.json"))
+    assert not (tmp_path / "runs").exists()
+
+
+USAGE = {
+    "a command that does not exist": (["rum"], "no command is called 'rum'; did you mean 'run'?"),
+    "no task": (["run"], "no task is chosen"),
+    "a config that does not exist": (["run", "--config=bit_xorr.yaml"], "did you mean 'bit_xor.yaml'?"),
+    "a trainer option": (
+        ["run", XOR, "--trainer.max_stepz=3"],
+        "no option 'trainer.max_stepz'; did you mean 'trainer.max_steps'?",
+    ),
+    "an option of nothing": (["run", XOR, "--lr=3"], "no option 'lr'"),
+    "a data option": (["run", XOR, "--data.nn=3"], "data: BitXOR has no option 'nn'; did you mean 'n'?"),
+    "a model option": (
+        ["run", XOR, "--model.bakbone=tiny"],
+        "model: FPTClassifier has no option 'bakbone'; did you mean 'backbone'?",
+    ),
+    "a data option of the wrong type": (["run", XOR, "--data.n=five"], "data.n: expected int, got 'five'"),
+    "a trainer option of the wrong type": (
+        ["run", XOR, "--trainer.max_steps=x"],
+        "trainer.max_steps: expected int",
+    ),
+    "a model option of the wrong type": (
+        ["run", XOR, "--model.lr=fast"],
+        "model.lr: expected float, got 'fast'",
+    ),
+    "an initialization that does not exist": (["run", XOR, "--model.initialization=pretraind"], "pretraind"),
+    "a task that does not exist": (["run", XOR, "--data=BitXORR"], "data: no class is called 'BitXORR'"),
+    "a part": (["run", XOR, "--model.trainable=[layernrom]"], "did you mean 'layernorm'?"),
+    "sizes that do not fit": (["run", "--config=bit_memory.yaml", "--data.patch_size=7"], "does not divide"),
+    "a sequence longer than the positions": (
+        ["run", "--config=bit_memory.yaml", "--data.n=10000"],
+        "the task has 1200 tokens, backbone 'small' only 1024 positions",
+    ),
+    "pretrained weights that do not exist": (
+        ["run", XOR, "--model.initialization=pretrained"],
+        "no pretrained weights",
+    ),
+    "no checkpoints to choose among": (["run", XOR, "--trainer.enable_checkpointing=false"], "chooses among"),
+    "a run for a trial": (
+        ["run", XOR, "--trainer.fast_dev_run=true", "--model.backbone=tiny"],
+        "use fpt fit",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_wrong_usage(fpt: Fpt, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    words, message = USAGE[case]
+    assert fpt(*words, *(QUIET if len(words) > 1 else [])) == 2
+    assert message in _error(capsys)
+
+
+FILES = {
+    "trainer: {max_stepz: 3}": "no option 'trainer.max_stepz'; did you mean 'trainer.max_steps'?",
+    "model: {learning_rate: 3}": "model: FPTClassifier has no option 'learning_rate'",
+    "data: {class_path: BitXOR, init_args: {nn: 3}}": "data: BitXOR has no option 'nn'; did you mean 'n'?",
+    "modle: {lr: 3}": "no option 'modle.lr'; did you mean 'model",
+    "trainer: [": "broken.yaml",
+}
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_a_wrong_config_file(fpt: Fpt, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    Path("broken.yaml").write_text(content + "\n")
+    assert fpt("run", XOR, "--config=broken.yaml", *QUIET) == 2
+    assert FILES[content] in _error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--model.backbone=nobody/nothing"],
+            "neither a folder here nor in the Hugging Face cache or hub",
+        ),
+        (["--model.backbone=gpt2"], "backbone 'gpt2' is neither"),
+        (["--model.backbone=."], "has no config.json"),
+        (["--ckpt_path=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
+        (["--model.trained_parts=nowhere.safetensors"], "nowhere.safetensors"),
+        (
+            ["--config=mnist.yaml", "--data.root=empty", "--data.download=false"],
+            "not found in empty/MNIST/raw",
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+@pytest.mark.parametrize("command", ["run", "test"])
+def test_something_is_missing(
+    fpt: Fpt, capsys: pytest.CaptureFixture[str], command: str, words: list[str], message: str
+) -> None:
+    assert fpt(command, XOR, *words, *QUIET) == 1
+    assert message in _error(capsys)
+
+
+def test_damaged_weights(fpt: Fpt, capsys: pytest.CaptureFixture[str], gpt2_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    for file in gpt2_folder.iterdir():
+        (tmp_path / "copy" / file.name).write_bytes(file.read_bytes()[:-50])
+    (tmp_path / "copy" / "config.json").write_bytes((gpt2_folder / "config.json").read_bytes())
+    assert fpt("run", XOR, "--model.backbone=copy", *QUIET) == 1
+    assert "model.safetensors is damaged" in _error(capsys)
+
+
+def test_a_truncated_mnist_file(fpt: Fpt, capsys: pytest.CaptureFixture[str], mnist_root: Path) -> None:
+    file = mnist_root / "MNIST/raw/t10k-labels-idx1-ubyte"
+    file.write_bytes(file.read_bytes()[:-3])
+    words = ["--config=mnist.yaml", f"--data.root={mnist_root}", "--model.backbone=tiny", *QUIET]
+    assert fpt("run", *words) == 1
+    assert "t10k-labels-idx1-ubyte has 35 bytes where its header promises 38" in _error(capsys)
+
+
+def test_a_batch_that_the_devices_cannot_share(fpt: Fpt, capsys: pytest.CaptureFixture[str], mnist_root: Path) -> None:
+    words = ["--config=mnist.yaml", f"--data.root={mnist_root}", "--data.validation_examples=20", *QUIET]
+    assert fpt("fit", *words, "--model.backbone=tiny", "--data.batch_size=50", "--run_folder=other") == 2
+    assert "data.batch_size 50 is more than the 40 training examples" in _error(capsys)
+
+
+def test_debug_shows_the_traceback(fpt: Fpt) -> None:
+    from fpt_lightning.errors import UsageError
+
+    with pytest.raises(UsageError, match="no task"):
+        fpt("run", "--debug")

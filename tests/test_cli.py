@@ -1,0 +1,217 @@
+"""The command line, through its public door."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from conftest import Fpt
+from fpt_lightning.arguments import config_folder
+from fpt_lightning.main import COMMANDS, main
+
+CONFIGS = sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))
+TASKS = [name for name in CONFIGS if "/" not in name]
+FRAGMENTS = [name for name in CONFIGS if "/" in name and name != "trainer/ddp.yaml"]  # that is in test_ddp
+NEEDS = {
+    "backbones/gpt2.yaml": "the hub, or a cached gpt2",
+    "trainer/gpu.yaml": "a GPU",
+    "trainer/wandb.yaml": "wandb",
+}
+BITS = ("--data.n=20", "--data.patch_size=5", "--data.batch_size=4")
+
+
+def _python(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--version", ""])
+def test_help_and_version_import_neither_torch_nor_lightning(flag: str) -> None:
+    code = (
+        "import sys; from fpt_lightning.main import main; status = main(sys.argv[1:]);"
+        "print(sorted({'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules)), status)"
+    )
+    done = _python("-c", code, *([flag] if flag else []))
+    assert done.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    page = capsys.readouterr().out
+    assert all(command in page for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_lists_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    page = capsys.readouterr().out
+    assert "--checkpoint.monitor" in page
+    assert "--early_stopping.patience" in page
+    assert "--progress.refresh_rate" in page
+
+
+def test_the_module_is_the_command() -> None:
+    assert "fpt-lightning" in _python("-m", "fpt_lightning", "--version").stdout
+
+
+def _task_words(task: str, mnist_root: Path) -> list[str]:
+    if task == "mnist.yaml":
+        return [f"--data.root={mnist_root}", "--data.validation_examples=20", "--data.download=false"]
+    return ["--data.validation_examples=20", "--data.test_examples=20"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_config_runs(fpt: Fpt, tiny: list[str], task: str, mnist_root: Path) -> None:
+    assert fpt("run", "--config", task, *tiny, *_task_words(task, mnist_root), "--run_folder=run") == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["task"] == task.removesuffix(".yaml")
+    assert result["status"] == "finished"
+
+
+@pytest.mark.parametrize("fragment", [name for name in FRAGMENTS if name not in NEEDS])
+def test_every_fragment_composes_with_a_task(fpt: Fpt, tiny: list[str], fragment: str) -> None:
+    words = [*tiny, "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    if fragment.startswith("backbones/"):
+        words = [word for word in words if "backbone" not in word]
+    assert fpt("fit", "--config=bit_xor.yaml", f"--config={fragment}", *words, "--run_folder=run") == 0
+    wanted = yaml.safe_load((config_folder() / fragment).read_text())
+    saved = yaml.safe_load(Path("run/config.yaml").read_text())
+    for key, value in wanted.get("model", {}).items():
+        assert saved["model"]["init_args"][key] == value
+    assert Path("run/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("fragment", NEEDS)
+def test_a_fragment_that_needs_more_than_this_machine_says_so(
+    fpt: Fpt, fragment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if fragment == "trainer/gpu.yaml" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    status = fpt("fit", "--config=bit_xor.yaml", f"--config={fragment}", "--trainer.max_steps=1")
+    error = capsys.readouterr().err
+    assert status in (1, 2)
+    assert error.startswith("fpt: error: ") or "\nfpt: error: " in error
+    assert not Path("runs").exists()
+
+
+def test_configs_compose_from_left_to_right_and_the_command_line_wins(fpt: Fpt, tiny: list[str]) -> None:
+    Path("first.yaml").write_text("model: {lr: 0.5, dropout: 0.3}\ndata: {n: 4}\n")
+    Path("second.yaml").write_text("model: {lr: 0.25}\n")
+    words = ["--config=bit_xor.yaml", "--config", "first.yaml", "-c", "second.yaml", *tiny]
+    assert fpt("run", *words, "--model.dropout=0.2", "--run_folder=run") == 0
+    saved = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert saved["model"]["init_args"]["lr"] == 0.25
+    assert saved["model"]["init_args"]["dropout"] == 0.2
+    assert saved["data"]["init_args"]["n"] == 4
+
+
+def test_a_result_says_what_ran(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_memory.yaml", *tiny, *BITS, "--seed_everything=3", "--model.lr=0.002"]
+    assert fpt("run", *words, "--run_folder=run", "--arm=mine", "--protocol=fair") == 0
+    result = json.loads(Path("run/result.json").read_text())
+    expected = {
+        "task": "bit_memory", "arm": "mine", "backbone": "tiny", "initialization": "random", "protocol": "fair",
+        "lr": 0.002, "seed": 3, "steps": 4, "trainable": ["input", "output", "layernorm", "positions"],
+        "trained_parameters": 192 + 24 * 32 + 320 + 330, "status": "finished",
+    }  # fmt: skip
+    assert {key: result[key] for key in expected} == expected
+    assert result["total_parameters"] - result["trained_parameters"] == 8448 + 16704
+    assert result["best_step"] in (2, 4)
+    assert 0 <= result["test_accuracy"] <= 1
+    for key in ("samples_per_second", "peak_memory_mb", "wall_seconds", "val_accuracy"):
+        assert result[key] > 0, key
+    assert result["versions"]["torch"]
+    assert len(result["data_fingerprint"]) == 16
+
+
+def test_a_run_folder_repeats_the_run(fpt: Fpt, tiny: list[str]) -> None:
+    assert fpt("run", "--config=bit_memory.yaml", *tiny, *BITS) == 0
+    first = Path("runs/bit_memory/000")
+    assert {path.name for path in first.iterdir()} == {
+        "config.yaml", "metrics.csv", "checkpoints", "tensorboard",
+        "result.json", "learning_curve.png", "trained.safetensors", "trained.json",
+    }  # fmt: skip
+    assert {path.name for path in (first / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert fpt("run", f"--config={first / 'config.yaml'}") == 0
+    ours, theirs = (json.loads(Path(f"runs/bit_memory/00{n}/result.json").read_text()) for n in (0, 1))
+    measured = {"samples_per_second", "wall_seconds", "peak_memory_mb"}
+    assert {key: value for key, value in ours.items() if key not in measured} == {
+        key: value for key, value in theirs.items() if key not in measured
+    }
+
+
+def test_an_interrupted_run_goes_on_in_its_folder(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_memory.yaml", *tiny, *BITS]
+    assert fpt("fit", *words, "--trainer.max_steps=2") == 0
+    folder = Path("runs/bit_memory/000")
+    assert fpt("run", *words, f"--ckpt_path={folder / 'checkpoints/last.ckpt'}") == 0
+    assert json.loads((folder / "result.json").read_text())["steps"] == 4
+    assert not Path("runs/bit_memory/001").exists()
+
+
+def test_the_test_split_does_not_choose(fpt: Fpt, tiny: list[str]) -> None:
+    """The checkpoint of a run is the best on validation, and its test accuracy is that of `fpt test` on it."""
+    words = ["--config=bit_memory.yaml", *tiny, *BITS, "--trainer.max_steps=8", "--model.lr=0.01"]
+    assert fpt("run", *words, "--run_folder=run") == 0
+    result = json.loads(Path("run/result.json").read_text())
+    rows = Path("run/metrics.csv").read_text().splitlines()
+    names = rows[0].split(",")
+    validated = {
+        int(row.split(",")[0]) + 1: float(row.split(",")[names.index("val_accuracy")])
+        for row in rows[1:]
+        if row.split(",")[names.index("val_accuracy")]
+    }
+    assert set(validated) == {2, 4, 6, 8}
+    assert result["val_accuracy"] == pytest.approx(max(validated.values()))
+    assert validated[result["best_step"]] == pytest.approx(max(validated.values()))
+    best = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    assert best["global_step"] == result["best_step"]
+
+
+def test_callbacks_are_overridden_by_name(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_xor.yaml", *tiny, "--trainer.max_steps=20", "--trainer.val_check_interval=1"]
+    words += ["--early_stopping.patience=2", "--early_stopping.min_delta=1.0", "--checkpoint.filename=chosen"]
+    assert fpt("run", *words, "--run_folder=run") == 0
+    assert json.loads(Path("run/result.json").read_text())["steps"] == 3
+    assert Path("run/checkpoints/chosen.ckpt").is_file()
+
+
+def test_exported_parts_start_a_new_run(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_memory.yaml", *tiny, *BITS]
+    assert fpt("run", *words, "--run_folder=run") == 0
+    assert fpt("test", *words, "--model.trained_parts=run/trained.safetensors") == 0
+    words += ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--model.lr=1e-12"]
+    assert fpt("fit", *words, "--model.trained_parts=run/trained.safetensors", "--run_folder=next") == 0
+    exported = torch.load("run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    moved = torch.load("next/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for name, value in exported.items():
+        torch.testing.assert_close(moved[name], value, atol=1e-6, rtol=0)
+
+
+def test_a_logger_of_the_user_stands_beside_the_csv(fpt: Fpt, tiny: list[str]) -> None:
+    logger = '{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "mine"}}'
+    assert fpt("fit", "--config=bit_xor.yaml", *tiny, f"--trainer.logger={logger}", "--run_folder=run") == 0
+    assert list(Path("mine").rglob("metrics.csv"))
+    assert Path("run/metrics.csv").is_file()
+    assert not Path("run/tensorboard").exists()
+
+
+def test_a_trial_leaves_nothing_behind(fpt: Fpt) -> None:
+    assert fpt("fit", "--config=bit_xor.yaml", "--model.backbone=tiny", "--trainer.fast_dev_run=1") == 0
+    assert not list(Path().iterdir())
+
+
+def test_prepare_says_what_it_found_and_loads_no_backbone(
+    fpt: Fpt, mnist_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"--data.root={mnist_root}", "--data.validation_examples=20", "--model.backbone=nobody/nothing"]
+    assert fpt("prepare", "--config=mnist.yaml", *words) == 0
+    out = capsys.readouterr().out
+    assert "mnist: 40 train, 20 validation, 30 test" in out
+    assert "fingerprint" in out
+    assert not Path("runs").exists()
