@@ -50,7 +50,7 @@ benchmark: $(INSTALLED)  ## steps a second beside a plain baseline, on this mach
 	$(BIN)/python benchmarks/train_step.py $(ARGS)
 
 wheel: $(INSTALLED)  ## build dist/*.whl
-	$(BIN)/python -m build --wheel --installer uv
+	$(BIN)/python -m build --wheel --installer uv $(ARGS)
 
 clean:  ## remove the environment and what tools leave behind; runs and data stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,21 @@ def test_offline_and_neither_folder_nor_cached(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(FPTError, match="neither a folder here nor in the Hugging Face cache") as caught:
         build_backbone(BackboneChoice("nobody/nothing"), 8, 0.1)
     assert str(caught.value).count("\n") == 1
+
+
+def test_a_name_in_the_hubs_cache_is_found_offline(gpt2_folder: Path, tmp_path: Path) -> None:
+    """The hub's own layout: refs name a commit, snapshots hold its files."""
+    repository = tmp_path / "hub" / "models--someone--gpt2"
+    shutil.copytree(gpt2_folder, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    words = ["--config=bit_xor.yaml", "--model.backbone=someone/gpt2", "--trainer.fast_dev_run=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fpt_lightning", "fit", *words, "--trainer.accelerator=cpu"],
+        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "HF_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "bit_xor on someone/gpt2 (pretrained)" in done.stderr
 
 
 def _copy(folder: Path, to: Path) -> Path:

@@ -78,6 +78,17 @@ def test_resuming_equals_never_stopping(fpt: Fpt, mnist_root: Path, task: str, s
     assert len(losses[0]) == 21
 
 
+@pytest.mark.parametrize("stop", [4, 12])
+def test_a_checkpoint_between_validations_resumes_as_exactly(fpt: Fpt, mnist_root: Path, stop: int) -> None:
+    words = (*_mnist_words(mnist_root), "--last_checkpoint.every_n_train_steps=4")
+    whole = _train(fpt, "whole", 16, *words, config="mnist.yaml")
+    part = _train(fpt, "part", stop, *words, config="mnist.yaml")
+    assert _load(part / LAST)["global_step"] == stop
+    _train(fpt, "part", 16, *words, f"--ckpt_path={part / LAST}", config="mnist.yaml")
+    for key in ("state_dict", "optimizer_states", "random_states", "global_step", "epoch"):
+        _assert_same(_load(part / LAST)[key], _load(whole / LAST)[key], key)
+
+
 def test_a_run_killed_between_checkpoints_loses_only_the_steps_since(fpt: Fpt) -> None:
     whole = _train(fpt, "whole", 9, *BITS)
     part = _train(fpt, "part", 8, *BITS)  # the checkpoint is of step 6

@@ -11,6 +11,7 @@ from transformers import AutoConfig, GPT2Config, GPT2Model, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.models.dropout import replace_dropouts, use_attention
 from fpt_lightning.models.parts import BACKBONE_PARTS
 
 Initialization = Literal["pretrained", "random"]
@@ -106,11 +107,12 @@ def build_backbone(choice: BackboneChoice, max_length: int, dropout: float) -> P
     # the same function as gelu_new, in one kernel instead of eight
     if config.activation_function == "gelu_new":
         config.activation_function = "gelu_pytorch_tanh"
-    config._attn_implementation = "sdpa"
+    use_attention(config)
     body = _load(choice.name, config) if pretrained else _random(config, choice.seed)
     body.set_input_embeddings(None)
     positions = body.wpe.weight.detach()[:max_length].clone()
     body.wpe = nn.Embedding.from_pretrained(positions, freeze=False)
+    replace_dropouts(body)
     body.train()
     return body
 
