@@ -154,6 +154,16 @@ def test_an_interrupted_run_goes_on_in_its_folder(fpt: Fpt, tiny: list[str]) -> 
     assert not Path("runs/bit_memory/001").exists()
 
 
+def test_a_finished_run_that_goes_on_is_not_finished(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_memory.yaml", *tiny, *BITS]
+    assert fpt("run", *words, "--run_folder=run") == 0
+    longer = [*words, "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.max_steps=8"]
+    assert fpt("fit", *longer) == 0
+    assert not Path("run/result.json").exists()
+    assert fpt("run", *longer) == 0
+    assert json.loads(Path("run/result.json").read_text())["steps"] == 8
+
+
 def test_the_test_split_does_not_choose(fpt: Fpt, tiny: list[str]) -> None:
     """The checkpoint of a run is the best on validation, and its test accuracy is that of `fpt test` on it."""
     words = ["--config=bit_memory.yaml", *tiny, *BITS, "--trainer.max_steps=8", "--model.lr=0.01"]

@@ -3,9 +3,12 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 from jsonargparse import set_parsing_settings
+from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
@@ -92,7 +95,6 @@ class FPTCLI(LightningCLI):
             parser_kwargs={"prog": "fpt"},
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=with_configs_found(words),
@@ -106,6 +108,10 @@ class FPTCLI(LightningCLI):
             "run": {"model", "datamodule"},
             "prepare": {"model", "datamodule"},
         }
+
+    def add_default_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
+        """Adds the seed: a number, never a random one, because data and model are linked to it."""
+        parser.add_argument("--seed_everything", type=NonNegativeInt, default=0, help="The seed of the run.")
 
     def add_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
         """Adds the named callbacks, and links what no config should have to repeat."""
@@ -172,7 +178,7 @@ class FPTCLI(LightningCLI):
             raise UsageError("fpt run chooses among checkpoints: leave trainer.enable_checkpointing on, or use fpt fit")
         if self.subcommand == "prepare":
             return FPTTrainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-        trainer.callbacks = [*_as_list(trainer.callbacks), Throughput(), PartsSummary()]
+        trainer.callbacks = [*_as_list(trainer.callbacks), PartsSummary(), Throughput()]
         if self.subcommand in ("fit", "run") and not trainer.fast_dev_run:
             self._use_run_folder(trainer)
         else:
@@ -241,6 +247,11 @@ class SaveRunConfig(SaveConfigCallback):
         config = config.clone()
         config.run_folder = config.ckpt_path = None
         super().__init__(parser, config, **kwargs)
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Takes away the result of a finished run that goes on: until it ends again, it is not finished."""
+        # not trainer.log_dir, which waits for the other processes: this one is here alone
+        RunFolder(Path(trainer.default_root_dir)).result.unlink(missing_ok=True)
 
 
 @rank_zero_only

@@ -20,7 +20,7 @@ def _run(folder: str, *words: str, command: str = "fit") -> list[dict[str, str]]
             "--trainer.max_steps=12", "--trainer.val_check_interval=4", "--trainer.log_every_n_steps=1",
             "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--run_folder={folder}", *words,
         ],
-        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     with RunFolder(Path(folder)).metrics.open(newline="") as file:

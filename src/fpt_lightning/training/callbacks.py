@@ -1,6 +1,7 @@
 """What a run shows and measures of itself."""
 
 import csv
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,14 +43,17 @@ class ProgressBar(callbacks.TQDMProgressBar):
     """One bar over all steps of a run, with loss, accuracy and samples a second.
 
     Args:
-        refresh_rate: Steps between two updates; each waits for the device.
+        refresh_rate: Steps between two updates; each waits for the device. Where the output is a file, ten times as
+            many.
     """
 
     def __init__(self, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate, leave=False)
+        super().__init__(refresh_rate=refresh_rate if sys.stdout.isatty() else 10 * refresh_rate, leave=False)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
         """Counts steps of the run rather than batches of an epoch."""
+        if trainer.max_steps > 0 and self.train_progress_bar.n > 0:
+            return  # a later epoch of the same bar: its clock goes on
         super().on_train_epoch_start(trainer)
         if trainer.max_steps > 0:
             self.train_progress_bar.total = trainer.max_steps

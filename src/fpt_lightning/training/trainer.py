@@ -39,6 +39,7 @@ class FPTTrainer(L.Trainer):
         Raises:
             FPTError: If the run never validated, so that there is no checkpoint to choose.
         """
+        self._throughput()
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         best = self.best_checkpoint()
         # before the test, which puts the callbacks back to where they were at the best checkpoint
@@ -66,9 +67,17 @@ class FPTTrainer(L.Trainer):
             )
         return Path(path)
 
-    def _measured(self) -> dict[str, Any]:
+    def _throughput(self) -> Throughput:
+        """The callback that counts samples; added where the Trainer was built without it."""
         callbacks: list[L.Callback] = self.callbacks  # type: ignore[attr-defined]
-        throughput = next(callback for callback in callbacks if isinstance(callback, Throughput))
+        found = [callback for callback in callbacks if isinstance(callback, Throughput)]
+        if not found:
+            found = [Throughput()]
+            callbacks.insert(0, found[0])
+        return found[0]
+
+    def _measured(self) -> dict[str, Any]:
+        throughput = self._throughput()
         checkpoint = self.checkpoint_callback
         assert isinstance(checkpoint, ModelCheckpoint)
         assert checkpoint.monitor is not None
