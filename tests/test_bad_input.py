@@ -55,6 +55,7 @@ USAGE = {
     "an initialization that does not exist": (["run", XOR, "--model.initialization=pretraind"], "pretraind"),
     "a task that does not exist": (["run", XOR, "--data=BitXORR"], "data: no class is called 'BitXORR'"),
     "a random seed": (["run", XOR, "--seed_everything=true"], "seed_everything"),
+    "a negative seed": (["run", XOR, "--seed_everything=-1"], "between 0 and 2**32 - 1, got -1"),
     "a part": (["run", XOR, "--model.trainable=[layernrom]"], "did you mean 'layernorm'?"),
     "sizes that do not fit": (["run", "--config=bit_memory.yaml", "--data.patch_size=7"], "does not divide"),
     "a sequence longer than the positions": (

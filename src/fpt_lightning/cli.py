@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import set_parsing_settings
-from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
@@ -111,7 +110,7 @@ class FPTCLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
         """Adds the seed: a number, never a random one, because data and model are linked to it."""
-        parser.add_argument("--seed_everything", type=NonNegativeInt, default=0, help="The seed of the run.")
+        parser.add_argument("--seed_everything", type=int, default=0, help="The seed of the run.")
 
     def add_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
         """Adds the named callbacks, and links what no config should have to repeat."""
@@ -135,6 +134,9 @@ class FPTCLI(LightningCLI):
     def parse_arguments(self, parser: ArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         """Parses the words given; unlike Lightning's it does not mind that the process has words of its own."""
         self.config = parser.parse_args(args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {seed}")
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as it is: it decides, and the checkpoint is compared with the model when it is loaded."""
