@@ -188,7 +188,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, float]:
         batches = iter(data.train_dataloader())
         model = FrozenPretrainedTransformer(data.task, BackboneChoice("small")).to(arguments.device)
 
-        def next_batch(batches: Any = batches) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
+        def next_batch(batches: Any = batches) -> tuple[torch.Tensor, torch.Tensor]:
             batch = next(batches)
             return batch.tokens.to(arguments.device), batch.target.to(arguments.device)
 

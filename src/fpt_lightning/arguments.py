@@ -63,7 +63,7 @@ def with_configs_found(words: Sequence[str]) -> list[str]:
 class ArgumentParser(LightningArgumentParser):
     """LightningCLI's parser with errors of two lines instead of two hundred."""
 
-    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         """Keeps the parsers of the subcommands: an error in a config file reaches the main parser alone."""
         self._commands = super().add_subcommands(*args, **kwargs)
         return self._commands

@@ -169,7 +169,7 @@ class FPTCLI(LightningCLI):
                 raise FPTError(f"a class of the config needs a package that is missing: {cause}") from error
             raise
 
-    def instantiate_trainer(self, **kwargs: Any) -> FPTTrainer:  # noqa: ANN401
+    def instantiate_trainer(self, **kwargs: Any) -> FPTTrainer:
         """Builds the Trainer; `fit` and `run` get a run folder with its loggers."""
         callback_keys = self._parser(self.subcommand).callback_keys
         trainer = self._get(self.config_init, "trainer")
@@ -192,7 +192,7 @@ class FPTCLI(LightningCLI):
         assert isinstance(built, FPTTrainer)
         return built
 
-    def run(self, **kwargs: Any) -> None:  # noqa: ANN401
+    def run(self, **kwargs: Any) -> None:
         """Runs the Trainer's `run` and leaves result, learning curve and exported parts in the run folder."""
         if self.run_folder is None:
             raise UsageError("fpt run writes a result, which trainer.fast_dev_run forbids: use fpt fit for a trial")
@@ -200,12 +200,12 @@ class FPTCLI(LightningCLI):
         if self.trainer.is_global_zero:
             _finish(self.run_folder, {**self._what_ran(), **measured}, self.model)
 
-    def prepare(self, **kwargs: Any) -> None:  # noqa: ANN401
+    def prepare(self, **kwargs: Any) -> None:
         """Runs the Trainer's `prepare` and says what was found."""
         self.trainer.prepare(**kwargs)
         print("\n".join(self.datamodule.describe()))
 
-    def _use_run_folder(self, trainer: Any) -> None:  # noqa: ANN401
+    def _use_run_folder(self, trainer: Any) -> None:
         checkpoint = self._get(self.config, "ckpt_path")
         self.run_folder = open_run_folder(self.datamodule.task.name, self._get(self.config, "run_folder"), checkpoint)
         trainer.default_root_dir = str(self.run_folder.path)
@@ -245,7 +245,7 @@ class FPTCLI(LightningCLI):
 class SaveRunConfig(SaveConfigCallback):
     """Saves the resolved config without what belongs to this session alone: the folder and the checkpoint."""
 
-    def __init__(self, parser: ArgumentParser, config: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, parser: ArgumentParser, config: Any, **kwargs: Any) -> None:
         config = config.clone()
         config.run_folder = config.ckpt_path = None
         super().__init__(parser, config, **kwargs)
@@ -280,7 +280,7 @@ def _silence_what_no_user_can_mend() -> None:
     )
 
 
-def _as_list(value: Any) -> list[Any]:  # noqa: ANN401
+def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -36,6 +36,7 @@ class BitTask(FPTDataModule):
         UsageError: If a size is below 1 or ``patch_size`` does not divide ``n``.
     """
 
+    name: str
     shuffle = False
 
     def __init__(
@@ -45,7 +46,7 @@ class BitTask(FPTDataModule):
         patch_size: int,
         validation_examples: int = 1000,
         test_examples: int = 1000,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.n = n
@@ -59,6 +60,24 @@ class BitTask(FPTDataModule):
             raise UsageError(f"data.patch_size {patch_size} does not divide data.n {n}")
         if not 0 <= self.seed < EVALUATION_KEY:
             raise UsageError(f"a seed lies between 0 and 2**64 - 2, got {self.seed}")
+
+    @property
+    def task(self) -> TaskSpec:
+        """One answer of 2 classes for every bit of the last string."""
+        answer_tokens = self.n // self.patch_size
+        return TaskSpec(
+            name=self.name,
+            max_length=self.strings * answer_tokens,
+            classes=2,
+            token_width=self.patch_size,
+            answer_tokens=answer_tokens,
+            answers_per_token=self.patch_size,
+        )
+
+    @property
+    @abstractmethod
+    def strings(self) -> int:
+        """Strings that the model reads."""
 
     @property
     @abstractmethod
@@ -117,21 +136,15 @@ class BitMemory(BitTask):
     120 tokens x 50, and 50 answers of 2 classes on each of the last 20 tokens.
     """
 
-    def __init__(self, n: int = 1000, patterns: int = 5, patch_size: int = 50, **kwargs: Any) -> None:  # noqa: ANN401
+    name = "bit_memory"
+
+    def __init__(self, n: int = 1000, patterns: int = 5, patch_size: int = 50, **kwargs: Any) -> None:
         super().__init__(n, patterns, patch_size, **kwargs)
 
     @property
-    def task(self) -> TaskSpec:
-        """The paper's sizes by default: 120 tokens x 50, 1,000 answers of 2 classes."""
-        answer_tokens = self.n // self.patch_size
-        return TaskSpec(
-            name="bit_memory",
-            max_length=(self.patterns + 1) * answer_tokens,
-            classes=2,
-            token_width=self.patch_size,
-            answer_tokens=answer_tokens,
-            answers_per_token=self.patch_size,
-        )
+    def strings(self) -> int:
+        """Those to remember, and the one that is asked for."""
+        return self.patterns + 1
 
     @property
     def draws(self) -> int:
@@ -159,21 +172,15 @@ class BitXOR(BitTask):
     on each of the last 5 tokens.
     """
 
-    def __init__(self, n: int = 5, patterns: int = 2, patch_size: int = 1, **kwargs: Any) -> None:  # noqa: ANN401
+    name = "bit_xor"
+
+    def __init__(self, n: int = 5, patterns: int = 2, patch_size: int = 1, **kwargs: Any) -> None:
         super().__init__(n, patterns, patch_size, **kwargs)
 
     @property
-    def task(self) -> TaskSpec:
-        """The paper's sizes by default: 10 tokens x 1, 5 answers of 2 classes."""
-        answer_tokens = self.n // self.patch_size
-        return TaskSpec(
-            name="bit_xor",
-            max_length=self.patterns * answer_tokens,
-            classes=2,
-            token_width=self.patch_size,
-            answer_tokens=answer_tokens,
-            answers_per_token=self.patch_size,
-        )
+    def strings(self) -> int:
+        """Those of which it takes the exclusive or."""
+        return self.patterns
 
     @property
     def draws(self) -> int:

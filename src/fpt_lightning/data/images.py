@@ -95,7 +95,7 @@ class MNIST(FPTDataModule):
         validation_examples: int = 5000,
         split_seed: int = 0,
         download: bool = True,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.image_size = image_size

@@ -15,10 +15,10 @@ class BatchDataset(Dataset[Any], ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitems__(self, indices: Sequence[int]) -> Any:  # noqa: ANN401
+    def __getitems__(self, indices: Sequence[int]) -> Any:
         """Returns the batch of the examples at these indices."""
 
-    def __getitem__(self, index: int) -> Any:  # noqa: ANN401
+    def __getitem__(self, index: int) -> Any:
         return self.__getitems__([index])
 
 
@@ -117,5 +117,5 @@ def make_loader(dataset: BatchDataset, sampler: GlobalBatchSampler, num_workers:
     )
 
 
-def _unchanged(batch: Any) -> Any:  # noqa: ANN401
+def _unchanged(batch: Any) -> Any:
     return batch

@@ -50,7 +50,7 @@ class ProgressBar(callbacks.TQDMProgressBar):
     def __init__(self, refresh_rate: int = 10) -> None:
         super().__init__(refresh_rate=refresh_rate if sys.stdout.isatty() else 10 * refresh_rate, leave=False)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ANN401
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Counts steps of the run rather than batches of an epoch."""
         if trainer.max_steps > 0 and self.train_progress_bar.n > 0:
             return  # a later epoch of the same bar: its clock goes on
@@ -64,8 +64,8 @@ class ProgressBar(callbacks.TQDMProgressBar):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
+        outputs: Any,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         """Shows the step just finished."""
@@ -112,7 +112,7 @@ class Throughput(callbacks.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: Any,
         batch: Batch,
         batch_idx: int,
     ) -> None:
