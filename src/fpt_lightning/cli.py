@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from jsonargparse import set_parsing_settings
@@ -35,6 +35,8 @@ from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.export import export_trained
 from fpt_lightning.training.logger import RunLogger
 from fpt_lightning.training.trainer import FPTTrainer
+
+T = TypeVar("T")
 
 TRAINER_DEFAULTS = {
     "max_steps": 1000,
@@ -76,6 +78,7 @@ class FPTCLI(LightningCLI):
     """
 
     run_folder: RunFolder | None = None
+    _refusal: FPTError | None = None
     trainer: FPTTrainer
     datamodule: FPTDataModule
 
@@ -157,16 +160,23 @@ class FPTCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds datamodule, model and Trainer; what they say of wrong input comes through as they said it."""
+        self.parser.add_instantiator(self._instantiate, object)
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError) as error:  # in which jsonargparse wraps whatever a class raises
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, FPTError | ImportError):
-                cause = cause.__cause__ or cause.__context__
-            if isinstance(cause, FPTError):
-                raise cause from None
-            if isinstance(cause, ImportError):
-                raise FPTError(f"a class of the config needs a package that is missing: {cause}") from error
+        except (ValueError, TypeError):  # in which jsonargparse buries whatever a class raises
+            if self._refusal is not None:
+                raise self._refusal from None
+            raise
+
+    def _instantiate(self, class_type: type[T], *args: Any, **kwargs: Any) -> T:
+        """Builds an object of a config, and keeps why it could not be built."""
+        try:
+            return class_type(*args, **kwargs)
+        except FPTError as error:
+            self._refusal = error
+            raise
+        except ImportError as error:
+            self._refusal = FPTError(f"{class_type.__name__} needs a package that is missing: {error}")
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> FPTTrainer:
