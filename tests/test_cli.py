@@ -1,8 +1,10 @@
 """The command line, through its public door."""
 
+import csv
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -90,8 +92,9 @@ def test_every_fragment_composes_with_a_task(fpt: Fpt, tiny: list[str], fragment
 def test_a_fragment_that_needs_more_than_this_machine_says_so(
     fpt: Fpt, fragment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if fragment == "trainer/gpu.yaml" and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+    here = {"trainer/gpu.yaml": torch.cuda.is_available(), "trainer/wandb.yaml": find_spec("wandb") is not None}
+    if here.get(fragment):
+        pytest.skip(f"this machine has {NEEDS[fragment]}")
     status = fpt("fit", "--config=bit_xor.yaml", f"--config={fragment}", "--trainer.max_steps=1")
     error = capsys.readouterr().err
     assert status in (1, 2)
@@ -181,6 +184,17 @@ def test_the_test_split_does_not_choose(fpt: Fpt, tiny: list[str]) -> None:
     assert validated[result["best_step"]] == pytest.approx(max(validated.values()))
     best = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     assert best["global_step"] == result["best_step"]
+
+
+def test_another_figure_may_choose(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_memory.yaml", *tiny, *BITS, "--checkpoint.monitor=val_loss", "--checkpoint.mode=min"]
+    assert fpt("run", *words, "--run_folder=run") == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert 0 < result["val_accuracy"] < 1
+    with Path("run/metrics.csv").open(newline="") as file:
+        losses = {int(row["step"]) + 1: float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]}
+    assert result["best_step"] == min(losses, key=lambda step: losses[step])
+    assert result["val_loss"] == pytest.approx(min(losses.values()))
 
 
 def test_callbacks_are_overridden_by_name(fpt: Fpt, tiny: list[str]) -> None:

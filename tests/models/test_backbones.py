@@ -66,6 +66,8 @@ def test_dropout_is_set_everywhere() -> None:
         ("tiny", "pretrained", None, "has no pretrained weights"),
         ("gpt2", "pretrained", {"n_layer": 3}, "cannot follow"),
         ("gpt2", "random", {"n_layers_": 3}, "did you mean 'n_layer'"),
+        ("tiny", "random", {"n_head": 5}, "model.architecture does not make a gpt2"),
+        ("tiny", "random", {"n_embd": -8}, "model.architecture does not make a gpt2"),
     ],
 )
 def test_a_choice_that_contradicts_itself_is_refused(

@@ -121,7 +121,14 @@ def _random(config: GPT2Config, seed: int) -> GPT2Model:
     config.vocab_size = 1  # its embedding is dropped, so it need not be filled with random numbers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GPT2Model(config)
+        try:
+            return GPT2Model(config)
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+        ) as error:  # what transformers and torch say of sizes that do not fit
+            raise UsageError(f"model.architecture does not make a {config.model_type}: {_first_line(error)}") from error
 
 
 def _config(choice: BackboneChoice) -> GPT2Config:

@@ -1,7 +1,7 @@
 """The frozen pretrained transformer: input layer, frozen backbone, output layer."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -33,6 +33,7 @@ class FrozenPretrainedTransformer(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self.task = task
         self.choice = choice
         self.backbone = build_backbone(choice, task.max_length, dropout)
@@ -82,11 +83,20 @@ class FrozenPretrainedTransformer(nn.Module):
 
     def frozen_hash(self) -> str:
         """A hash over the names and values of all frozen parameters: the identity of what a checkpoint leaves out."""
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.frozen_parameters().items()):
-            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        frozen = self.frozen_parameters()
+        # hashing a large body takes seconds, and every checkpoint asks: only once as long as nothing is written to it
+        versions = [(parameter.data_ptr(), parameter._version) for parameter in frozen.values()]
+        if self._hashed is None or self._hashed[0] != versions:
+            self._hashed = (versions, _hash(frozen))
+        return self._hashed[1]
+
+
+def _hash(parameters: Mapping[str, nn.Parameter]) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in sorted(parameters.items()):
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _input_layer(task: TaskSpec, width: int) -> nn.Linear | nn.Embedding:

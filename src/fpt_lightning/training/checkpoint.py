@@ -19,6 +19,7 @@ from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 IDENTITY = "fpt_lightning"
 RANDOM_STATES = "random_states"
+VALIDATION = "validation"  # the figures of the last validation before the checkpoint
 PREFIX = "model."  # where FPTClassifier keeps the transformer
 
 
@@ -37,6 +38,9 @@ def shrink(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer, train
     kept = {PREFIX + name for name in model.trained_parameters()}
     checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in kept}
     checkpoint[IDENTITY] = identity(model)
+    checkpoint[VALIDATION] = {
+        name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val_")
+    }
     checkpoint[RANDOM_STATES] = _gather(_random_state(), trainer)
 
 
@@ -85,6 +89,12 @@ def check_readable(path: str | Path) -> None:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise FPTError(f"{path} is not a checkpoint of fpt-lightning, or not whole ({reason})") from error
+
+
+def chosen_step(path: str | Path) -> dict[str, Any]:
+    """The step of a checkpoint and what validation measured there, under the names of result.json."""
+    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    return {"best_step": checkpoint["global_step"], **checkpoint[VALIDATION]}
 
 
 def start_random_numbers(states: list[dict[str, Any]] | None, trainer: L.Trainer) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fpt_lightning.errors import FPTError
 from fpt_lightning.training.callbacks import Throughput
+from fpt_lightning.training.checkpoint import chosen_step
 
 
 class FPTTrainer(L.Trainer):
@@ -45,8 +46,7 @@ class FPTTrainer(L.Trainer):
         # before the test, which puts the callbacks back to where they were at the best checkpoint
         measured = self._measured()
         test = self.test(model, datamodule=datamodule, ckpt_path=str(best), weights_only=True, verbose=False)[0]
-        best_step = torch.load(best, weights_only=True, map_location="cpu")["global_step"]
-        return {"best_step": best_step, **measured, **test}
+        return {**chosen_step(best), **measured, **test}
 
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Fetch or generate the data of a config, verify it and say what was found; nothing else."""
@@ -78,13 +78,8 @@ class FPTTrainer(L.Trainer):
 
     def _measured(self) -> dict[str, Any]:
         throughput = self._throughput()
-        checkpoint = self.checkpoint_callback
-        assert isinstance(checkpoint, ModelCheckpoint)
-        assert checkpoint.monitor is not None
-        assert checkpoint.best_model_score is not None
         return {
             "steps": self.global_step,
-            checkpoint.monitor: checkpoint.best_model_score.item(),
             "samples_per_second": round(throughput.samples_per_second, 1),
             "peak_memory_mb": round(peak_memory_mb()),
             "wall_seconds": round(throughput.wall_seconds, 1),
