@@ -132,6 +132,12 @@ def test_damaged_weights(fpt: Fpt, capsys: pytest.CaptureFixture[str], gpt2_fold
     assert "model.safetensors is damaged" in _error(capsys)
 
 
+def test_a_download_that_fails(fpt: Fpt, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/", "http://127.0.0.1:9/b/"])
+    assert fpt("prepare", "--config=mnist.yaml", "--data.root=empty") == 1
+    assert "Set data.root to the folder above MNIST/raw" in _error(capsys)
+
+
 def test_a_truncated_mnist_file(fpt: Fpt, capsys: pytest.CaptureFixture[str], mnist_root: Path) -> None:
     file = mnist_root / "MNIST/raw/t10k-labels-idx1-ubyte"
     file.write_bytes(file.read_bytes()[:-3])

@@ -284,7 +284,6 @@ def _silence_what_no_user_can_mend() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the datamodule chose them
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # between lightning and torch
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # a resumed run
-    warnings.filterwarnings("ignore", ".*was deprecated in v4.*")  # between lightning and jsonargparse
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -188,7 +189,8 @@ class MNIST(FPTDataModule):
         try:
             datasets.MNIST(self.root, download=True)
         except (RuntimeError, OSError) as error:  # what torchvision and urllib raise when every mirror fails
-            raise FPTError(_missing(self.folder, missing, f"fetching failed ({str(error).strip()})")) from error
+            reason = textwrap.shorten(str(error), 120)
+            raise FPTError(_missing(self.folder, missing, f"fetching failed ({reason})")) from error
 
 
 def _missing(folder: Path, names: list[str], reason: str) -> str:
