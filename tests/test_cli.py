@@ -157,6 +157,17 @@ def test_an_interrupted_run_goes_on_in_its_folder(fpt: Fpt, tiny: list[str]) -> 
     assert not Path("runs/bit_memory/001").exists()
 
 
+def test_one_command_starts_and_goes_on(fpt: Fpt, tiny: list[str]) -> None:
+    """What a job script that may be preempted says every time."""
+    words = ["--config=bit_memory.yaml", *tiny, *BITS, "--run_folder=job", "--ckpt_path=last"]
+    assert fpt("fit", *words, "--trainer.max_steps=2") == 0
+    assert fpt("run", *words) == 0
+    with Path("job/metrics.csv").open(newline="") as file:
+        steps = [row["step"] for row in csv.DictReader(file) if row["train_loss"]]
+    assert steps == ["0", "1", "2", "3"]
+    assert json.loads(Path("job/result.json").read_text())["steps"] == 4
+
+
 def test_a_finished_run_that_goes_on_is_not_finished(fpt: Fpt, tiny: list[str]) -> None:
     words = ["--config=bit_memory.yaml", *tiny, *BITS]
     assert fpt("run", *words, "--run_folder=run") == 0
