@@ -1,5 +1,6 @@
 """What the tests share: the command line in this process, and small data in the real formats."""
 
+import csv
 import os
 import struct
 from collections.abc import Callable
@@ -50,6 +51,12 @@ def tiny() -> list[str]:
         "--trainer.accelerator=cpu",
         "--trainer.enable_progress_bar=false",
     ]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file such as ``metrics.csv``."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_idx(path: Path, values: torch.Tensor) -> None:

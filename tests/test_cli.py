@@ -1,6 +1,5 @@
 """The command line, through its public door."""
 
-import csv
 import json
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from conftest import Fpt
+from conftest import Fpt, read_rows
 from fpt_lightning.arguments import config_folder
 from fpt_lightning.main import COMMANDS, main
 
@@ -162,8 +161,7 @@ def test_one_command_starts_and_goes_on(fpt: Fpt, tiny: list[str]) -> None:
     words = ["--config=bit_memory.yaml", *tiny, *BITS, "--run_folder=job", "--ckpt_path=last"]
     assert fpt("fit", *words, "--trainer.max_steps=2") == 0
     assert fpt("run", *words) == 0
-    with Path("job/metrics.csv").open(newline="") as file:
-        steps = [row["step"] for row in csv.DictReader(file) if row["train_loss"]]
+    steps = [row["step"] for row in read_rows(Path("job/metrics.csv")) if row["train_loss"]]
     assert steps == ["0", "1", "2", "3"]
     assert json.loads(Path("job/result.json").read_text())["steps"] == 4
 
@@ -183,13 +181,8 @@ def test_the_test_split_does_not_choose(fpt: Fpt, tiny: list[str]) -> None:
     words = ["--config=bit_memory.yaml", *tiny, *BITS, "--trainer.max_steps=8", "--model.lr=0.01"]
     assert fpt("run", *words, "--run_folder=run") == 0
     result = json.loads(Path("run/result.json").read_text())
-    rows = Path("run/metrics.csv").read_text().splitlines()
-    names = rows[0].split(",")
-    validated = {
-        int(row.split(",")[0]) + 1: float(row.split(",")[names.index("val_accuracy")])
-        for row in rows[1:]
-        if row.split(",")[names.index("val_accuracy")]
-    }
+    rows = read_rows(Path("run/metrics.csv"))
+    validated = {int(row["step"]) + 1: float(row["val_accuracy"]) for row in rows if row["val_accuracy"]}
     assert set(validated) == {2, 4, 6, 8}
     assert result["val_accuracy"] == pytest.approx(max(validated.values()))
     assert validated[result["best_step"]] == pytest.approx(max(validated.values()))
@@ -202,8 +195,8 @@ def test_another_figure_may_choose(fpt: Fpt, tiny: list[str]) -> None:
     assert fpt("run", *words, "--run_folder=run") == 0
     result = json.loads(Path("run/result.json").read_text())
     assert 0 < result["val_accuracy"] < 1
-    with Path("run/metrics.csv").open(newline="") as file:
-        losses = {int(row["step"]) + 1: float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]}
+    rows = read_rows(Path("run/metrics.csv"))
+    losses = {int(row["step"]) + 1: float(row["val_loss"]) for row in rows if row["val_loss"]}
     assert result["best_step"] == min(losses, key=lambda step: losses[step])
     assert result["val_loss"] == pytest.approx(min(losses.values()))
 

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 
 # imported so that configs can name these classes without their modules
 from fpt_lightning.arguments import ArgumentParser, with_configs_found
@@ -266,7 +266,6 @@ class SaveRunConfig(SaveConfigCallback):
         RunFolder(Path(trainer.default_root_dir)).result.unlink(missing_ok=True)
 
 
-@rank_zero_only
 def _finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> None:
     export_trained(model.model, folder.path / "trained.safetensors")
     title = f"{result['task']} on {result['arm']}: test accuracy {result['test_accuracy']:.3f}"
@@ -284,9 +283,12 @@ def _silence_what_no_user_can_mend() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the datamodule chose them
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # between lightning and torch
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # a resumed run
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
-    )
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    """One function rather than a new one a command: a process that runs many would pile them up."""
+    return "litlogger" not in record.getMessage()
 
 
 def _as_list(value: Any) -> list[Any]:

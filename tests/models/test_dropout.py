@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from fpt_lightning.models.dropout import Dropout, attention, dropout, replace_dropouts
+from fpt_lightning.models.dropout import Dropout, attention, fast_dropout, replace_dropouts
 
 NEARLY_NONE = 1e-9  # our path, in which nothing is dropped
 
 
 @given(p=st.floats(0.0, 0.9), shape=st.lists(st.integers(0, 7), min_size=1, max_size=3))
 def test_what_is_kept_is_scaled_and_the_rest_is_zero(p: float, shape: list[int]) -> None:
-    out = dropout(torch.ones(shape), p)
+    out = fast_dropout(torch.ones(shape), p)
     assert out.shape == torch.Size(shape)
     kept = out[out != 0]
     torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - p)), atol=1e-3, rtol=1e-3)
@@ -23,7 +23,7 @@ def test_what_is_kept_is_scaled_and_the_rest_is_zero(p: float, shape: list[int])
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])
 def test_rate_and_expectation_in_every_lane(p: float) -> None:
     torch.manual_seed(0)
-    out = dropout(torch.ones(400_000), p)
+    out = fast_dropout(torch.ones(400_000), p)
     for lane in range(4):
         share = (out[lane::4] == 0).float().mean().item()
         assert share == pytest.approx(p, abs=5 * (p * (1 - p) / 100_000) ** 0.5), lane
@@ -32,14 +32,14 @@ def test_rate_and_expectation_in_every_lane(p: float) -> None:
 
 def test_elements_are_dropped_independently() -> None:
     torch.manual_seed(0)
-    dropped = (dropout(torch.ones(400_000), 0.5) == 0).float() - 0.5
+    dropped = (fast_dropout(torch.ones(400_000), 0.5) == 0).float() - 0.5
     for distance in (1, 2, 3, 4, 7):
         assert (dropped[distance:] * dropped[:-distance]).mean().abs().item() < 5 * 0.25 / 400_000**0.5
 
 
 def test_the_gradient_passes_where_the_value_did() -> None:
     x = torch.randn(50, 3, requires_grad=True)
-    out = dropout(x, 0.3)
+    out = fast_dropout(x, 0.3)
     out.sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(out, x * x.grad)
@@ -49,7 +49,7 @@ def test_it_follows_the_global_seed() -> None:
     results = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        results.append(dropout(torch.ones(100), 0.5))
+        results.append(fast_dropout(torch.ones(100), 0.5))
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 

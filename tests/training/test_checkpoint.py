@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import Fpt
+from conftest import Fpt, read_rows
 
 LAST = "checkpoints/last.ckpt"
 
@@ -71,7 +71,7 @@ def test_resuming_equals_never_stopping(fpt: Fpt, mnist_root: Path, task: str, s
         _assert_same(ours[key], theirs[key], key)
     assert ours["global_step"] == 21
     losses = [
-        [(row["step"], row["train_loss"]) for row in _rows(folder / "metrics.csv") if row["train_loss"]]
+        [(row["step"], row["train_loss"]) for row in read_rows(folder / "metrics.csv") if row["train_loss"]]
         for folder in (whole, part)
     ]
     assert losses[0] == losses[1]
@@ -95,14 +95,7 @@ def test_a_run_killed_between_checkpoints_loses_only_the_steps_since(fpt: Fpt) -
     assert _load(part / LAST)["global_step"] == 6
     _train(fpt, "part", 9, *BITS, f"--ckpt_path={part / LAST}")
     _assert_same(_load(part / LAST)["state_dict"], _load(whole / LAST)["state_dict"])
-    assert [row["step"] for row in _rows(part / "metrics.csv") if row["train_loss"]] == [str(n) for n in range(9)]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    import csv
-
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    assert [row["step"] for row in read_rows(part / "metrics.csv") if row["train_loss"]] == [str(n) for n in range(9)]
 
 
 def test_a_checkpoint_holds_what_trains_and_no_more(fpt: Fpt) -> None:
@@ -157,7 +150,7 @@ def test_validate_test_and_predict_read_the_checkpoint(fpt: Fpt, capsys: pytest.
         assert fpt(command, *words) == 0
         assert figure in capsys.readouterr().out
     assert fpt("predict", *words, "--data.test_examples=7", "--predictions.path=answers.csv") == 0
-    rows = _rows(Path("answers.csv"))
+    rows = read_rows(Path("answers.csv"))
     assert len(rows) == 7
     assert {len(row["prediction"].split()) for row in rows} == {20}
     assert {path.name for path in Path().iterdir()} == {"run", "answers.csv"}, "no run folder for these commands"

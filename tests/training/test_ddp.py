@@ -1,6 +1,5 @@
 """Two processes give what one gives."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import read_rows
 from fpt_lightning.experiments.store import RunFolder
 
 
@@ -23,8 +23,7 @@ def _run(folder: str, *words: str, command: str = "fit") -> list[dict[str, str]]
         capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    with RunFolder(Path(folder)).metrics.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(RunFolder(Path(folder)).metrics)
 
 
 def _curve(rows: list[dict[str, str]], name: str) -> list[float]:

@@ -1,12 +1,11 @@
-import csv
 from pathlib import Path
 
+from conftest import read_rows
 from fpt_lightning.training.logger import RunLogger
 
 
 def _rows() -> list[dict[str, str]]:
-    with Path("run/metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(Path("run/metrics.csv"))
 
 
 def test_rows_are_written_at_once_and_columns_grow() -> None:

@@ -1,6 +1,7 @@
 """Images cut into patches."""
 
 import hashlib
+import math
 import struct
 import textwrap
 from collections.abc import Sequence
@@ -216,7 +217,7 @@ def _check_idx(path: Path) -> int:
     if dimensions == 0 or len(header) < 4 * dimensions:
         raise FPTError(f"{path} is not in MNIST's idx format; delete it and run `fpt prepare` again")
     sizes = struct.unpack(f">{dimensions}I", header)
-    expected = 4 + len(header) + int(torch.tensor(sizes).prod())
+    expected = 4 + len(header) + math.prod(sizes)
     if (actual := path.stat().st_size) != expected:
         raise FPTError(
             f"{path} has {actual:,} bytes where its header promises {expected:,}; delete it and run `fpt prepare` again"

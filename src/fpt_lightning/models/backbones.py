@@ -133,9 +133,7 @@ def _random(config: GPT2Config, seed: int) -> GPT2Model:
 
 def _config(choice: BackboneChoice) -> GPT2Config:
     folder = Path(choice.name)
-    known = choice.name in ARCHITECTURES and (
-        choice.name in WITHOUT_WEIGHTS or choice.resolved_initialization == "random"
-    )
+    known = choice.name in ARCHITECTURES and choice.resolved_initialization == "random"
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FPTError(f"backbone folder {folder} has no config.json: it is not a folder of save_pretrained()")
     if known and not folder.is_dir():

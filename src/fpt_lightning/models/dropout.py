@@ -18,7 +18,7 @@ ATTENTION = "fpt_lightning"
 LANES = 4  # 16-bit numbers in a 64-bit one
 
 
-def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
+def fast_dropout(x: torch.Tensor, p: float) -> torch.Tensor:
     """Zeroes each element with probability ``p`` and scales the others, so that the expectation stays."""
     if x.device.type != "cpu" or p == 0.0:
         return F.dropout(x, p)
@@ -30,11 +30,11 @@ def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout`` through :func:`dropout`."""
+    """``nn.Dropout`` through :func:`fast_dropout`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape in, the same out."""
-        return dropout(x, self.p) if self.training else x
+        return fast_dropout(x, self.p) if self.training else x
 
 
 def replace_dropouts(module: nn.Module) -> None:
@@ -88,8 +88,5 @@ def attention(
     if attention_mask is None:
         attention_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
     scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = _dropout(scores.softmax(dim=-1), dropout)  # [batch, heads, length, length]
+    weights = fast_dropout(scores.softmax(dim=-1), dropout)  # [batch, heads, length, length]
     return (weights @ value).transpose(1, 2).contiguous(), None
-
-
-_dropout = dropout  # attention's own argument has this name

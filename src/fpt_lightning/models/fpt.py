@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,6 +81,15 @@ class FrozenPretrainedTransformer(nn.Module):
     def frozen_parameters(self) -> dict[str, nn.Parameter]:
         """What never changes, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
+    def identity(self) -> dict[str, Any]:
+        """What trained parameters belong to, as plain values: task, body, frozen weights, names and shapes."""
+        return {
+            "task": self.task.as_dict(),
+            "backbone": str(self.choice),
+            "frozen": self.frozen_hash(),
+            "trained": {name: list(parameter.shape) for name, parameter in self.trained_parameters().items()},
+        }
 
     def frozen_hash(self) -> str:
         """A hash over the names and values of all frozen parameters: the identity of what a checkpoint leaves out."""

@@ -23,21 +23,11 @@ VALIDATION = "validation"  # the figures of the last validation before the check
 PREFIX = "model."  # where FPTClassifier keeps the transformer
 
 
-def identity(model: FrozenPretrainedTransformer) -> dict[str, Any]:
-    """What a checkpoint must agree on with the model it is loaded into."""
-    return {
-        "task": model.task.as_dict(),
-        "backbone": str(model.choice),
-        "frozen": model.frozen_hash(),
-        "trained": sorted(model.trained_parameters()),
-    }
-
-
 def shrink(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer, trainer: L.Trainer) -> None:
     """Takes the frozen tensors out of a checkpoint and writes the identity of the model into it."""
     kept = {PREFIX + name for name in model.trained_parameters()}
     checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in kept}
-    checkpoint[IDENTITY] = identity(model)
+    checkpoint[IDENTITY] = model.identity()
     checkpoint[VALIDATION] = {
         name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val_")
     }
@@ -52,7 +42,7 @@ def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> No
     """
     if IDENTITY not in checkpoint:
         raise FPTError("this checkpoint was not written by fpt-lightning")
-    saved, own = checkpoint[IDENTITY], identity(model)
+    saved, own = checkpoint[IDENTITY], model.identity()
     if saved["task"] != own["task"]:
         changed = [key for key in own["task"] if saved["task"].get(key) != own["task"][key]]
         raise FPTError(
@@ -60,10 +50,10 @@ def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> No
             + ", ".join(f"{key} {saved['task'].get(key)} there, {own['task'][key]} here" for key in changed)
             + ".\nPass the config.yaml of its run folder with --config."
         )
-    if saved["trained"] != own["trained"] or set(checkpoint["state_dict"]) != {
-        PREFIX + name for name in own["trained"]
-    }:
-        different = sorted(set(saved["trained"]) ^ set(own["trained"])) or ["its tensors"]
+    different = sorted(saved["trained"].keys() ^ own["trained"].keys())
+    if not different and checkpoint["state_dict"].keys() != {PREFIX + name for name in own["trained"]}:
+        different = ["its tensors"]
+    if different:
         raise FPTError(
             f"this checkpoint holds other trained parts than this model: {different[0]} is only in one of them "
             f"({len(different)} differ).\nPass the config.yaml of its run folder with --config."

@@ -71,6 +71,7 @@ class FPTClassifier(L.LightningModule):
         self.test_metrics = _metrics(task, "test_")
         # checkpoints hold what trains and no more; keys are compared in on_load_checkpoint
         self.strict_loading = False
+        self._random_states: list[dict[str, Any]] | None = None
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Logits ``[batch, answers, classes]``; see :meth:`FrozenPretrainedTransformer.forward`."""
@@ -113,7 +114,7 @@ class FPTClassifier(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Continues the random numbers of the run that is resumed; otherwise gives every process its own."""
-        checkpoints.start_random_numbers(getattr(self, "_random_states", None), self.trainer)
+        checkpoints.start_random_numbers(self._random_states, self.trainer)
 
     def _answer(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self(batch.tokens, batch.mask)  # [batch, answers, classes]

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,7 +25,7 @@ def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()}
     save_file(tensors, path, metadata={"format": "pt", "frozen": model.frozen_hash()})
-    path.with_suffix(".json").write_text(json.dumps(_describe(model), indent=2) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(model.identity(), indent=2) + "\n")
     return path
 
 
@@ -69,12 +68,3 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
 
 def _fits(parameter: torch.Tensor, tensor: torch.Tensor | None) -> bool:
     return tensor is not None and parameter.shape == tensor.shape
-
-
-def _describe(model: FrozenPretrainedTransformer) -> dict[str, Any]:
-    return {
-        "task": model.task.as_dict(),
-        "backbone": str(model.choice),
-        "frozen": model.frozen_hash(),
-        "trained": {name: list(parameter.shape) for name, parameter in model.trained_parameters().items()},
-    }

@@ -23,7 +23,7 @@ class RunLogger(Logger):
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
-        self._rows: list[dict[str, Any]] | None = None
+        self._started = False
         self._columns = ["step"]
 
     @property
@@ -50,11 +50,11 @@ class RunLogger(Logger):
         """Adds a row."""
         row = {"step": step or 0} | {name: float(value) for name, value in metrics.items() if name != "epoch"}
         new_columns = [name for name in row if name not in self._columns]
-        if self._rows is None or new_columns:
-            rows = [kept for kept in self._read() if self._rows is not None or int(kept["step"]) < row["step"]]
+        if not self._started or new_columns:
+            rows = [kept for kept in self._read() if self._started or int(kept["step"]) < row["step"]]
             self._columns += sorted({name for kept in rows for name in kept} - set(self._columns))
             self._columns += [name for name in new_columns if name not in self._columns]
-            self._rows = []
+            self._started = True
             self._write(rows)
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns).writerow(row)

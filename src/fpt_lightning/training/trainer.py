@@ -40,7 +40,7 @@ class FPTTrainer(L.Trainer):
         Raises:
             FPTError: If the run never validated, so that there is no checkpoint to choose.
         """
-        self._throughput()
+        self._throughput()  # there before the first step
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         best = self.best_checkpoint()
         # before the test, which puts the callbacks back to where they were at the best checkpoint
