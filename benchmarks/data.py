@@ -22,7 +22,7 @@ import torch.nn.functional as F
 import yaml
 
 import fpt_lightning
-from fpt_lightning.arguments import find_config
+from fpt_lightning.config_files import find_config
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import Batch
 from fpt_lightning.models.backbones import BackboneChoice

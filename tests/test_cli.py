@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from conftest import Fpt, read_rows, write_table
-from fpt_lightning.arguments import config_folder
+from fpt_lightning.config_files import config_folder
 from fpt_lightning.main import COMMANDS, main
 
 CONFIGS = sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))

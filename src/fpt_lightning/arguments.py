@@ -1,52 +1,17 @@
-"""Configs found by name, and short messages for wrong ones."""
+"""The parser of the command line: configs found by name, short messages for wrong ones."""
 
 import importlib
 import inspect
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Never
 
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
+from fpt_lightning.config_files import find_config
 from fpt_lightning.errors import UsageError, did_you_mean
 
 LINKED = ("self", "task", "seed")  # what no config gives: the command line does
-
-
-def config_folder() -> Path:
-    """Where the shipped configs lie: inside an installed package, or beside ``src`` in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parents[1] / "configs"
-
-
-def find_config(name: str) -> str:
-    """Finds a config: a file from here, or one that is shipped, with or without ``configs/`` before its name.
-
-    Raises:
-        UsageError: If there is no such file, or it is not YAML.
-    """
-    folder = config_folder()
-    for path in (Path(name), folder / name.removeprefix("configs/")):
-        if path.is_file():
-            _check_yaml(path)
-            return str(path)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
-    raise UsageError(
-        f"config '{name}' is neither a file here nor shipped{did_you_mean(name.removeprefix('configs/'), names)}\n"
-        f"Shipped are {', '.join(name for name in names if '/' not in name)}, "
-        f"and more in the folders {', '.join(sorted({name.partition('/')[0] for name in names if '/' in name}))} "
-        f"of {folder}."
-    )
-
-
-def _check_yaml(path: Path) -> None:
-    try:
-        yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def with_configs_found(words: Sequence[str]) -> list[str]:

@@ -1,0 +1,146 @@
+"""Configs and options put together as the command line does it, without importing torch: what a run's id is made of."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fpt_lightning.config_files import find_config
+
+PLACES = frozenset(
+    {
+        "checkpoint",
+        "ckpt_path",
+        "data.cache_folder",
+        "data.device_resident",
+        "data.num_workers",
+        "data.root",
+        "last_checkpoint",
+        "predictions",
+        "progress",
+        "protocol",
+        "run_folder",
+        "trainer.accelerator",
+        "trainer.callbacks",
+        "trainer.default_root_dir",
+        "trainer.devices",
+        "trainer.enable_progress_bar",
+        "trainer.logger",
+        "trainer.num_nodes",
+    }
+)
+"""Options that say where and how a run is made rather than what it is: its id does not depend on them."""
+
+
+def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges configs from left to right, then settings, key by key.
+
+    Args:
+        configs: Names or paths, as after ``--config``.
+        settings: Values by dotted name, such as ``{"trainer.max_steps": 100}``, as options on the command line.
+
+    Returns:
+        Values by dotted name; ``init_args`` is left out of the names, as on the command line.
+
+    Raises:
+        UsageError: If a config does not exist or is not YAML.
+    """
+    merged: dict[str, Any] = {}
+    for config in configs:
+        _merge(merged, _read(config))
+    for name, value in settings.items():
+        _merge(merged, {name: value})
+    return merged
+
+
+def identity(values: Mapping[str, Any]) -> str:
+    """The id of a run: a hash of what :func:`compose` gives, without :data:`PLACES`.
+
+    Equal experiments on different machines, in different folders, have equal ids.
+    """
+    told = {name: value for name, value in values.items() if not _is_place(name)}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def as_words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as options of the command line: ``--name=value``."""
+    return [f"--{name}={_written(value)}" for name, value in settings.items()]
+
+
+def as_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Options of the command line as settings: ``--name=value`` or ``--name value``.
+
+    Raises:
+        ValueError: If a word is neither an option nor its value.
+    """
+    settings: dict[str, Any] = {}
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(word)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            if not waiting or waiting[0].startswith("--"):
+                raise ValueError(word)
+            value = waiting.pop(0)
+        settings[name] = plain(yaml.safe_load(value))
+    return settings
+
+
+def plain(value: Any) -> Any:
+    """A number where YAML 1.1 reads words: ``1e-3`` has no point and is a string there, a number to jsonargparse."""
+    if isinstance(value, str):
+        try:
+            return float(value) if value[:1] in "+-.0123456789" and value else value
+        except ValueError:
+            return value
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+def _is_place(name: str) -> bool:
+    return name in PLACES or name.partition(".")[0] in PLACES
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+@cache
+def _read(config: str) -> dict[str, Any]:
+    nested = yaml.safe_load(Path(find_config(config)).read_text()) or {}
+    return _dotted(plain(nested))
+
+
+def _dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted names, down to plain values; ``init_args`` disappears."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else key
+        # a section is at the top, or stands below a section's class: deeper mappings are values
+        if isinstance(value, dict) and (not prefix or key == "init_args"):
+            flat.update(_dotted(value, name))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _merge(merged: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for name, value in more.items():
+        if isinstance(value, dict) and isinstance(merged.get(name), dict):
+            merged[name] = {**merged[name], **value}
+        else:
+            merged[name] = copy.deepcopy(value)

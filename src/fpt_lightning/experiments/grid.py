@@ -1,0 +1,240 @@
+"""A table as runs: what a cell consists of, which run is which, and which are due."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from fpt_lightning.errors import UsageError, did_you_mean
+from fpt_lightning.experiments.composition import as_words, compose, identity
+from fpt_lightning.experiments.outcome import Outcome, State, read_outcome
+from fpt_lightning.experiments.tables import Arm, Backbone, Experiments, Making, Profile, Protocol, Table
+
+DEFAULT_FOLDER = Path("runs/tables")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm, task, learning rate and seed: a folder named after its id.
+
+    Attributes:
+        id: Hash of its resolved config; where and by whom it is run does not change it.
+        folder: Its run folder.
+        words: What follows ``fpt`` on the command line, but for folder and checkpoint.
+        task: The task's name, or that of what is made.
+        lr: Learning rate.
+        seed: Seed.
+        needs: The run that makes its backbone.
+        makes_backbone: Whether it leaves a backbone for others.
+        attention: Whether it leaves its attention maps.
+    """
+
+    id: str
+    folder: Path
+    words: tuple[str, ...]
+    task: str
+    lr: float | None
+    seed: int
+    needs: "Run | None" = None
+    makes_backbone: bool = False
+    attention: bool = False
+
+    @property
+    def command(self) -> list[str]:
+        """What follows ``fpt``: starts the run, or goes on with it."""
+        return [*self.words, f"--run_folder={self.folder}", "--ckpt_path=last"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm on a task: its runs, and how the learning rate is chosen among them.
+
+    Attributes:
+        arm: The row.
+        task: The column.
+        runs: By learning rate and seed.
+        grid_seeds: Seeds that run every learning rate.
+        seeds: Seeds of the figure.
+        missing: Why it has no runs, where it has none.
+    """
+
+    arm: Arm
+    task: str
+    runs: Mapping[tuple[float, int], Run] = field(default_factory=dict)
+    grid_seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
+    missing: str | None = None
+
+    @property
+    def rates(self) -> list[float]:
+        """The grid."""
+        return sorted({lr for lr, _ in self.runs})
+
+    def grid_runs(self) -> list[Run]:
+        """The runs that choose the learning rate."""
+        return [self.runs[lr, seed] for lr in self.rates for seed in self.grid_seeds]
+
+    def chosen(self, outcomes: Mapping[str, Outcome]) -> float | None:
+        """The learning rate of the best mean validation; None as long as a run of the grid is to come.
+
+        A failed run takes its learning rate out of the choice: one that diverges is not chosen.
+        """
+        means: dict[float, float] = {}
+        for lr in self.rates:
+            found = [outcomes[self.runs[lr, seed].id] for seed in self.grid_seeds]
+            if any(outcome.state not in (State.FINISHED, State.FAILED) for outcome in found):
+                return None
+            values = [outcome.result["val_accuracy"] for outcome in found if outcome.result is not None]
+            if len(values) == len(found) and all(value == value for value in values):
+                means[lr] = fmean(values)
+        return max(means, key=lambda lr: (means[lr], -lr)) if means else None
+
+    def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
+        """All runs that are decided on so far: the grid, and once it is done the other seeds of what it chose."""
+        due = self.grid_runs()
+        if (lr := self.chosen(outcomes)) is not None:
+            due += [self.runs[lr, seed] for seed in self.seeds if seed not in self.grid_seeds]
+        return due
+
+    def size(self) -> int:
+        """Runs in all, those included that are not decided on yet."""
+        later = [seed for seed in self.seeds if seed not in self.grid_seeds]
+        return len(self.rates) * len(self.grid_seeds) + len(later) if self.runs else 0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All cells of a table under one profile and protocol."""
+
+    table: Table
+    profile: Profile
+    protocol: Protocol
+    cells: tuple[Cell, ...]
+    experiments: Experiments
+    folder: Path
+
+    def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
+        """Every run decided on so far once, those first that others need."""
+        found = [run for cell in self.cells for run in cell.due(outcomes)]
+        makers = [run.needs for run in found if run.needs is not None]
+        return list({run.id: run for run in [*makers, *found]}.values())
+
+    def size(self) -> int:
+        """Different runs in all, a lower bound where seeds wait for a choice."""
+        decided = {run.id for cell in self.cells for run in cell.grid_runs()}
+        makers = {run.needs.id for cell in self.cells for run in cell.runs.values() if run.needs}
+        return len(decided | makers) + sum(cell.size() - len(cell.grid_runs()) for cell in self.cells)
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """What the folders say of every run that the table may ever ask for."""
+        runs = {run.id: run for cell in self.cells for run in cell.runs.values()}
+        runs |= {run.needs.id: run.needs for run in list(runs.values()) if run.needs is not None}
+        return {run.id: read_outcome(run.folder, run.makes_backbone) for run in runs.values()}
+
+
+def make_grid(
+    experiments: Experiments,
+    table: str,
+    profile: str = "laptop",
+    protocol: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    folder: Path = DEFAULT_FOLDER,
+    arms: Iterable[str] = (),
+    tasks: Iterable[str] = (),
+) -> Grid:
+    """Works out the runs of a table.
+
+    Args:
+        experiments: Where it is declared.
+        table: Its name.
+        profile: The budget.
+        protocol: ``paper`` or ``fair``; the table's own where it is None.
+        overrides: Options of every run, by dotted name; the last word.
+        folder: Where the run folders lie.
+        arms: Only these rows.
+        tasks: Only these columns.
+
+    Raises:
+        UsageError: If one of the names does not exist.
+    """
+    chosen = experiments.table(table)
+    budget = experiments.profile(profile)
+    rules = experiments.protocol(protocol or chosen.protocol, budget)
+    rows = _only(chosen.arms, arms, "arm", table)
+    columns = _only(chosen.tasks, tasks, "task", table)
+    maker = _CellMaker(experiments, chosen, budget, rules, dict(overrides or {}), folder)
+    cells = tuple(maker(arm, task) for arm in rows for task in columns)
+    return Grid(chosen, budget, rules, cells, experiments, folder)
+
+
+@dataclass(frozen=True)
+class _CellMaker:
+    experiments: Experiments
+    table: Table
+    profile: Profile
+    protocol: Protocol
+    overrides: Mapping[str, Any]
+    folder: Path
+
+    def __call__(self, arm: Arm, task: str) -> Cell:
+        arm = arm.on(task)
+        backbone = self.profile.backbones[arm.backbone]
+        if backbone.missing is not None:
+            return Cell(arm, task, missing=backbone.missing)
+        seeds = self.protocol.seeds
+        rates = self.protocol.lr or (self._paper_rate(arm, backbone, task),)
+        runs = {(lr, seed): self._run(arm, backbone, task, lr, seed) for lr in rates for seed in seeds}
+        # one learning rate is no choice: all its seeds are decided on
+        first = self.protocol.grid_seeds if len(rates) > 1 else None
+        return Cell(arm, task, runs, seeds[:first], seeds)
+
+    def _paper_rate(self, arm: Arm, backbone: Backbone, task: str) -> float:
+        return next(lr for lr in (arm.lr, backbone.lr, self.experiments.tasks[task].lr) if lr is not None)
+
+    def _run(self, arm: Arm, backbone: Backbone, task: str, lr: float, seed: int) -> Run:
+        configs = (self.experiments.tasks[task].config, *backbone.configs, *self.table.configs, *arm.configs)
+        settings: dict[str, Any] = {
+            **self.profile.settings,
+            **self.profile.tasks.get(task, {}),
+            **backbone.settings,
+            **backbone.tasks.get(task, {}),
+            **self.table.settings,
+            **arm.settings,
+            **self.protocol.settings,
+            "model.lr": lr,
+            "seed_everything": seed,
+            **self.overrides,
+        }
+        maker = self._maker(backbone.made_by) if backbone.made_by else None
+        told = dict(settings)
+        if maker is not None:
+            settings["model.backbone"] = f"{maker.folder}/backbone"
+            told["model.backbone"] = f"made by {maker.id}"
+        name = identity(compose(configs, told))
+        words = [*_config_words(configs), *as_words(settings), f"--protocol={self.protocol.name}"]
+        return Run(name, self.folder / f"{task}-{name}", tuple(words), task, lr, seed, maker, self.table.attention)
+
+    def _maker(self, making: Making) -> Run:
+        """The run that makes a backbone: one for all learning rates and seeds of those that use it."""
+        settings = {**making.settings, "export_backbone.enabled": True, "seed_everything": 0}
+        places = {name: value for name, value in self.overrides.items() if name.startswith("trainer.accelerator")}
+        name = identity(compose(making.configs, settings))
+        words = (*_config_words(making.configs), *as_words({**settings, **places}))
+        return Run(name, self.folder / f"backbone-{name}", words, "backbone", None, 0, makes_backbone=True)
+
+
+def _config_words(configs: Iterable[str]) -> tuple[str, ...]:
+    return ("run", *(word for config in configs for word in ("--config", config)))
+
+
+def _only(all_: tuple[Any, ...], names: Iterable[str], kind: str, table: str) -> list[Any]:
+    """Those of a table that were asked for by name; all where none were."""
+    by_name = {getattr(item, "name", item): item for item in all_}
+    for name in names:
+        if name not in by_name:
+            raise UsageError(
+                f"table {table} has no {kind} '{name}'{did_you_mean(name, by_name)} It has {', '.join(by_name)}."
+            )
+    wanted = set(names) or set(by_name)
+    return [item for name, item in by_name.items() if name in wanted]

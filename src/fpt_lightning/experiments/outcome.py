@@ -1,0 +1,102 @@
+"""What a run folder says of its run: finished, running, failed, stopped or missing."""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fpt_lightning.experiments.store import RunFolder
+
+REQUIRED = ("val_accuracy", "test_accuracy", "steps", "best_step", "lr", "seed", "versions")
+
+
+class State(StrEnum):
+    """Where a run stands."""
+
+    FINISHED = "finished"
+    RUNNING = "running"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run folder says.
+
+    Attributes:
+        state: Where the run stands.
+        result: The content of result.json, of a finished run.
+        cause: Why it failed, in a line.
+    """
+
+    state: State
+    result: dict[str, Any] | None = None
+    cause: str | None = None
+
+
+def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
+    """Reads a run folder.
+
+    Args:
+        folder: The folder; it need not exist.
+        makes_backbone: Whether the run is to leave a backbone, without which it is not finished.
+    """
+    run = RunFolder(folder)
+    result, damage = _read_json(run.result)
+    if damage is None and result is not None:
+        absent = [name for name in REQUIRED if name not in result]
+        if not absent and (not makes_backbone or (folder / "backbone").is_dir()):
+            return Outcome(State.FINISHED, result)
+        damage = f"{run.result} lacks {', '.join(absent) or 'its backbone'}"
+    if not folder.is_dir():
+        return Outcome(State.MISSING)
+    if is_locked(folder):
+        return Outcome(State.RUNNING)
+    if damage is not None:
+        return Outcome(State.FAILED, cause=f"{damage}; the next sweep makes it again")
+    failure, damage = _read_json(failure_file(folder))
+    if failure is not None or damage is not None:
+        return Outcome(State.FAILED, cause=(failure or {}).get("cause", damage))
+    return Outcome(State.STOPPED if any(run.checkpoints.glob("*.ckpt")) else State.MISSING)
+
+
+def failure_file(folder: Path) -> Path:
+    """Where the cause of a failure is kept."""
+    return folder / "failure.json"
+
+
+def write_failure(folder: Path, cause: str) -> None:
+    """Keeps the cause of a failure in the run folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    failure_file(folder).write_text(json.dumps({"cause": cause}) + "\n")
+
+
+def lock_of(folder: Path) -> FileLock:
+    """The lock of a run: the kernel lets it go when its owner dies, so it never needs to be cleared."""
+    return FileLock(folder / ".lock", timeout=0)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process somewhere is at this run."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with lock_of(folder):
+            return False
+    except Timeout:
+        return True
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The content of a file, None where there is none; or what is wrong with it."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None, None
+    except (ValueError, OSError) as error:
+        return None, f"{path} cannot be read: {error}"
+    return (content, None) if isinstance(content, dict) else (None, f"{path} holds no result")
