@@ -25,6 +25,7 @@ class Run:
         task: The task's name, or that of what is made.
         lr: Learning rate.
         seed: Seed.
+        steps: Most training steps, where the config says.
         needs: The run that makes its backbone.
         makes_backbone: Whether it leaves a backbone for others.
         attention: Whether it leaves its attention maps.
@@ -36,6 +37,7 @@ class Run:
     task: str
     lr: float | None
     seed: int
+    steps: int | None = None
     needs: "Run | None" = None
     makes_backbone: bool = False
     attention: bool = False

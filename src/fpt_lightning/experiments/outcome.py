@@ -45,13 +45,9 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
         folder: The folder; it need not exist.
         makes_backbone: Whether the run is to leave a backbone, without which it is not finished.
     """
-    run = RunFolder(folder)
-    result, damage = _read_json(run.result)
-    if damage is None and result is not None:
-        absent = [name for name in REQUIRED if name not in result]
-        if not absent and (not makes_backbone or (folder / "backbone").is_dir()):
-            return Outcome(State.FINISHED, result)
-        damage = f"{run.result} lacks {', '.join(absent) or 'its backbone'}"
+    result, damage = read_result(folder, makes_backbone)
+    if result is not None:
+        return Outcome(State.FINISHED, result)
     if not folder.is_dir():
         return Outcome(State.MISSING)
     if is_locked(folder):
@@ -61,7 +57,20 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
     failure, damage = _read_json(failure_file(folder))
     if failure is not None or damage is not None:
         return Outcome(State.FAILED, cause=(failure or {}).get("cause", damage))
-    return Outcome(State.STOPPED if any(run.checkpoints.glob("*.ckpt")) else State.MISSING)
+    return Outcome(State.STOPPED if any(RunFolder(folder).checkpoints.glob("*.ckpt")) else State.MISSING)
+
+
+def read_result(folder: Path, makes_backbone: bool = False) -> tuple[dict[str, Any] | None, str | None]:
+    """The result of a finished run, None where there is none; or what is wrong with it."""
+    file = RunFolder(folder).result
+    result, damage = _read_json(file)
+    if result is None:
+        return None, damage
+    if absent := [name for name in REQUIRED if name not in result]:
+        return None, f"{file} lacks {', '.join(absent)}"
+    if makes_backbone and not (folder / "backbone").is_dir():
+        return None, f"{folder} has a result but no backbone"
+    return result, None
 
 
 def failure_file(folder: Path) -> Path:
