@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fpt_lightning.models.architectures import EMBEDDED
+
 ROOT = Path(__file__).parents[1]
 TARGETS = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 TINY = (
@@ -108,7 +110,7 @@ def test_a_target_that_is_only_read(target: str) -> None:
     assert READ[target] in done.stdout
 
 
-def test_a_built_wheel_carries_the_configs_and_works_from_any_folder(tmp_path: Path) -> None:
+def test_a_built_wheel_carries_configs_and_backbone_and_works_from_any_folder(tmp_path: Path) -> None:
     done = _make("wheel", f"ARGS=--outdir={tmp_path / 'dist'}")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     (wheel,) = (tmp_path / "dist").glob("fpt_lightning-*.whl")
@@ -125,3 +127,9 @@ def test_a_built_wheel_carries_the_configs_and_works_from_any_folder(tmp_path: P
     run = [sys.executable, "-m", "fpt_lightning", "run", "--config", "bit_xor.yaml", *words]
     subprocess.run(run, check=True, capture_output=True, timeout=120, env=environment, cwd=tmp_path)
     assert (tmp_path / "run" / "result.json").is_file()
+    shipped = site / "fpt_lightning" / "assets" / "pocket"
+    assert {path.name for path in EMBEDDED["pocket"].iterdir()} == {path.name for path in shipped.iterdir()}
+    words = [*TINY.replace("=tiny", "=pocket").split(), f"--run_folder={tmp_path / 'pocket'}"]
+    run = [sys.executable, "-m", "fpt_lightning", "run", "--config", "bit_xor.yaml", *words]
+    subprocess.run(run, check=True, capture_output=True, timeout=120, env=environment, cwd=tmp_path)
+    assert json.loads((tmp_path / "pocket" / "result.json").read_text())["initialization"] == "pretrained"
