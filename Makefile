@@ -24,7 +24,8 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED)  ## freeze the language model pocket, train it on bit-xor, draw what it looks at (a minute on 2 cores)
-	$(BIN)/fpt run --config bit_xor.yaml --config backbones/pocket.yaml --run_folder $(DEMO) $(ARGS)
+	$(BIN)/fpt run --config bit_xor.yaml --config backbones/pocket.yaml --trainer.max_steps 1000 \
+		--run_folder $(DEMO) $(ARGS)
 	$(BIN)/fpt attention --checkpoint $(DEMO)
 
 bit-xor: $(INSTALLED)  ## bit-xor on the small random transformer
