@@ -4,13 +4,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 # more options for a run: make demo ARGS="--model.lr 3e-4"
 ARGS :=
+# where the demo's run lies: a new folder each time
+DEMO := runs/demo/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo bit-xor bit-memory listops mnist cifar cifar-lra remote-homology test test-slow lint format \
-	benchmark benchmark-data benchmark-lstm wheel clean
+	benchmark benchmark-data benchmark-lstm benchmark-pretraining wheel clean
 
 help:  ## this page
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## make the environment in .venv
 
@@ -21,7 +23,10 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable . --group dev
 	@touch $@
 
-demo: bit-xor  ## train a frozen transformer on bit-xor and show the result (about a minute on 2 cores)
+demo: $(INSTALLED)  ## freeze the language model pocket, train it on bit-xor, draw what it looks at (a minute on 2 cores)
+	$(BIN)/fpt run --config bit_xor.yaml --config backbones/pocket.yaml --trainer.max_steps 1000 \
+		--run_folder $(DEMO) $(ARGS)
+	$(BIN)/fpt attention --checkpoint $(DEMO)
 
 bit-xor: $(INSTALLED)  ## bit-xor on the small random transformer
 	$(BIN)/fpt run --config bit_xor.yaml $(ARGS)
@@ -67,6 +72,9 @@ benchmark-data: $(INSTALLED)  ## samples a second of every task; ARGS="--root mn
 
 benchmark-lstm: $(INSTALLED)  ## the fused LSTM beside loops over time
 	$(BIN)/python benchmarks/lstm.py $(ARGS)
+
+benchmark-pretraining: $(INSTALLED)  ## tokens a second of making a backbone
+	$(BIN)/python benchmarks/pretraining.py $(ARGS)
 
 wheel: $(INSTALLED)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel --installer uv $(ARGS)

@@ -12,7 +12,7 @@ import yaml
 
 from conftest import Fpt, read_rows, write_table
 from fpt_lightning.config_files import config_folder
-from fpt_lightning.main import COMMANDS, main
+from fpt_lightning.main import COMMANDS, HOME, main
 
 CONFIGS = sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))
 TASKS = [name for name in CONFIGS if "/" not in name]
@@ -56,7 +56,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(command in page for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in HOME])
 def test_every_command_lists_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -65,6 +65,14 @@ def test_every_command_lists_its_options(command: str, capsys: pytest.CaptureFix
     assert "--checkpoint.monitor" in page
     assert "--early_stopping.patience" in page
     assert "--progress.refresh_rate" in page
+
+
+@pytest.mark.parametrize("command", HOME)
+def test_a_command_with_options_of_its_own_lists_them(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: fpt {command} ")
 
 
 def test_the_module_is_the_command() -> None:

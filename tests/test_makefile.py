@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fpt_lightning.models.architectures import EMBEDDED
+
 ROOT = Path(__file__).parents[1]
 TARGETS = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 TINY = (
@@ -17,7 +19,6 @@ TINY = (
 )
 CUT = "--data.eval_batch_size=8 --data.validation_examples=20"  # small files stand for the real ones
 RUNS = {
-    "demo": "",
     "bit-xor": "",
     "bit-memory": "",
     "listops": "--data.train_examples=40 --data.validation_examples=20 --data.test_examples=20 --data.max_length=600",
@@ -27,7 +28,7 @@ RUNS = {
     "remote-homology": "--data.root={tape_root}",
 }
 PREPARED = {"cifar", "cifar-lra"}  # CIFAR-10's checksums hold in another process too: only the data is missed
-TRIED = ["help", "benchmark", "benchmark-data", "benchmark-lstm", "wheel", *RUNS]
+TRIED = ["help", "demo", "benchmark", "benchmark-data", "benchmark-lstm", "benchmark-pretraining", "wheel", *RUNS]
 # these would run this suite in itself, change the checkout or make an environment: their commands are only read
 READ = {"install": "uv pip install", "test": "pytest", "test-slow": "pytest -m slow", "lint": "mypy", "format": "ruff"}
 READ |= {"clean": "rm -rf .venv"}
@@ -61,6 +62,25 @@ def test_a_run_leaves_a_result(target: str, tmp_path: Path, mnist_root: Path, ta
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 2
     assert "test accuracy" in done.stdout
+
+
+def test_the_demo_ends_with_accuracy_picture_and_folder(tmp_path: Path) -> None:
+    words = TINY.replace("--model.backbone=tiny ", "")  # it is about the backbone that ships with the package
+    done = _make("demo", f"DEMO={tmp_path / 'run'}", f"ARGS={words}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["backbone"], result["initialization"], result["steps"]) == ("pocket", "pretrained", 2)
+    assert "test accuracy" in done.stdout
+    *_, shares, files = (line for line in done.stdout.splitlines() if not line.startswith("make"))
+    assert "of the answers' attention on the bits needed" in shares
+    picture, figures = (Path(name) for name in files.split(", "))
+    assert picture.parent == tmp_path / "run"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(figures.read_text())["uniform_share"] == pytest.approx(0.258, abs=1e-3)
+
+
+def test_the_demos_folder_is_new_each_time() -> None:
+    assert re.search(r"--run_folder runs/demo/\d{8}-\d{6} ", _make("demo", "-n", "-W", "pyproject.toml").stdout)
 
 
 @pytest.mark.parametrize("target", PREPARED)
@@ -101,6 +121,18 @@ def test_the_benchmark_of_the_lstm(tmp_path: Path) -> None:
     assert all(value > 0 for value in case["steps_per_second"].values())
 
 
+def test_the_benchmark_of_pretraining(tmp_path: Path) -> None:
+    out = tmp_path / "pretraining.json"
+    sizes = "--layers 1 --width 8 --heads 2 --context 16 --batch_size 2 --steps 5 --accelerator cpu"
+    done = _make("benchmark-pretraining", f"ARGS={sizes} --precision 32-true --out {out}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(out.read_text())
+    row = result["steps"]["32-true"]
+    assert result["sizes"]["layers"] == 1
+    assert row["tokens_per_second"] == pytest.approx(2 * 16 / row["seconds"])
+    assert row["share"] == pytest.approx(row["gflops"] / row["matrix_rate_gflops"])
+
+
 @pytest.mark.parametrize("target", READ)
 def test_a_target_that_is_only_read(target: str) -> None:
     done = _make(target, "-n", "-W", "pyproject.toml")
@@ -108,7 +140,7 @@ def test_a_target_that_is_only_read(target: str) -> None:
     assert READ[target] in done.stdout
 
 
-def test_a_built_wheel_carries_the_configs_and_works_from_any_folder(tmp_path: Path) -> None:
+def test_a_built_wheel_carries_configs_and_backbone_and_works_from_any_folder(tmp_path: Path) -> None:
     done = _make("wheel", f"ARGS=--outdir={tmp_path / 'dist'}")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     (wheel,) = (tmp_path / "dist").glob("fpt_lightning-*.whl")
@@ -125,3 +157,9 @@ def test_a_built_wheel_carries_the_configs_and_works_from_any_folder(tmp_path: P
     run = [sys.executable, "-m", "fpt_lightning", "run", "--config", "bit_xor.yaml", *words]
     subprocess.run(run, check=True, capture_output=True, timeout=120, env=environment, cwd=tmp_path)
     assert (tmp_path / "run" / "result.json").is_file()
+    shipped = site / "fpt_lightning" / "assets" / "pocket"
+    assert {path.name for path in EMBEDDED["pocket"].iterdir()} == {path.name for path in shipped.iterdir()}
+    words = [*TINY.replace("=tiny", "=pocket").split(), f"--run_folder={tmp_path / 'pocket'}"]
+    run = [sys.executable, "-m", "fpt_lightning", "run", "--config", "bit_xor.yaml", *words]
+    subprocess.run(run, check=True, capture_output=True, timeout=120, env=environment, cwd=tmp_path)
+    assert json.loads((tmp_path / "pocket" / "result.json").read_text())["initialization"] == "pretrained"

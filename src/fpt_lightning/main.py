@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
@@ -13,7 +14,11 @@ COMMANDS = {
     "test": "one pass over the test split (Lightning's test)",
     "predict": "answer the test examples (Lightning's predict)",
     "prepare": "fetch or generate the data of a config, verify it, say what was found",
+    "attention": "draw what the answers of a run look at: fpt attention --checkpoint RUN",
 }
+
+# commands with options of their own, by the module whose `main` takes them
+HOME = {"attention": "fpt_lightning.experiments.attention_command"}
 
 HELP = f"""usage: fpt COMMAND --config FILE [--config FILE ...] [--OPTION VALUE ...]
 
@@ -58,11 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(
                 f"no command is called '{words[0]}'{did_you_mean(words[0], COMMANDS)} `fpt --help` lists them"
             )
-        from fpt_lightning.cli import FPTCLI  # imports torch: seconds
-
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)  # a task of one's own beside its config; last, so that it shadows no package
-        FPTCLI(words)
+        if words[0] in HOME:
+            import_module(HOME[words[0]]).main(words[1:])
+        else:
+            from fpt_lightning.cli import FPTCLI  # imports torch: seconds
+
+            FPTCLI(words)
     except FPTError as error:
         if debug:
             raise

@@ -1,17 +1,22 @@
 """Text as a task: tokens, windows, splits, and folders that are no text."""
 
+import copy
+import functools
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fpt_lightning.data.text import RandomWindows, TextFolder, repeat_span
-from fpt_lightning.data.tokenizer import encode, train_tokenizer
+from fpt_lightning.data.tokenizer import encode, load_tokenizer, train_tokenizer
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.models.architectures import EMBEDDED
 
 
 def _folder(root: Path, **options: Any) -> TextFolder:
@@ -132,6 +137,74 @@ def test_a_tokenizer_of_another_folder_is_used_as_it_is(text_root: Path, tmp_pat
     (tmp_path / "mine" / "tokenizer.json").write_text('{"version": "1.0", "mod')
     with pytest.raises(FPTError, match=r"tokenizer\.json is not a tokenizer"):
         _folder(text_root, tokenizer=str(tmp_path / "mine")).prepare_data()
+
+
+_WHOLE = json.loads(train_tokenizer(["a small text " * 20], 260).to_str())
+_DAMAGE = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=3)
+    | st.just([])
+    | st.just({})
+)
+
+
+def _places(part: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON document."""
+    children = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    return [path, *(place for key, child in children for place in _places(child, (*path, key)))]
+
+
+_SPARSE = [place for place in _places(_WHOLE) if place[:2] != ("model", "vocab") or place[2:] in ((), ("a",), ("!",))]
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(_SPARSE), _DAMAGE, st.booleans())
+def test_a_damaged_tokenizer_is_an_error_of_ours_or_still_one(
+    tmp_path: Path, place: tuple[Any, ...], value: Any, taken_out: bool
+) -> None:
+    damaged = copy.deepcopy(_WHOLE)
+    if not place:
+        damaged = value
+    else:
+        *path, key = place
+        parent = functools.reduce(lambda part, step: part[step], path, damaged)
+        if taken_out:
+            del parent[key]
+        else:
+            parent[key] = value
+    (tmp_path / "tokenizer.json").write_text(json.dumps(damaged))
+    try:
+        tokenizer = load_tokenizer(tmp_path, 260)
+    except FPTError as error:
+        assert str(error).count("\n") <= 1  # noqa: PT017 - no error is as right
+    else:
+        assert (
+            tokenizer.decode(tokenizer.encode("a small text").ids, skip_special_tokens=False).strip() == "a small text"
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, 'its normalizer is {"type": "Lowercase"}'),
+        ({"truncation": {"max_length": 8}}, "its truncation is"),
+        ({"model": {"type": "WordPiece", "vocab": {}}}, "its model is not a BPE"),
+        ({"model": _WHOLE["model"] | {"dropout": 0.1}}, "its model is not a BPE"),
+        ({"model": _WHOLE["model"] | {"merges": [["a", "zz"]]}}, "is of tokens that its vocabulary lacks"),
+        ({"version": "2.0"}, "its version is 2.0"),
+    ],
+)
+def test_a_tokenizer_that_changes_texts_or_is_not_whole_is_named(tmp_path: Path, change: Any, fault: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(_WHOLE | change))
+    with pytest.raises(FPTError, match=re.escape(fault)):
+        load_tokenizer(tmp_path, 260)
+
+
+def test_the_tokenizer_of_the_pocket_is_read() -> None:
+    assert load_tokenizer(EMBEDDED["pocket"], 4096).get_vocab_size() == 4096
 
 
 @pytest.mark.parametrize(

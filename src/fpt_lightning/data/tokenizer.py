@@ -1,6 +1,7 @@
 """A byte-level BPE made of one's own text (Sennrich et al. 2016; Radford et al. 2019, section 2.2)."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,104 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
         raise FPTError(f"data.tokenizer: there is no file {path}")
     try:
         content = path.read_text(encoding="utf-8")
-        tokenizer = Tokenizer.from_str(content)
-    except Exception as error:  # the library raises nothing narrower for a damaged file
+        parts = json.loads(content)
+    except ValueError as error:
         raise FPTError(f"{path} is not a tokenizer of the tokenizers library, or not whole ({error})") from error
+    # checked before the library reads it: whatever is wrong it raises a bare Exception
+    if (fault := _fault(parts)) is not None:
+        raise FPTError(
+            f"{path} is not a tokenizer of the tokenizers library that this program reads: {fault}\n"
+            "It takes a byte-level BPE that changes no text and adds no tokens of its own; leave data.tokenizer out to "
+            "make one."
+        )
+    tokenizer = Tokenizer.from_str(content)
     if (found := tokenizer.get_vocab_size()) != vocabulary:
         raise UsageError(f"{path} has {found} tokens, data.vocabulary is {vocabulary}: set data.vocabulary {found}")
     if tokenizer.token_to_id(END_OF_TEXT) is None:
         raise UsageError(f"{path} has no token {END_OF_TEXT}, which ends every text: leave data.tokenizer out")
     return tokenizer
+
+
+def _fault(parts: Any) -> str | None:
+    """What keeps a tokenizer.json from being a whole byte-level BPE; None where nothing does."""
+    if not isinstance(parts, dict) or not isinstance(model := parts.get("model"), dict):
+        return "it has no model"
+    if parts.get("version") != "1.0":
+        return f"its version is {parts.get('version')}"
+    for name, accepted in _ACCEPTED.items():
+        if not accepted(parts.get(name)):
+            return f"its {name} is {json.dumps(parts.get(name))[:80]}"
+    if not _is_bpe(model):
+        return "its model is not a BPE"
+    vocabulary, merges = model["vocab"], model["merges"]
+    ids = list(vocabulary.values())
+    if not all(type(token) is int for token in ids) or len(set(ids)) < len(ids):
+        return "its vocabulary does not give every token a number of its own"
+    if (every := {*ids, *(token["id"] for token in parts["added_tokens"])}) != set(range(len(every))):
+        return "its tokens are not numbered from 0 on"
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(word, str) for word in pair):
+            return f"its merge {json.dumps(merge)[:80]} is no pair of tokens"
+        if not vocabulary.keys() >= {*pair, "".join(pair)}:
+            return f"its merge {json.dumps(merge)[:80]} is of tokens that its vocabulary lacks"
+    return None
+
+
+def _is_bpe(model: dict[str, Any]) -> bool:
+    kept = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
+    return (
+        isinstance(model.get("vocab"), dict)
+        and isinstance(model.get("merges"), list)
+        and kept.pop("type", "BPE") == "BPE"
+        and all(not value or (key == "ignore_merges" and value is True) for key, value in kept.items())
+        and all(type(value) in _OPTIONS.get(key, (type(value),)) for key, value in kept.items())
+    )
+
+
+def _is_byte_level(part: Any) -> bool:
+    if not isinstance(part, dict) or part.get("type") != "ByteLevel":
+        return False
+    options = {key: value for key, value in part.items() if key != "type"}
+    return options.keys() >= {"add_prefix_space", "trim_offsets"} and all(type(on) is bool for on in options.values())
+
+
+def _is_added(tokens: Any) -> bool:
+    return isinstance(tokens, list) and all(
+        isinstance(token, dict)
+        and type(token.get("id")) is int
+        and 0 <= token["id"] < 2**32
+        and isinstance(token.get("content"), str)
+        and all(type(token.get(key)) is bool for key in ("single_word", "lstrip", "rstrip", "normalized", "special"))
+        for token in tokens
+    )
+
+
+_OPTIONS: Mapping[str, tuple[type, ...]] = {
+    "dropout": (type(None), float, int),
+    **dict.fromkeys(("unk_token", "continuing_subword_prefix", "end_of_word_suffix"), (type(None), str)),
+    **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), (bool,)),
+}
+"""The options of a BPE, which must all be off but the last."""
+
+_NOTHING_ADDED = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {},
+}
+"""What transformers writes where a tokenizer adds no special tokens."""
+
+_ACCEPTED: Mapping[str, Callable[[Any], bool]] = {
+    "truncation": lambda part: part is None,
+    "padding": lambda part: part is None,
+    "added_tokens": _is_added,
+    "normalizer": lambda part: part in (None, {"type": "NFC"}),
+    "pre_tokenizer": _is_byte_level,
+    "post_processor": lambda part: part is None or part == _NOTHING_ADDED or _is_byte_level(part),
+    "decoder": _is_byte_level,
+}
+"""The parts of a tokenizer.json beside its model."""
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:

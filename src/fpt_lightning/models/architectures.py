@@ -1,6 +1,7 @@
-"""Architectures known by name, so that their random rows need no hub."""
+"""Backbones known by name: architectures whose random rows need no hub, and the one that ships with the package."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -54,4 +55,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 """By the name that ``model.backbone`` takes; those of the hub have pretrained weights there."""
 
+EMBEDDED: Mapping[str, Path] = {"pocket": Path(__file__).parents[1] / "assets" / "pocket"}
+"""Folders in Hugging Face's format that ship with the package, by the name that ``model.backbone`` takes."""
+
 WITHOUT_WEIGHTS = frozenset({"tiny", "small", "one_block", "lstm", "lstm_star", "none", "one_attention"})
+
+
+def location(name: str) -> str:
+    """Where a backbone is read from: the folder of an embedded one, otherwise the name itself.
+
+    An embedded name is never a folder of the user's, wherever the command is called; ``./pocket`` is.
+    """
+    return str(EMBEDDED[name]) if name in EMBEDDED else name

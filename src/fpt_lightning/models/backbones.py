@@ -10,7 +10,7 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
-from fpt_lightning.models.architectures import ARCHITECTURES, WITHOUT_WEIGHTS
+from fpt_lightning.models.architectures import ARCHITECTURES, WITHOUT_WEIGHTS, location
 from fpt_lightning.models.attention import use_attention
 from fpt_lightning.models.dropout import replace_dropouts
 from fpt_lightning.models.families import DECODER, FAMILIES
@@ -38,8 +38,8 @@ class BackboneChoice:
     """Which body, with which values.
 
     Args:
-        name: A name of :data:`ARCHITECTURES` or :data:`OWN_BODIES`, a local folder in Hugging Face's format, or a name
-            on its hub.
+        name: A name of :data:`fpt_lightning.models.architectures.EMBEDDED`, :data:`ARCHITECTURES` or
+            :data:`OWN_BODIES`, a local folder in Hugging Face's format, or a name on its hub.
         initialization: ``pretrained`` loads weights, ``random`` is the architecture's own initialisation,
             ``statistics`` draws normal values with the mean and standard deviation of every pretrained tensor (FPT
             section 3.8); None is pretrained wherever there are weights.
@@ -154,7 +154,7 @@ def _own_body(
 
 
 def _config(choice: BackboneChoice) -> PretrainedConfig:
-    folder = Path(choice.name)
+    folder = Path(location(choice.name))
     known = choice.name in ARCHITECTURES and choice.resolved_initialization == "random"
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FPTError(f"backbone folder {folder} has no config.json: it is not a folder of save_pretrained()")
@@ -163,7 +163,7 @@ def _config(choice: BackboneChoice) -> PretrainedConfig:
         config = AutoConfig.for_model(model_type, **fields)
     else:
         try:
-            config = AutoConfig.from_pretrained(choice.name, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(location(choice.name), trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise FPTError(not_found(choice.name, error)) from error
     config.dtype = torch.float32  # whatever the weights are kept in: the Trainer's precision decides
@@ -222,7 +222,7 @@ def _check_positions(choice: BackboneChoice, config: PretrainedConfig, family: F
 def _values(choice: BackboneChoice, config: PretrainedConfig, family: Family) -> nn.Module:
     if choice.resolved_initialization == "random":
         return draw_random(config, family, choice.seed)
-    body = load_pretrained(choice.name, config, family)
+    body = load_pretrained(location(choice.name), config, family)
     if choice.resolved_initialization == "statistics":
         keep_statistics(body, choice.seed)
     return body

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
-from fpt_lightning.models.architectures import ARCHITECTURES, WITHOUT_WEIGHTS
+from fpt_lightning.models.architectures import ARCHITECTURES, EMBEDDED, WITHOUT_WEIGHTS
 from fpt_lightning.models.families.base import Family
 
 
@@ -100,12 +100,12 @@ def check_enters_by_embeddings(model_class: type[nn.Module], model_type: str) ->
 
 def not_found(name: str, error: Exception) -> str:
     """What to say where a backbone is nowhere."""
-    known = [*ARCHITECTURES, *WITHOUT_WEIGHTS]
+    known = [*EMBEDDED, *ARCHITECTURES, *WITHOUT_WEIGHTS]
     return (
         f"backbone '{name}' is neither a folder here nor in the Hugging Face cache or hub ({_first_line(error)})"
         f"{'.' if name in known else did_you_mean(name, known)}\n"
-        f"Download it once with a network, give the path of a local folder, or use one of {', '.join(ARCHITECTURES)} "
-        "with model.initialization random."
+        f"Download it once with a network, give the path of a local folder, use {', '.join(EMBEDDED)}, which needs no "
+        f"network, or one of {', '.join(ARCHITECTURES)} with model.initialization random."
     )
 
 

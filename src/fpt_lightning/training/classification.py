@@ -35,7 +35,8 @@ class FPTClassifier(L.LightningModule):
 
     Args:
         task: The sizes of the task; the command line takes them from the datamodule.
-        backbone: ``small`` (4 layers, width 256, random), ``tiny`` (for tests), a name of
+        backbone: ``small`` (4 layers, width 256, random), ``pocket`` (6 layers, width 256, pretrained on novels, ships
+            with the package), ``tiny`` (for tests), a name of
             :data:`fpt_lightning.models.architectures.ARCHITECTURES` such as ``gpt2``, another on the Hugging Face hub,
             a local folder in its format, ``lstm``, ``lstm_star``, or a control: ``none``, ``one_attention``,
             ``one_block``.

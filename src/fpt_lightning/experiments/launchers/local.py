@@ -1,0 +1,93 @@
+"""Warm processes of this machine, devices and cores shared out among them."""
+
+import os
+import selectors
+import shutil
+import subprocess
+from collections import deque
+from collections.abc import Sequence
+
+from fpt_lightning.errors import FPTError
+from fpt_lightning.experiments.launchers.base import Launcher
+from fpt_lightning.experiments.launchers.process import WorkerProcess
+from fpt_lightning.experiments.orders import Order, Verdict
+
+
+class LocalLauncher(Launcher):
+    """Runs in ``jobs`` processes at a time, each on one device, or on its share of the cores.
+
+    Args:
+        jobs: Processes; by default one for every GPU, or one for every core where there is none.
+        threads: Threads of each; by default its share of the cores. Results on a CPU agree to the last bit only
+            between runs of as many threads.
+    """
+
+    def __init__(self, jobs: int | None = None, threads: int | None = None) -> None:
+        self._devices = visible_gpus()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.slots: int = jobs or len(self._devices) or cores
+        self.threads = threads or max(1, cores // self.slots)
+        self._waiting: deque[Order] = deque()
+        self._workers: dict[int, WorkerProcess] = {}  # by slot
+
+    def submit(self, orders: Sequence[Order]) -> None:
+        """Takes orders; those beyond the free processes wait in line."""
+        self._waiting.extend(orders)
+        self._give()
+
+    def wait(self, seconds: float) -> list[Verdict]:
+        """Verdicts that have come in."""
+        verdicts = []
+        with selectors.DefaultSelector() as selector:
+            for slot, worker in self._workers.items():
+                if worker.order is not None:
+                    selector.register(worker, selectors.EVENT_READ, slot)
+            for key, _ in selector.select(seconds):
+                verdict, alive = self._workers[key.data].verdict()
+                if not alive:
+                    self._workers.pop(key.data).kill()
+                verdicts.append(verdict)
+        self._give()
+        return verdicts
+
+    def running(self) -> list[str]:
+        """The orders in hand."""
+        return [worker.order.id for worker in self._workers.values() if worker.order is not None]
+
+    def check(self, commands: Sequence[Sequence[str]]) -> list[str | None]:
+        """Asks a worker that has nothing else to do."""
+        try:
+            return self._worker(0).check(commands)
+        except RuntimeError as error:
+            raise FPTError(str(error)) from error
+
+    def close(self) -> None:
+        """Ends all workers."""
+        self._waiting.clear()
+        while self._workers:
+            self._workers.popitem()[1].kill()
+
+    def _give(self) -> None:
+        """Hands an order to every process that has none."""
+        for slot in range(self.slots):
+            if self._waiting and (slot not in self._workers or self._workers[slot].order is None):
+                self._worker(slot).give(self._waiting.popleft())
+
+    def _worker(self, slot: int) -> WorkerProcess:
+        if slot not in self._workers:
+            environment = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+            if self._devices:
+                environment["CUDA_VISIBLE_DEVICES"] = self._devices[slot % len(self._devices)]
+            self._workers[slot] = WorkerProcess(environment)
+        return self._workers[slot]
+
+
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; found without torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    return [str(place) for place, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
