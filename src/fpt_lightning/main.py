@@ -14,11 +14,17 @@ COMMANDS = {
     "test": "one pass over the test split (Lightning's test)",
     "predict": "answer the test examples (Lightning's predict)",
     "prepare": "fetch or generate the data of a config, verify it, say what was found",
+    "sweep": "make every run of a table that is missing: fpt sweep TABLE",
+    "status": "which runs of a table are done, running, failed or missing",
     "attention": "draw what the answers of a run look at: fpt attention --checkpoint RUN",
 }
 
-# commands with options of their own, by the module whose `main` takes them
-HOME = {"attention": "fpt_lightning.experiments.attention_command"}
+# commands with options of their own, by the module and its function that takes them
+HOME = {
+    "sweep": ("fpt_lightning.experiments.commands", "sweep"),
+    "status": ("fpt_lightning.experiments.commands", "status"),
+    "attention": ("fpt_lightning.experiments.attention_command", "main"),
+}
 
 HELP = f"""usage: fpt COMMAND --config FILE [--config FILE ...] [--OPTION VALUE ...]
 
@@ -66,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)  # a task of one's own beside its config; last, so that it shadows no package
         if words[0] in HOME:
-            import_module(HOME[words[0]]).main(words[1:])
+            module, function = HOME[words[0]]
+            getattr(import_module(module), function)(words[1:])
         else:
             from fpt_lightning.cli import FPTCLI  # imports torch: seconds
 

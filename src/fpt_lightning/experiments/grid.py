@@ -213,9 +213,20 @@ class _CellMaker:
         if maker is not None:
             settings["model.backbone"] = f"{maker.folder}/backbone"
             told["model.backbone"] = f"made by {maker.id}"
-        name = identity(compose(configs, told))
+        values = compose(configs, told)
+        name = identity(values)
         words = [*_config_words(configs), *as_words(settings), f"--protocol={self.protocol.name}"]
-        return Run(name, self.folder / f"{task}-{name}", tuple(words), task, lr, seed, maker, self.table.attention)
+        return Run(
+            name,
+            self.folder / f"{task}-{name}",
+            tuple(words),
+            task,
+            lr,
+            seed,
+            steps=values.get("trainer.max_steps"),
+            needs=maker,
+            attention=self.table.attention,
+        )
 
     def _maker(self, making: Making) -> Run:
         """The run that makes a backbone: one for all learning rates and seeds of those that use it."""

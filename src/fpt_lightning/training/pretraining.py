@@ -92,8 +92,8 @@ class LanguageModel(L.LightningModule):
         self.weight_decay = weight_decay
         config = GPT2Config(
             vocab_size=task.vocabulary_size, n_positions=positions, n_embd=width, n_layer=layers, n_head=heads,
-            initializer_range=width**-0.5, activation_function="gelu_pytorch_tanh", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-            bos_token_id=0, eos_token_id=0, use_cache=False,
+            initializer_range=width**-0.5, activation_function="gelu_pytorch_tanh",
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, use_cache=False,
         )  # fmt: skip
         use_causal_attention(config)
         with torch.random.fork_rng(devices=[]):

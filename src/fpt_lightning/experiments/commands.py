@@ -1,0 +1,145 @@
+"""``fpt sweep``, ``fpt status`` and ``fpt report``: the commands of a table."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Never
+
+from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.experiments.composition import as_settings
+from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, make_grid
+from fpt_lightning.experiments.outcome import State
+from fpt_lightning.experiments.tables import read_experiments
+
+LAUNCHERS = ("local", "ray", "slurm")
+
+
+def sweep(words: Sequence[str]) -> None:
+    """``fpt sweep TABLE``: makes every run of a table that is missing, stopped or failed.
+
+    Raises:
+        UsageError: If the command line, the table or an option of its runs is wrong.
+        FPTError: If runs failed.
+    """
+    parser = _parser("sweep", "make every run of a table that is missing, stopped or failed")
+    parser.add_argument("--dry-run", action="store_true", help="print the command of every run and do nothing")
+    parser.add_argument("--jobs", type=int, help="runs at a time; by default one a GPU, or one a core without any")
+    parser.add_argument("--threads", type=int, help="threads of a run; by default its share of the cores")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="local", help="who makes the runs")
+    parser.add_argument("--address", help="with --launcher ray: the cluster to join; by default Ray starts here")
+    parser.add_argument("--gpus", type=float, help="with --launcher ray: GPUs of a run, such as 0.25")
+    parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="with --launcher slurm: "
+                        "an option of the jobs, such as partition=gpu or time=60 (minutes)")  # fmt: skip
+    options, settings = _parse(parser, words)
+    grid = _grid(options, settings)
+    outcomes = grid.outcomes()
+    if options.dry_run:
+        for run in grid.due(outcomes):
+            print(shlex.join(["fpt", *run.command]))
+        return
+    for name in ("jobs", "threads"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise UsageError(f"--{name} must be at least 1, got {value}")
+    from fpt_lightning.experiments.progress import Screen
+    from fpt_lightning.experiments.sweep import check_commands
+    from fpt_lightning.experiments.sweep import sweep as make_all
+
+    missing = [run for run in grid.due(outcomes) if outcomes[run.id].state is not State.FINISHED]
+    try:
+        with _launcher(options, grid.folder) as launcher:
+            check_commands(grid, missing, launcher)
+            with Screen(grid, launcher.slots) as screen:
+                outcomes = make_all(grid, launcher, screen)
+    except KeyboardInterrupt:
+        raise FPTError("stopped; the same command goes on where the runs are") from None
+    _sum_up(grid, outcomes)
+
+
+def status(words: Sequence[str]) -> None:
+    """``fpt status TABLE``: which runs are done, running, failed, missing."""
+    parser = _parser("status", "which runs of a table are done, running, failed or missing")
+    parser.add_argument("--all", action="store_true", help="list every run, not only those that need attention")
+    options, settings = _parse(parser, words)
+    grid = _grid(options, settings)
+    outcomes = grid.outcomes()
+    from rich.console import Console
+
+    from fpt_lightning.experiments.progress import describe, overview
+
+    console = Console(highlight=False)
+    console.print(overview(grid, outcomes))
+    for run in grid.due(outcomes):
+        outcome = outcomes[run.id]
+        if options.all or outcome.state in (State.FAILED, State.RUNNING, State.STOPPED):
+            cause = f": {outcome.cause}" if outcome.cause else ""
+            console.print(f"{outcome.state:<9} {run.folder}  {describe(run)}{cause}", soft_wrap=True, markup=False)
+
+
+def _parser(command: str, about: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"fpt {command}",
+        usage=f"fpt {command} TABLE [options] [--OPTION VALUE ...]",
+        description=f"{about}. Any other --OPTION VALUE is one of `fpt run`, for every run: --trainer.max_steps 100.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("table", nargs="?", metavar="TABLE", help="its name in experiments.yaml")
+    parser.add_argument("--profile", default="laptop", help="the budget: smoke, laptop (default) or paper")
+    parser.add_argument(
+        "--protocol", help="paper: one learning rate; fair: a grid for every arm; by default the table's"
+    )
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help=f"of the runs; by default {DEFAULT_FOLDER}")
+    parser.add_argument("--experiments", metavar="FILE", help="another experiments.yaml")
+    parser.add_argument("--arms", action="append", default=[], metavar="ARM", help="only this row; may be repeated")
+    parser.add_argument(
+        "--tasks", action="append", default=[], metavar="TASK", help="only this column; may be repeated"
+    )
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        raise UsageError(f"{message}\n`{self.prog} --help` lists every option.")
+
+
+def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The command's own options, and the options of its runs."""
+    options, others = parser.parse_known_args(words)
+    try:
+        settings = as_settings(others)
+    except ValueError as error:
+        raise UsageError(f"'{error}' is neither an option nor its value; `{parser.prog} --help` lists them") from error
+    own = [name for action in parser._actions for name in action.option_strings]
+    for name in settings:
+        if "." not in name and name not in ("seed_everything", "run_folder", "arm"):
+            raise UsageError(f"there is no option '--{name}'{did_you_mean(f'--{name}', own)}")
+    for name in ("seed_everything", "model.lr", "run_folder", "ckpt_path", "arm"):
+        if name in settings:
+            raise UsageError(f"--{name} is what a table decides: change its protocol or profile in experiments.yaml")
+    return options, settings
+
+
+def _grid(options: argparse.Namespace, settings: dict[str, Any]) -> Grid:
+    experiments = read_experiments(options.experiments)
+    if options.table is None:
+        names = "\n".join(f"  {name:<12}{table.title} ({table.source})" for name, table in experiments.tables.items())
+        raise UsageError(f"say which table; {experiments.path} has\n{names}")
+    return make_grid(
+        experiments, options.table, options.profile, options.protocol, settings, options.folder, options.arms,
+        options.tasks,
+    )  # fmt: skip
+
+
+def _launcher(options: argparse.Namespace, folder: Path) -> Any:
+    from fpt_lightning.experiments.launchers.local import LocalLauncher
+
+    return LocalLauncher(options.jobs, options.threads)
+
+
+def _sum_up(grid: Grid, outcomes: dict[str, Any]) -> None:
+    due = grid.due(outcomes)
+    left = [run for run in due if outcomes[run.id].state is not State.FINISHED]
+    print(f"{len(due) - len(left)} of {len(due)} runs are finished: `fpt report {grid.table.name}` shows the table")
+    if left:
+        causes = [f"  {run.folder}: {outcomes[run.id].cause or 'its backbone could not be made'}" for run in left]
+        raise FPTError(f"{len(left)} failed; the same command tries them again:\n" + "\n".join(causes))

@@ -1,0 +1,118 @@
+"""A table's missing runs, one launcher, until nothing is left to do."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from fpt_lightning.errors import FPTError
+from fpt_lightning.experiments.grid import Grid, Run
+from fpt_lightning.experiments.launchers.base import Launcher
+from fpt_lightning.experiments.orders import Order
+from fpt_lightning.experiments.outcome import Outcome, State, read_outcome
+
+LOOK = 1.0
+"""Seconds between two looks at what runs."""
+
+BUSY = 5.0
+"""Seconds until a run that another sweep is at is asked for again."""
+
+
+class View(Protocol):
+    """Who is told how a sweep stands."""
+
+    def show(self, outcomes: dict[str, Outcome], running: list[str]) -> None:
+        """How it stands now."""
+
+    def ended(self, run: Run, outcome: Outcome, seconds: float) -> None:
+        """A run came to its end."""
+
+
+def sweep(grid: Grid, launcher: Launcher, view: View) -> dict[str, Outcome]:
+    """Makes every run of a table that is missing, stopped or failed; each once.
+
+    Runs that another sweep is making are waited for, and taken over if it dies.
+
+    Args:
+        grid: The table.
+        launcher: Who makes them.
+        view: Who is told.
+
+    Returns:
+        What became of every run, by id.
+    """
+    return _Sweep(grid, launcher, view).run()
+
+
+def check_commands(grid: Grid, runs: Sequence[Run], launcher: Launcher) -> None:
+    """Has the command line read one command of every cell before anything runs.
+
+    Raises:
+        FPTError: If it refuses one: an option that does not apply, a config that is gone.
+    """
+    asked = {run.id for run in runs}
+    of_cells = [next((run for run in cell.runs.values() if run.id in asked), None) for cell in grid.cells]
+    first = {run.id: run for run in of_cells if run is not None} | {run.id: run for run in runs if run.makes_backbone}
+    answers = launcher.check([run.command for run in first.values()])
+    for run, answer in zip(first.values(), answers, strict=True):
+        if answer is not None:
+            raise FPTError(f"table {grid.table.name}, task {run.task}: {answer}")
+
+
+class _Sweep:
+    def __init__(self, grid: Grid, launcher: Launcher, view: View) -> None:
+        self.grid = grid
+        self.launcher = launcher
+        self.view = view
+        # what failed another time is tried again, and until then it decides nothing
+        self.outcomes = {
+            name: replace(outcome, state=State.STOPPED) if outcome.state is State.FAILED else outcome
+            for name, outcome in grid.outcomes().items()
+        }
+        self.given: dict[str, tuple[Run, float]] = {}  # runs without a verdict, and when they were handed over
+        self.ended: set[str] = set()
+        self.later: dict[str, float] = {}  # runs of other sweeps, and when to ask again
+
+    def run(self) -> dict[str, Outcome]:
+        while True:
+            self._submit()
+            self.view.show(self.outcomes, self.launcher.running())
+            if self.given:
+                self._collect()
+            elif self.later:
+                time.sleep(LOOK)
+            else:
+                return self.outcomes
+
+    def _submit(self) -> None:
+        now = time.monotonic()
+        ready = [run for run in self.grid.due(self.outcomes) if self._is_ready(run, now)]
+        if ready:
+            self.given.update({run.id: (run, now) for run in ready})
+            self.launcher.submit([Order.of(run) for run in ready])
+
+    def _is_ready(self, run: Run, now: float) -> bool:
+        if run.id in self.given or run.id in self.ended or self.later.get(run.id, 0.0) > now:
+            return False
+        if self.outcomes[run.id].state is State.FINISHED and not self._lacks_picture(run):
+            return False
+        return run.needs is None or self.outcomes[run.needs.id].state is State.FINISHED
+
+    def _lacks_picture(self, run: Run) -> bool:
+        return run.attention and not (run.folder / "attention.png").is_file()
+
+    def _collect(self) -> None:
+        for verdict in self.launcher.wait(LOOK):
+            run, since = self.given.pop(verdict.id)
+            if verdict.state is State.RUNNING:
+                self.later[run.id] = time.monotonic() + BUSY
+                self.outcomes[run.id] = Outcome(State.RUNNING)
+                continue
+            self.later.pop(run.id, None)
+            self.ended.add(run.id)
+            if verdict.state is State.FAILED:
+                outcome = Outcome(State.FAILED, cause=verdict.cause)
+            else:
+                outcome = read_outcome(run.folder, run.makes_backbone)
+            self.outcomes[run.id] = outcome
+            self.view.ended(run, outcome, time.monotonic() - since)
