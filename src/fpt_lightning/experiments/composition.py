@@ -108,7 +108,7 @@ def plain(value: Any) -> Any:
 
 
 def _is_place(name: str) -> bool:
-    return name in PLACES or name.partition(".")[0] in PLACES
+    return any(name == place or name.startswith(f"{place}.") for place in PLACES)
 
 
 def _written(value: Any) -> str:

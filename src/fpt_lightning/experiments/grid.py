@@ -204,6 +204,7 @@ class _CellMaker:
             **self.table.settings,
             **arm.settings,
             **self.protocol.settings,
+            **self.protocol.tasks.get(task, {}),
             "model.lr": lr,
             "seed_everything": seed,
             **self.overrides,

@@ -22,6 +22,9 @@ MEASURES = {
 }
 """What a column of a table may hold, and its heading."""
 
+CHANGES = ("backbone", "configs", "settings", "lr")
+"""What of an arm may be otherwise on a single task."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -143,7 +146,7 @@ class Protocol:
         seeds: Seeds of every figure.
         grid_seeds: So many of the seeds run the whole grid, and choose; the others run with what was chosen. None runs
             the grid with all.
-        settings: Options of every run.
+        settings: Options of every run; ``tasks`` holds those for single tasks.
     """
 
     name: str
@@ -151,6 +154,7 @@ class Protocol:
     seeds: tuple[int, ...] = (0,)
     grid_seeds: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -313,6 +317,8 @@ def columns_of(tasks: Any, measures: Any) -> list[str]:
 
 def _check(experiments: Experiments) -> None:
     """Every name stands for something."""
+    for profile in experiments.profiles.values():
+        _check_profile(experiments, profile)
     for table in experiments.tables.values():
         where = f"{experiments.path}: table {table.name}"
         for task in table.tasks:
@@ -329,6 +335,11 @@ def _check(experiments: Experiments) -> None:
             for task in arm.tasks:
                 if task not in table.tasks:
                     raise UsageError(f"{where}, arm {arm.name}: '{task}' is no task of this table")
+                for key in arm.tasks[task]:
+                    if key not in CHANGES:
+                        raise UsageError(
+                            f"{where}, arm {arm.name}, task {task} has no field '{key}'{did_you_mean(key, CHANGES)}"
+                        )
             for role in {arm.backbone, *(arm.on(task).backbone for task in table.tasks)}:
                 for profile in experiments.profiles.values():
                     if role not in profile.backbones:
@@ -336,3 +347,19 @@ def _check(experiments: Experiments) -> None:
                             f"{where}, arm {arm.name}: profile {profile.name} has no backbone '{role}'"
                             f"{did_you_mean(role, profile.backbones)}"
                         )
+
+
+def _check_profile(experiments: Experiments, profile: Profile) -> None:
+    where = f"{experiments.path}: profile {profile.name}"
+    for name in profile.protocols:
+        if name not in experiments.protocols:
+            raise UsageError(f"{where}: no protocol is called '{name}'{did_you_mean(name, experiments.protocols)}")
+        experiments.protocol(name, profile)  # says which field there is not
+    named = [
+        *profile.tasks,
+        *(task for backbone in profile.backbones.values() for task in backbone.tasks),
+        *(task for name in experiments.protocols for task in experiments.protocol(name, profile).tasks),
+    ]
+    for task in named:
+        if task not in experiments.tasks:
+            raise UsageError(f"{where}: no task is called '{task}'{did_you_mean(task, experiments.tasks)}")

@@ -1,0 +1,78 @@
+"""Ids of runs: equal for equal experiments, whatever words and machines they are made with."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fpt_lightning.experiments.composition import PLACES, as_settings, as_words, compose, identity
+
+WORDS = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda word: isinstance(yaml.safe_load(word), str))
+PLAIN = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | WORDS
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+VALUES = PLAIN | NUMBERS | st.lists(PLAIN, max_size=3) | st.dictionaries(WORDS, st.integers(), min_size=1, max_size=3)
+SECTIONS = st.dictionaries(
+    st.sampled_from(["data", "model", "trainer", "early_stopping"]),
+    st.dictionaries(WORDS.filter(lambda word: word != "init_args"), PLAIN | NUMBERS, min_size=1, max_size=3),
+    min_size=1,
+)
+
+
+def dotted(sections: dict[str, dict[str, object]]) -> dict[str, object]:
+    return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+
+
+@given(SECTIONS, st.randoms(use_true_random=False))
+def test_the_order_of_settings_tells_nothing(sections: dict[str, dict[str, object]], random: Random) -> None:
+    settings = list(dotted(sections).items())
+    shuffled = random.sample(settings, len(settings))
+    assert identity(compose([], dict(settings))) == identity(compose([], dict(shuffled)))
+
+
+@given(SECTIONS, st.booleans())
+def test_a_config_and_options_that_say_the_same_are_the_same(
+    sections: dict[str, dict[str, object]], init_args: bool
+) -> None:
+    # a file name of its own, because a config is read once in a process
+    file = Path(f"{identity(dotted(sections))}-{init_args}.yaml")
+    file.write_text(yaml.safe_dump({key: {"init_args": part} if init_args else part for key, part in sections.items()}))
+    assert compose([str(file)], {}) == compose([], dotted(sections))
+
+
+@given(SECTIONS, st.sampled_from(sorted(PLACES)), VALUES)
+def test_places_tell_nothing(sections: dict[str, dict[str, object]], place: str, value: object) -> None:
+    values = compose([], dotted(sections))
+    assert identity({**values, place: value}) == identity({**values, f"{place}.more": value}) == identity(values)
+
+
+@given(SECTIONS, WORDS)
+def test_anything_else_tells(sections: dict[str, dict[str, object]], word: str) -> None:
+    values = dotted(sections)
+    assert identity({**values, "model.something_new": word}) != identity(values)
+
+
+@given(st.dictionaries(st.builds("model.{}".format, WORDS), VALUES))
+def test_settings_survive_as_words(settings: dict[str, object]) -> None:
+    words = as_words(settings)
+    assert as_settings(words) == settings
+    assert as_settings([part for word in words for part in word.split("=", 1)]) == settings
+
+
+def test_later_configs_win_and_sections_merge() -> None:
+    values = compose(["bit_xor.yaml", "train/all.yaml"], {"model.lr": 0.5})
+    assert values["model.trainable"] == "all"
+    assert values["model.lr"] == 0.5
+    assert values["data.n"] == 5
+
+
+@pytest.mark.parametrize("words", [["lr=1"], ["--lr"], ["--lr", "--seed", "1"]])
+def test_words_that_are_no_settings(words: list[str]) -> None:
+    with pytest.raises(ValueError, match=words[0]):
+        as_settings(words)
+
+
+def test_a_number_is_one_number_however_it_is_written() -> None:
+    assert as_settings(["--model.lr=1e-3", "--x=1.0e-3", "--y", "0.001"]) == {"model.lr": 1e-3, "x": 1e-3, "y": 1e-3}
