@@ -7,12 +7,19 @@ ARGS :=
 # where the demo's run lies: a new folder each time
 DEMO := runs/demo/$(shell date +%Y%m%d-%H%M%S)
 
+# of a table: make table2 PROFILE=smoke LAUNCHER=ray JOBS=4
+PROFILE := laptop
+LAUNCHER := local
+JOBS :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo bit-xor bit-memory listops mnist cifar cifar-lra remote-homology test test-slow lint format \
-	benchmark benchmark-data benchmark-lstm benchmark-pretraining wheel clean
+	benchmark benchmark-data benchmark-lstm benchmark-pretraining wheel clean \
+	table1 table2 lstm table6 table7 table8 table9 table10 table11 table12 table13 table14 table15 \
+	table16 table17 table21 attention fair pocket controls
 
 help:  ## this page
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## make the environment in .venv
 
@@ -48,6 +55,72 @@ cifar-lra: $(INSTALLED)  ## CIFAR-10 in grey, a pixel a token, likewise
 
 remote-homology: $(INSTALLED)  ## remote homology of proteins, likewise
 	$(BIN)/fpt run --config remote_homology.yaml $(ARGS)
+
+# the report of a table comes also where some of its runs failed, which the status then says
+define table
+$(BIN)/fpt sweep $@ --profile $(PROFILE) --launcher $(LAUNCHER) $(if $(JOBS),--jobs $(JOBS)) $(ARGS); status=$$?; \
+$(BIN)/fpt report $@ --profile $(PROFILE) $(ARGS) && exit $$status
+endef
+
+table1: $(INSTALLED)  ## frozen, fully trained, LSTM (FPT table 1)
+	$(table)
+
+table2: $(INSTALLED)  ## pretraining modality (FPT table 2)
+	$(table)
+
+lstm: $(INSTALLED)  ## random transformer and random LSTMs (FPT section 3.3)
+	$(table)
+
+table6: $(INSTALLED)  ## steps to convergence (FPT table 6)
+	$(table)
+
+table7: $(INSTALLED)  ## underfitting and overfitting (FPT table 7)
+	$(table)
+
+table8: $(INSTALLED)  ## model size (FPT table 8)
+	$(table)
+
+table9: $(INSTALLED)  ## initialisation (FPT table 9)
+	$(table)
+
+table10: $(INSTALLED)  ## only the output layer trains (FPT table 10)
+	$(table)
+
+table11: $(INSTALLED)  ## depth, output and layer norm train (FPT table 11)
+	$(table)
+
+table12: $(INSTALLED)  ## depth, only the output layer trains (FPT table 12)
+	$(table)
+
+table13: $(INSTALLED)  ## training more (FPT table 13)
+	$(table)
+
+table14: $(INSTALLED)  ## training more, one attention layer (FPT table 14)
+	$(table)
+
+table15: $(INSTALLED)  ## trained parts one by one (FPT tables 15 and 19)
+	$(table)
+
+table16: $(INSTALLED)  ## layer norm frozen and trained (FPT table 16)
+	$(table)
+
+table17: $(INSTALLED)  ## other backbones (FPT table 17)
+	$(table)
+
+table21: $(INSTALLED)  ## trained parts one by one, random (FPT table 21)
+	$(table)
+
+attention: $(INSTALLED)  ## attention maps (FPT section 3.5)
+	$(table)
+
+fair: $(INSTALLED)  ## frozen and unfrozen, a learning rate for every arm (Rothermel et al. 2021)
+	$(table)
+
+pocket: $(INSTALLED)  ## pretrained, random, statistics only, likewise
+	$(table)
+
+controls: $(INSTALLED)  ## controls without a backbone (Tan et al. 2024)
+	$(table)
 
 test: $(INSTALLED)  ## the tests that take seconds
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,0 +1,139 @@
+"""The commands of a table, through the command line."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fpt_lightning.main import main
+
+TINY = """
+tasks:
+  bit_xor: {title: bit-xor, config: bit_xor.yaml, lr: 1.0e-3, chance: 50}
+  bit_memory: {title: bit-memory, config: bit_memory.yaml, lr: 1.0e-3, chance: 50}
+protocols:
+  paper: {seeds: [0, 1]}
+  fair: {lr: [1.0e-3, 1.0e-2], seeds: [0, 1, 2], grid_seeds: 1}
+profiles:
+  smoke:
+    backbones:
+      language: {configs: [backbones/tiny.yaml]}
+      made: {made_by: {configs: [pretrain/bit_memory.yaml, backbones/tiny.yaml], settings: {data.n: 20, data.patch_size: 5, trainer.max_steps: 2, trainer.limit_val_batches: 1, trainer.limit_test_batches: 1}}}
+      absent: {missing: no such weights here}
+    settings: {trainer.max_steps: 2, trainer.limit_val_batches: 1, trainer.limit_test_batches: 1, data.eval_batch_size: 16}
+    tasks:
+      bit_memory: {data.n: 20, data.patch_size: 5}
+tables:
+  both:
+    title: Two arms
+    source: here
+    tasks: [bit_xor, bit_memory]
+    arms:
+      FPT: {backbone: language}
+      Absent: {backbone: absent}
+  made:
+    title: A backbone that is made
+    source: here
+    tasks: [bit_xor]
+    arms: {Bit: {backbone: made}}
+"""
+
+
+@pytest.fixture
+def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments.yaml").write_text(TINY)
+    return tmp_path
+
+
+def _commands(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_dry_run_prints_commands_that_run_by_hand(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "both", "--profile", "smoke", "--dry-run"]) == 0
+    commands = _commands(capsys)
+    assert len(commands) == 4
+    assert not Path("runs").exists()
+    assert main([*commands[0][1:], "--trainer.enable_progress_bar=false"]) == 0
+    capsys.readouterr()
+    assert main(["status", "both", "--profile", "smoke", "--all"]) == 0
+    assert capsys.readouterr().out.count("finished") == 1
+
+
+def test_the_fair_protocol_waits_for_a_choice_before_it_runs_the_other_seeds(
+    experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["both", "--profile", "smoke", "--protocol", "fair", "--tasks", "bit_xor"]
+    assert main(["sweep", *words, "--dry-run"]) == 0
+    first = _commands(capsys)
+    assert [word for command in first for word in command if "model.lr" in word] == [
+        "--model.lr=0.001",
+        "--model.lr=0.01",
+    ]
+    assert all("--seed_everything=0" in command for command in first)
+    for value, command in zip((0.4, 0.6), first, strict=True):
+        folder = Path(next(word for word in command if word.startswith("--run_folder=")).partition("=")[2])
+        folder.mkdir(parents=True)
+        result = {"val_accuracy": value, "test_accuracy": 0.5, "steps": 2, "best_step": 2, "lr": 0, "seed": 0}
+        (folder / "result.json").write_text(json.dumps({**result, "versions": {}}))
+    assert main(["sweep", *words, "--dry-run"]) == 0
+    later = _commands(capsys)[2:]
+    assert [("--model.lr=0.01" in command, command[-4]) for command in later] == [
+        (True, "--seed_everything=1"),
+        (True, "--seed_everything=2"),
+    ]
+
+
+def test_a_sweep_makes_what_is_missing_and_no_more(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["made", "--profile", "smoke", "--jobs", "1"]
+    assert main(["sweep", *words]) == 0
+    assert "3 of 3 runs are finished" in capsys.readouterr().out
+    results = {path: path.stat().st_mtime_ns for path in Path("runs/tables").glob("*/result.json")}
+    assert len(results) == 3
+    damaged = next(path for path in results if path.parent.name.startswith("bit_xor"))
+    whole = json.loads(damaged.read_text())
+    damaged.write_text(damaged.read_text()[:100])
+    assert main(["status", *words[:3]]) == 0
+    assert "the next sweep makes it again" in capsys.readouterr().out
+    assert main(["sweep", *words]) == 0
+    assert capsys.readouterr().out.count("validation") == 1
+    again = json.loads(damaged.read_text())
+    assert {key: again[key] for key in ("val_accuracy", "test_accuracy", "best_step")} == {
+        key: whole[key] for key in ("val_accuracy", "test_accuracy", "best_step")
+    }
+    assert all(path.stat().st_mtime_ns == time for path, time in results.items() if path != damaged)
+
+
+def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
+    experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "both", "--profile", "smoke", "--jobs", "1", "--data.max_depth", "3"]) == 1
+    error = capsys.readouterr().err
+    assert "table both, task bit_xor" in error
+    assert "max_depth" in error
+    assert not list(Path("runs").rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bth"], "no table is called 'bth'; did you mean 'both'?"),
+        ([], "say which table"),
+        (["both", "--profil", "smoke"], "there is no option '--profil'; did you mean '--profile'?"),
+        (["both", "--profile", "smok"], "no profile is called 'smok'; did you mean 'smoke'?"),
+        (["both", "--profile", "smoke", "--protocol", "far"], "did you mean 'fair'?"),
+        (["both", "--profile", "smoke", "--arms", "FTP"], "table both has no arm 'FTP'; did you mean 'FPT'?"),
+        (["both", "--profile", "smoke", "--tasks", "xor"], "table both has no task 'xor'"),
+        (["both", "--profile", "smoke", "--model.lr", "1"], "--model.lr is what a table decides"),
+        (["both", "--profile", "smoke", "stray"], "'stray' is neither an option nor its value"),
+        (["both", "--profile", "smoke", "--jobs", "0"], "--jobs must be at least 1"),
+        (["both", "--profile", "smoke", "--experiments", "no.yaml"], "no.yaml cannot be read"),
+    ],
+)
+def test_a_wrong_word_is_named(
+    words: list[str], said: str, experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", *words]) == 2
+    assert said in capsys.readouterr().err
