@@ -1,0 +1,92 @@
+"""What a table may claim: standard errors, and which arms differ from the baseline by more than chance."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+SIGNIFICANT = 0.05
+"""The corrected p-value below which a difference is called significant."""
+
+_EQUAL = 1e-9  # differences of percentages that are equal but for rounding
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm beside the baseline, over the seeds that both have.
+
+    Attributes:
+        seeds: How many seeds both have.
+        difference: Mean of arm minus baseline; None without a common seed.
+        p: Two-sided p-value of the paired t-test; None where there is nothing to test.
+        untested: Why there is no p-value.
+        corrected: The p-value after Holm's correction over the table.
+    """
+
+    seeds: int
+    difference: float | None = None
+    p: float | None = None
+    untested: str | None = None
+    corrected: float | None = None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected p-value is below :data:`SIGNIFICANT`."""
+        return self.corrected is not None and self.corrected < SIGNIFICANT
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Standard error of the mean, from the sample's standard deviation; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy import stats  # most of a second
+
+    return float(stats.sem(values))
+
+
+def compare(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison:
+    """Paired t-test over the seeds that arm and baseline have in common.
+
+    Fewer than two common seeds, or differences that are the same on every seed, leave nothing to estimate a variance
+    from: a t-test would give no value there, or p = 0 from two seeds that happen to agree.
+
+    Args:
+        arm: Values by seed.
+        baseline: Values by seed.
+    """
+    seeds = sorted(arm.keys() & baseline.keys())
+    differences = [arm[seed] - baseline[seed] for seed in seeds]
+    if not seeds:
+        return Comparison(0, untested="no seed in common with the baseline")
+    difference = fmean(differences)
+    if len(seeds) < 2:
+        return Comparison(1, difference, untested="one seed in common with the baseline, a test needs two")
+    if max(differences) - min(differences) <= _EQUAL:
+        same = "no difference" if abs(difference) <= _EQUAL else "the same difference"
+        return Comparison(len(seeds), difference, untested=f"{same} on every seed: no variance to test with")
+    from scipy import stats
+
+    p = stats.ttest_rel([arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]).pvalue
+    return Comparison(len(seeds), difference, float(p))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: the chance of a single false claim in the whole table stays below the level.
+
+    The k-th smallest of m p-values is multiplied by m - k + 1, never falls below the one before it, and is at most 1
+    (Holm 1979, "A simple sequentially rejective multiple test procedure").
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, p_values[place] * (len(p_values) - rank)))
+        corrected[place] = largest
+    return corrected
+
+
+def standard_errors(rows: Sequence[Sequence[float]]) -> list[float | None]:
+    """:func:`standard_error` of every column of rows of equal length, all at once."""
+    if len(rows) < 2:
+        return [None] * len(rows[0]) if rows else []
+    from scipy import stats
+
+    return [float(value) for value in stats.sem(rows, axis=0)]
