@@ -16,6 +16,7 @@ COMMANDS = {
     "prepare": "fetch or generate the data of a config, verify it, say what was found",
     "sweep": "make every run of a table that is missing: fpt sweep TABLE",
     "status": "which runs of a table are done, running, failed or missing",
+    "report": "print a table beside the paper's figures: fpt report TABLE --format html",
     "attention": "draw what the answers of a run look at: fpt attention --checkpoint RUN",
 }
 
@@ -23,6 +24,7 @@ COMMANDS = {
 HOME = {
     "sweep": ("fpt_lightning.experiments.commands", "sweep"),
     "status": ("fpt_lightning.experiments.commands", "status"),
+    "report": ("fpt_lightning.experiments.commands", "report"),
     "attention": ("fpt_lightning.experiments.attention_command", "main"),
 }
 

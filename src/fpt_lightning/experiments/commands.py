@@ -76,6 +76,22 @@ def status(words: Sequence[str]) -> None:
             console.print(f"{outcome.state:<9} {run.folder}  {describe(run)}{cause}", soft_wrap=True, markup=False)
 
 
+def report(words: Sequence[str]) -> None:
+    """``fpt report TABLE``: the table, with the paper's figures beside ours.
+
+    Raises:
+        FPTError: If the file cannot be written.
+    """
+    from fpt_lightning.experiments.report import FORMATS, write_report
+
+    parser = _parser("report", "print a table beside the paper's figures, or write it as a page")
+    parser.add_argument("--format", choices=FORMATS, default="markdown", help="markdown (default), latex or html")
+    parser.add_argument("--out", type=Path, help="the file; html goes to FOLDER/TABLE.html without it")
+    options, settings = _parse(parser, words)
+    grid = _grid(options, settings)
+    print(write_report(grid, grid.outcomes(), options.format, options.out), end="")
+
+
 def _parser(command: str, about: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"fpt {command}",
