@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.models.architectures import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
-TARGETS = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+TARGETS = re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 TINY = (
     "--model.backbone=tiny --trainer.max_steps=2 --trainer.limit_val_batches=1 --trainer.limit_test_batches=1 "
     "--trainer.accelerator=cpu --trainer.enable_progress_bar=false"
@@ -28,7 +29,18 @@ RUNS = {
     "remote-homology": "--data.root={tape_root}",
 }
 PREPARED = {"cifar", "cifar-lra"}  # CIFAR-10's checksums hold in another process too: only the data is missed
-TRIED = ["help", "demo", "benchmark", "benchmark-data", "benchmark-lstm", "benchmark-pretraining", "wheel", *RUNS]
+TABLES = list(read_experiments(str(ROOT / "experiments.yaml")).tables)
+TRIED = [
+    "help",
+    "demo",
+    "benchmark",
+    "benchmark-data",
+    "benchmark-lstm",
+    "benchmark-pretraining",
+    "wheel",
+    *RUNS,
+    *TABLES,
+]
 # these would run this suite in itself, change the checkout or make an environment: their commands are only read
 READ = {"install": "uv pip install", "test": "pytest", "test-slow": "pytest -m slow", "lint": "mypy", "format": "ruff"}
 READ |= {"clean": "rm -rf .venv"}
@@ -131,6 +143,42 @@ def test_the_benchmark_of_pretraining(tmp_path: Path) -> None:
     assert result["sizes"]["layers"] == 1
     assert row["tokens_per_second"] == pytest.approx(2 * 16 / row["seconds"])
     assert row["share"] == pytest.approx(row["gflops"] / row["matrix_rate_gflops"])
+
+
+def _make_table(table: str, folder: Path, root: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    budget = f"--folder={folder} --data.root={root} --trainer.accelerator=cpu {' '.join(more)}"
+    return _make(table, "PROFILE=smoke", "JOBS=1", f"ARGS={budget}")
+
+
+def test_a_table(tmp_path: Path) -> None:
+    done = _make_table("table15", tmp_path / "runs", tmp_path, "--tasks=bit_xor")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "8 of 8 runs are finished" in done.stdout
+    assert "(paper 98)" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs_of_all_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder: arms that stand in several tables run once."""
+    return tmp_path_factory.mktemp("tables")
+
+
+# MNIST's files stand beside ListOps', which are made here; CIFAR-10's checksums hold in these processes too
+@pytest.mark.slow
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table(table: str, runs_of_all_tables: Path, mnist_root: Path) -> None:
+    experiments = read_experiments(str(ROOT / "experiments.yaml"))
+    tasks = experiments.tables[table].tasks
+    here = [task for task in tasks if task in ("bit_memory", "bit_xor", "listops", "listops_as_released", "mnist")]
+    if not here:
+        done = _make_table(table, runs_of_all_tables, mnist_root, "--data.download=false")
+        assert done.returncode != 0
+        assert "not found" in done.stderr
+        assert "## " in done.stdout  # the report comes all the same
+        return
+    done = _make_table(table, runs_of_all_tables, mnist_root, *(f"--tasks={task}" for task in here))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "runs are finished" in done.stdout
 
 
 @pytest.mark.parametrize("target", READ)

@@ -94,7 +94,7 @@ def main() -> None:
         training_tokens=len(data.corpus.tokens["train"]), command=command(config), steps=steps, batch=batch,
         context=context, seen=steps * batch * context,
         epochs=steps * batch * context / len(data.corpus.tokens["train"]), lr=module.lr, warmup=module.warmup_steps,
-        weight_decay=module.weight_decay, repeat=data.repeat_share, compute=arguments.compute,
+        weight_decay=module.weight_decay, moved=module.moved_share, repeat=data.repeat_share, compute=arguments.compute,
         petaflops=steps * batch * context * (6 * matrices + attention) / 1e15,
         note=f"- {arguments.note}\n" if arguments.note else "",
         **{f"{split}_loss": value for split, value in loss.items()},
