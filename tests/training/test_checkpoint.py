@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from conftest import Fpt, read_rows
+from fpt_lightning.errors import FPTError
+from fpt_lightning.training.checkpoint import check_readable
 
 LAST = "checkpoints/last.ckpt"
 
@@ -172,6 +176,15 @@ def test_a_damaged_checkpoint_is_named(fpt: Fpt, capsys: pytest.CaptureFixture[s
     assert status == 1
     assert "last.ckpt" in error
     assert "Traceback" not in error
+
+
+@given(content=st.binary(max_size=200))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_bytes_are_taken_for_a_checkpoint(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "some.ckpt"
+    file.write_bytes(content)
+    with pytest.raises(FPTError, match=r"some\.ckpt is not a checkpoint"):
+        check_readable(file)
 
 
 def test_a_checkpoint_that_runs_code_is_refused(fpt: Fpt, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

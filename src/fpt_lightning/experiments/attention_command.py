@@ -1,10 +1,9 @@
 """`fpt attention`: the attention maps of a run as a picture and as figures (FPT section 3.5)."""
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 import torch
 
@@ -13,18 +12,13 @@ from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import UsageError
 from fpt_lightning.experiments.attention_picture import draw_attention
 from fpt_lightning.experiments.attention_words import needed_tokens, token_words
+from fpt_lightning.experiments.options import OptionParser
 from fpt_lightning.experiments.rebuild import find_run, rebuild
 from fpt_lightning.models.attention_maps import MeanMaps, mean_maps
 from fpt_lightning.training.classification import FPTClassifier
 
 TOGETHER = 2**22
 """Pairs of tokens in a batch: a head's map of all of them is 16 MiB."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Never:
-        """Raises what :mod:`fpt_lightning.main` prints."""
-        raise UsageError(f"{message}\n`{self.prog} --help` lists every option.")
 
 
 def main(words: Sequence[str]) -> None:
@@ -37,7 +31,7 @@ def main(words: Sequence[str]) -> None:
         UsageError: If the command line is wrong, or the run has no attention to show.
         FPTError: If the run cannot be read.
     """
-    parser = _Parser(prog="fpt attention", description="What the answers of a run look at, on test examples.")
+    parser = OptionParser(prog="fpt attention", description="What the answers of a run look at, on test examples.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a checkpoint in it")
     parser.add_argument("--layer", type=int, default=1, help="the layer, counted from 1 (default 1)")
     parser.add_argument("--examples", type=int, default=100, help="test examples to average over (default 100)")

@@ -4,11 +4,12 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, make_grid
+from fpt_lightning.experiments.options import OptionParser
 from fpt_lightning.experiments.outcome import State
 from fpt_lightning.experiments.tables import read_experiments
 
@@ -93,7 +94,7 @@ def report(words: Sequence[str]) -> None:
 
 
 def _parser(command: str, about: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OptionParser(
         prog=f"fpt {command}",
         usage=f"fpt {command} TABLE [options] [--OPTION VALUE ...]",
         description=f"{about}. Any other --OPTION VALUE is one of `fpt run`, for every run: --trainer.max_steps 100.",
@@ -111,11 +112,6 @@ def _parser(command: str, about: str) -> argparse.ArgumentParser:
         "--tasks", action="append", default=[], metavar="TASK", help="only this column; may be repeated"
     )
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Never:
-        raise UsageError(f"{message}\n`{self.prog} --help` lists every option.")
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:

@@ -7,6 +7,7 @@ and a hash that names the frozen weights and the task. It holds tensors and plai
 
 import pickle
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def check_readable(path: str | Path) -> None:
     if not Path(path).is_file():
         raise FPTError(f"there is no checkpoint {path}")
     try:
+        if not zipfile.is_zipfile(path):  # torch would take it for a file of its first years and stumble in it
+            raise EOFError("it is cut short or of another kind")
         torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
