@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,18 @@ def _parser(command: str, about: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks", action="append", default=[], metavar="TASK", help="only this column; may be repeated"
     )
+    parser.add_argument("--rates", type=_numbers(float), default=[], help="another grid: 1e-3,3e-3,1e-2")
+    parser.add_argument("--seeds", type=_numbers(int), default=[], help="other seeds: 0,1,2,3,4")
     return parser
+
+
+def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """A reader of numbers with commas between them."""
+
+    def numbers(word: str) -> list[Any]:
+        return [kind(part) for part in word.split(",")]
+
+    return numbers
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -137,9 +148,17 @@ def _grid(options: argparse.Namespace, settings: dict[str, Any]) -> Grid:
         names = "\n".join(f"  {name:<12}{table.title} ({table.source})" for name, table in experiments.tables.items())
         raise UsageError(f"say which table; {experiments.path} has\n{names}")
     return make_grid(
-        experiments, options.table, options.profile, options.protocol, settings, options.folder, options.arms,
+        experiments,
+        options.table,
+        options.profile,
+        options.protocol,
+        settings,
+        options.folder,
+        options.arms,
         options.tasks,
-    )  # fmt: skip
+        options.rates,
+        options.seeds,
+    )
 
 
 def _launcher(options: argparse.Namespace, folder: Path) -> Any:

@@ -1,7 +1,7 @@
 """A table as runs: what a cell consists of, which run is which, and which are due."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -144,6 +144,8 @@ def make_grid(
     folder: Path = DEFAULT_FOLDER,
     arms: Iterable[str] = (),
     tasks: Iterable[str] = (),
+    rates: Sequence[float] = (),
+    seeds: Sequence[int] = (),
 ) -> Grid:
     """Works out the runs of a table.
 
@@ -156,6 +158,8 @@ def make_grid(
         folder: Where the run folders lie.
         arms: Only these rows.
         tasks: Only these columns.
+        rates: Another grid of learning rates than the protocol's.
+        seeds: Other seeds than the protocol's.
 
     Raises:
         UsageError: If one of the names does not exist.
@@ -163,6 +167,7 @@ def make_grid(
     chosen = experiments.table(table)
     budget = experiments.profile(profile)
     rules = experiments.protocol(protocol or chosen.protocol, budget)
+    rules = replace(rules, lr=tuple(rates) or rules.lr, seeds=tuple(seeds) or rules.seeds)
     rows = _only(chosen.arms, arms, "arm", table)
     columns = _only(chosen.tasks, tasks, "task", table)
     maker = _CellMaker(experiments, chosen, budget, rules, dict(overrides or {}), folder)
