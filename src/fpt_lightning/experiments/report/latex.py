@@ -13,15 +13,18 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': "''",
+    '"': r"\textquotedblright{}",
     "±": r"$\pm$",
     wording.MINUS: r"$-$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
-    wording.NONE: "--",
+    wording.NONE: r"\textendash{}",
     # brackets: at the start of a row they would be an argument of the line break before it
-    **{sign: "{" + sign + "}" for sign in "[]*`'-"},
+    **{sign: "{" + sign + "}" for sign in "[]*`"},
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
 }
+
+MOST_COLUMNS = 4
+"""Columns that fit across a page in the size of its text."""
 
 
 def latex(results: Results, warnings: Sequence[str]) -> str:
@@ -39,6 +42,7 @@ def latex(results: Results, warnings: Sequence[str]) -> str:
         r"% needs \usepackage{booktabs} and a document in UTF-8",
         r"\begin{table}",
         r"\centering",
+        *([r"\footnotesize\setlength{\tabcolsep}{3pt}"] if len(heads) > MOST_COLUMNS else []),
         rf"\caption{{{escaped(f'{table.title} ({table.source}; profile {results.grid.profile.name})')}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', table.name)}}}",
         rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
@@ -57,7 +61,8 @@ def latex(results: Results, warnings: Sequence[str]) -> str:
 def escaped(text: str) -> str:
     """Text that LaTeX prints as it stands, on one line."""
     printable = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
-    return "".join(_SPECIAL.get(letter, letter) for letter in printable)
+    told = "".join(_SPECIAL.get(letter, letter) for letter in printable)
+    return re.sub(r"([-'])(?=\1)", r"\1{}", told)  # else two of them print as one sign
 
 
 def _rows(results: Results, arm: str, notes: wording.Footnotes) -> list[str]:
@@ -72,6 +77,8 @@ def _rows(results: Results, arm: str, notes: wording.Footnotes) -> list[str]:
 
 def _cell(figure: Figure, column: Column, notes: wording.Footnotes) -> str:
     told = escaped(wording.mean(figure, column.measure))
+    before, sign, error = told.partition(r" $\pm$")
+    told = rf"{before}{{\scriptsize{sign}{error}}}" if sign else told
     if figure.comparison is not None and figure.comparison.significant:
         told = rf"{{\boldmath\textbf{{{told}}}}}"
     if (note := notes.mark(figure)) is not None:

@@ -99,10 +99,10 @@ def reading(results: Results, papers: str) -> list[str]:
     over = f"Mean ± standard error over {seeds} seeds" if seeds > 1 else "One seed"
     sentences = [f"{over}, the paper's figure {papers}.", *(DEFINITIONS[measure] for measure in measures)]
     sentences.append(how_chosen(results))
-    if len(results.arms) > 1:
+    if (count := tests(results)) > 0:
         sentences.append(
             f"Bold differs from {results.baseline}: paired t-test over seeds, "
-            f"p < {SIGNIFICANT:g} after Holm's correction over {tests(results)} comparisons."
+            f"p < {SIGNIFICANT:g} after Holm's correction over {count} comparison{'s' * (count > 1)}."
         )
     return sentences
 

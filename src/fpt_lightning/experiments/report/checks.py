@@ -9,6 +9,7 @@ import yaml
 from fpt_lightning import __version__
 from fpt_lightning.experiments.figures import Entry, Results
 from fpt_lightning.experiments.outcome import State
+from fpt_lightning.experiments.report import wording
 from fpt_lightning.experiments.store import RunFolder
 from fpt_lightning.experiments.tables import Task
 
@@ -95,7 +96,8 @@ def _narrow_grids(results: Results) -> Iterator[str]:
             edge = "smallest" if entry.lr == rates[0] else "largest"
             at_edge.setdefault((arm, entry.lr, edge), []).append(results.grid.experiments.tasks[task].title)
     for (arm, lr, edge), titles in at_edge.items():
-        yield f"{arm} chose the {edge} learning rate, {lr:g}, on {', '.join(titles)}: the grid may be too narrow."
+        chosen = f"{arm} chose the {edge} learning rate, {wording.rate(lr)}"
+        yield f"{chosen}, on {', '.join(titles)}: the grid may be too narrow."
 
 
 def _still_rising(results: Results) -> Iterator[str]:
