@@ -10,7 +10,16 @@ from filelock import FileLock, Timeout
 
 from fpt_lightning.experiments.store import RunFolder
 
-REQUIRED = ("val_accuracy", "test_accuracy", "steps", "best_step", "lr", "seed", "versions")
+REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "val_accuracy": (int, float),
+    "test_accuracy": (int, float),
+    "steps": int,
+    "best_step": int,
+    "lr": (int, float),
+    "seed": int,
+    "versions": dict,
+}
+"""What every result must hold, and of what kind."""
 
 
 class State(StrEnum):
@@ -66,8 +75,8 @@ def read_result(folder: Path, makes_backbone: bool = False) -> tuple[dict[str, A
     result, damage = _read_json(file)
     if result is None:
         return None, damage
-    if absent := [name for name in REQUIRED if name not in result]:
-        return None, f"{file} lacks {', '.join(absent)}"
+    if wrong := [name for name, kind in REQUIRED.items() if not isinstance(result.get(name), kind)]:
+        return None, f"{file} has no usable {', '.join(wrong)}"
     if makes_backbone and not (folder / "backbone").is_dir():
         return None, f"{folder} has a result but no backbone"
     return result, None
