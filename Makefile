@@ -9,7 +9,7 @@ DEMO := runs/demo/$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo bit-xor bit-memory listops mnist cifar cifar-lra remote-homology test test-slow lint format \
-	benchmark benchmark-data benchmark-lstm benchmark-pretraining wheel clean
+	benchmark benchmark-data benchmark-lstm benchmark-pretraining benchmark-sweep wheel clean
 
 help:  ## this page
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ benchmark-lstm: $(INSTALLED)  ## the fused LSTM beside loops over time
 
 benchmark-pretraining: $(INSTALLED)  ## tokens a second of making a backbone
 	$(BIN)/python benchmarks/pretraining.py $(ARGS)
+
+benchmark-sweep: $(INSTALLED)  ## what a sweep costs beside its runs, and how fast fpt status is
+	$(BIN)/python benchmarks/sweep.py $(ARGS)
 
 wheel: $(INSTALLED)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel --installer uv $(ARGS)

@@ -29,6 +29,7 @@ RUNS = {
 }
 PREPARED = {"cifar", "cifar-lra"}  # CIFAR-10's checksums hold in another process too: only the data is missed
 TRIED = ["help", "demo", "benchmark", "benchmark-data", "benchmark-lstm", "benchmark-pretraining", "wheel", *RUNS]
+TRIED += ["benchmark-sweep"]
 # these would run this suite in itself, change the checkout or make an environment: their commands are only read
 READ = {"install": "uv pip install", "test": "pytest", "test-slow": "pytest -m slow", "lint": "mypy", "format": "ruff"}
 READ |= {"clean": "rm -rf .venv"}
@@ -131,6 +132,17 @@ def test_the_benchmark_of_pretraining(tmp_path: Path) -> None:
     assert result["sizes"]["layers"] == 1
     assert row["tokens_per_second"] == pytest.approx(2 * 16 / row["seconds"])
     assert row["share"] == pytest.approx(row["gflops"] / row["matrix_rate_gflops"])
+
+
+def test_the_benchmark_of_a_sweep(tmp_path: Path) -> None:
+    out = tmp_path / "sweep.json"
+    done = _make("benchmark-sweep", f"ARGS=--runs 2 --steps 2 --jobs 1 --folders 20 --out {out}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(out.read_text())
+    (row,) = result["overhead"]
+    assert row["overhead_a_run"] == pytest.approx((row["wall"] - row["training"]) / 2)
+    assert result["status"]["folders"] == 20
+    assert "fpt status over 20 finished runs" in done.stdout
 
 
 @pytest.mark.parametrize("target", READ)

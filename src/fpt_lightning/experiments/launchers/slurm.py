@@ -1,6 +1,8 @@
 """Jobs of a SLURM cluster, submitted as arrays with submitit."""
 
+import contextlib
 import inspect
+import io
 import shutil
 import signal
 import subprocess
@@ -97,7 +99,8 @@ class SlurmLauncher(Launcher):
         for start in range(0, len(orders), LARGEST_ARRAY):
             part = orders[start : start + LARGEST_ARRAY]
             try:
-                jobs = self._executor.map_array(SlurmRun(self.threads), part)
+                with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what the error says
+                    jobs = self._executor.map_array(SlurmRun(self.threads), part)
             except self._submitit.core.utils.FailedJobError as error:
                 raise FPTError(f"SLURM does not take the jobs: {_refusal(str(error))}") from error
             self._jobs.update({job.job_id: (order, job) for order, job in zip(part, jobs, strict=True)})
