@@ -85,7 +85,7 @@ def status(folder: Path, folders: int) -> dict[str, Any]:
         figures = {"val_accuracy": 0.5, "test_accuracy": number / folders, "steps": 2, "best_step": 2}
         result = {**figures, "lr": run.lr, "seed": run.seed, "versions": {}, "status": "finished"}
         (run.folder / "result.json").write_text(json.dumps(result))
-    words = ["status", "many", "--experiments", "experiments.yaml", "--profile", "smoke", "--folder", str(folder / "runs")]  # fmt: skip
+    words = ["status", "many", "--experiments=experiments.yaml", "--profile=smoke", f"--folder={folder / 'runs'}"]
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "fpt_lightning", *words], capture_output=True, text=True, check=True, cwd=folder,

@@ -45,8 +45,8 @@ def _verdicts(launcher: LocalLauncher, count: int) -> dict[str, Verdict]:
 def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
     orders = [
         _order("good"),
-        # known only once the data is made
-        _order("bad", "--data.root=nowhere", "--config=mnist.yaml", "--data.download=false"),
+        # known only once the data is looked for
+        _order("bad", "--config=mnist.yaml", "--data.root=nowhere", "--data.download=false"),
         _order("crash", "--trainer.callbacks+=crashing.Crash"),
         _order("after"),
     ]
