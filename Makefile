@@ -14,7 +14,7 @@ JOBS :=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo bit-xor bit-memory listops mnist cifar cifar-lra remote-homology test test-slow lint format \
-	benchmark benchmark-data benchmark-lstm benchmark-pretraining wheel clean \
+	benchmark benchmark-data benchmark-lstm benchmark-pretraining benchmark-sweep wheel clean \
 	table1 table2 lstm table6 table7 table8 table9 table10 table11 table12 table13 table14 table15 \
 	table16 table17 table21 attention fair pocket controls
 
@@ -148,6 +148,9 @@ benchmark-lstm: $(INSTALLED)  ## the fused LSTM beside loops over time
 
 benchmark-pretraining: $(INSTALLED)  ## tokens a second of making a backbone
 	$(BIN)/python benchmarks/pretraining.py $(ARGS)
+
+benchmark-sweep: $(INSTALLED)  ## what a sweep costs beside its runs, and how fast fpt status is
+	$(BIN)/python benchmarks/sweep.py $(ARGS)
 
 wheel: $(INSTALLED)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel --installer uv $(ARGS)

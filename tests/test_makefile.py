@@ -37,6 +37,7 @@ TRIED = [
     "benchmark-data",
     "benchmark-lstm",
     "benchmark-pretraining",
+    "benchmark-sweep",
     "wheel",
     *RUNS,
     *TABLES,
@@ -179,6 +180,17 @@ def test_every_table(table: str, runs_of_all_tables: Path, mnist_root: Path) -> 
     done = _make_table(table, runs_of_all_tables, mnist_root, *(f"--tasks={task}" for task in here))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "runs are finished" in done.stdout
+
+
+def test_the_benchmark_of_a_sweep(tmp_path: Path) -> None:
+    out = tmp_path / "sweep.json"
+    done = _make("benchmark-sweep", f"ARGS=--runs 2 --steps 2 --jobs 1 --folders 20 --out {out}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(out.read_text())
+    (row,) = result["overhead"]
+    assert row["overhead_a_run"] == pytest.approx((row["wall"] - row["training"]) / 2)
+    assert result["status"]["folders"] == 20
+    assert "fpt status over 20 finished runs" in done.stdout
 
 
 @pytest.mark.parametrize("target", READ)

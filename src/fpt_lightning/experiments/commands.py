@@ -9,6 +9,7 @@ from typing import Any
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, make_grid
+from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.options import OptionParser
 from fpt_lightning.experiments.outcome import State
 from fpt_lightning.experiments.tables import read_experiments
@@ -161,7 +162,23 @@ def _grid(options: argparse.Namespace, settings: dict[str, Any]) -> Grid:
     )
 
 
-def _launcher(options: argparse.Namespace, folder: Path) -> Any:
+def _launcher(options: argparse.Namespace, folder: Path) -> Launcher:
+    """Who makes the runs.
+
+    Raises:
+        UsageError: If an option belongs to another launcher.
+    """
+    for name, owner in (("address", "ray"), ("gpus", "ray"), ("slurm", "slurm")):
+        if getattr(options, name) not in (None, []) and options.launcher != owner:
+            raise UsageError(f"--{name} is an option of --launcher {owner}, not of --launcher {options.launcher}")
+    if options.launcher == "ray":
+        from fpt_lightning.experiments.launchers.ray import RayLauncher
+
+        return RayLauncher(options.jobs, options.threads, options.address, options.gpus)
+    if options.launcher == "slurm":
+        from fpt_lightning.experiments.launchers.slurm import SlurmLauncher
+
+        return SlurmLauncher(options.jobs, options.threads, options.slurm, folder)
     from fpt_lightning.experiments.launchers.local import LocalLauncher
 
     return LocalLauncher(options.jobs, options.threads)

@@ -19,7 +19,9 @@ def plot_learning_curve(metrics: Path, picture: Path, title: str = "", metric: s
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 3), layout="constrained")
+        figure = Figure(figsize=(8, 3))
+        # margins by hand: to work them out matplotlib draws everything twice, a fifth of a warm short run
+        figure.subplots_adjust(left=0.09, right=0.98, bottom=0.16, top=0.88, wspace=0.22)
         for axes, quantity in zip(figure.subplots(1, 2, sharex=True), ("loss", metric), strict=True):
             for split, colour, width in (("train", "#9db4c8", 1.0), ("val", "#c44e52", 1.8)):
                 points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key := f"{split}_{quantity}")]

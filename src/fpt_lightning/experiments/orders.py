@@ -114,7 +114,7 @@ def write_output_to(log: Path) -> Path:
         log.replace(log.with_suffix(".1.txt"))
     sys.stdout.flush()
     sys.stderr.flush()
-    opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(opened, 1)
     os.dup2(opened, 2)
     os.close(opened)

@@ -9,7 +9,7 @@ from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Grid, Run
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.orders import Order
-from fpt_lightning.experiments.outcome import Outcome, State, read_outcome
+from fpt_lightning.experiments.outcome import Outcome, State, is_locked, read_outcome
 
 LOOK = 1.0
 """Seconds between two looks at what runs."""
@@ -93,6 +93,9 @@ class _Sweep:
 
     def _is_ready(self, run: Run, now: float) -> bool:
         if run.id in self.given or run.id in self.ended or self.later.get(run.id, 0.0) > now:
+            return False
+        if run.id in self.later and is_locked(run.folder):  # a look is cheaper than a job
+            self.later[run.id] = now + BUSY
             return False
         if self.outcomes[run.id].state is State.FINISHED and not self._lacks_picture(run):
             return False

@@ -24,7 +24,7 @@ class LocalLauncher(Launcher):
 
     def __init__(self, jobs: int | None = None, threads: int | None = None) -> None:
         self._devices = visible_gpus()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = visible_cores()
         self.slots: int = jobs or len(self._devices) or cores
         self.threads = threads or max(1, cores // self.slots)
         self._waiting: deque[Order] = deque()
@@ -80,6 +80,11 @@ class LocalLauncher(Launcher):
                 environment["CUDA_VISIBLE_DEVICES"] = self._devices[slot % len(self._devices)]
             self._workers[slot] = WorkerProcess(environment)
         return self._workers[slot]
+
+
+def visible_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.orders import Order, Verdict, fail, last_words
 from fpt_lightning.experiments.outcome import State
 
@@ -30,7 +31,7 @@ class WorkerProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[write],
-            env={**os.environ, **environment},
+            env={**_without_slurm(os.environ), **environment},
             start_new_session=True,  # Ctrl-C is for the sweep, which then stops its workers
         )
         os.close(write)
@@ -100,3 +101,26 @@ class WorkerProcess:
         assert self._process.stderr is not None
         lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"the worker ended with status {self._process.wait()}"
+
+
+def check_here(commands: Sequence[Sequence[str]]) -> list[str | None]:
+    """What the command line says against each of some commands, None where nothing; asked of a process of its own.
+
+    Raises:
+        FPTError: If the process dies of it.
+    """
+    worker = WorkerProcess({})
+    try:
+        return worker.check(commands)
+    except RuntimeError as error:
+        raise FPTError(str(error)) from error
+    finally:
+        worker.kill()
+
+
+def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which Lightning sees no SLURM: a run is one of many in a job, not the job.
+
+    Otherwise it would count the job's tasks as its own, and requeue the job when it is told to stop.
+    """
+    return {name: value for name, value in environment.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}

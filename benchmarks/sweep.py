@@ -1,0 +1,127 @@
+"""What a sweep costs beside its runs, on this machine.
+
+Runs of a few steps on the backbone tiny go through the local launcher, whose processes are warm: the overhead of a run
+is the wall time of all, times the processes, less the training that the runs report, per run. It holds everything else:
+parsing, building, the test, the learning curve, the files. Then finished run folders by the thousand are made, and
+`fpt status` is timed over them as a command of its own.
+
+    python benchmarks/sweep.py --out benchmarks/results/sweep-MACHINE.json
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fpt_lightning.experiments.grid import Grid, make_grid
+from fpt_lightning.experiments.launchers.local import LocalLauncher
+from fpt_lightning.experiments.orders import Order
+from fpt_lightning.experiments.outcome import State
+from fpt_lightning.experiments.tables import read_experiments
+from machine import machine
+
+
+def table(folder: Path, runs: int, steps: int) -> Grid:
+    """A table of one cell with a seed for every run."""
+    settings = {
+        "trainer.max_steps": steps,
+        "trainer.val_check_interval": steps,
+        "trainer.limit_val_batches": 1,
+        "trainer.limit_test_batches": 1,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": False,
+    }
+    content = {
+        "tasks": {"bit_xor": {"title": "bit-xor", "config": "bit_xor.yaml", "lr": 1e-3, "chance": 50}},
+        "protocols": {"paper": {"seeds": list(range(runs))}, "fair": {}},
+        "profiles": {"smoke": {"backbones": {"body": {"configs": ["backbones/tiny.yaml"]}}, "settings": settings}},
+        "tables": {
+            "many": {"title": "Many", "source": "", "tasks": ["bit_xor"], "arms": {"tiny": {"backbone": "body"}}}
+        },
+    }
+    path = folder / "experiments.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return make_grid(read_experiments(str(path)), "many", "smoke", folder=folder / "runs")
+
+
+def overhead(folder: Path, runs: int, steps: int, jobs: int) -> dict[str, Any]:
+    """Seconds a run beside its training, with warm processes."""
+    grid = table(folder, runs + jobs, steps)
+    orders = [Order.of(run) for run in grid.due(grid.outcomes())]
+    with LocalLauncher(jobs=jobs, threads=1) as launcher:
+        make(launcher, orders[:jobs])  # starts the processes
+        start = time.perf_counter()
+        make(launcher, orders[jobs:])
+        wall = time.perf_counter() - start
+    results = [json.loads((Path(order.folder) / "result.json").read_text()) for order in orders[jobs:]]
+    training = sum(result["wall_seconds"] for result in results)
+    seconds = {"wall": wall, "training": training, "overhead_a_run": (wall * jobs - training) / runs}
+    return {"runs": runs, "steps": steps, "jobs": jobs, **seconds}
+
+
+def make(launcher: LocalLauncher, orders: list[Order]) -> None:
+    """Has orders carried out, all of which must end well."""
+    launcher.submit(orders)
+    left = len(orders)
+    while left:
+        for verdict in launcher.wait(1.0):
+            if verdict.state is not State.FINISHED:
+                raise SystemExit(f"a run failed: {verdict.cause}")
+            left -= 1
+
+
+def status(folder: Path, folders: int) -> dict[str, Any]:
+    """Seconds of `fpt status` over finished runs, python's start included."""
+    grid = table(folder, folders, 2)
+    for number, run in enumerate(grid.due(grid.outcomes())):
+        run.folder.mkdir(parents=True)
+        figures = {"val_accuracy": 0.5, "test_accuracy": number / folders, "steps": 2, "best_step": 2}
+        result = {**figures, "lr": run.lr, "seed": run.seed, "versions": {}, "status": "finished"}
+        (run.folder / "result.json").write_text(json.dumps(result))
+    words = ["status", "many", "--experiments=experiments.yaml", "--profile=smoke", f"--folder={folder / 'runs'}"]
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "fpt_lightning", *words], capture_output=True, text=True, check=True, cwd=folder,
+        env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    if f"{folders}/{folders}" not in done.stdout:
+        raise SystemExit(f"fpt status does not see {folders} finished runs:\n{done.stdout}")
+    return {"folders": folders, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=100, help="runs to measure")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of a run")
+    parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2], help="processes")
+    parser.add_argument("--folders", type=int, default=1000, help="finished runs for fpt status")
+    parser.add_argument("--out", type=Path, help="the JSON to write")
+    arguments = parser.parse_args()
+    rows = []
+    print(f"{'jobs':>5}{'runs':>6}{'wall s':>9}{'training s':>12}{'overhead s a run':>18}")
+    for jobs in arguments.jobs:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(row := overhead(Path(folder), arguments.runs, arguments.steps, jobs))
+        print(
+            f"{jobs:>5}{row['runs']:>6}{row['wall']:>9.1f}{row['training']:>12.1f}{row['overhead_a_run']:>18.3f}",
+            flush=True,
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        looked = status(Path(folder), arguments.folders)
+    print(f"fpt status over {looked['folders']:,} finished runs: {looked['seconds']:.2f} s")
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        result = {"machine": machine("cpu"), "overhead": rows, "status": looked}
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
