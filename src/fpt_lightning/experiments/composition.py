@@ -26,7 +26,6 @@ PLACES = frozenset(
         "protocol",
         "run_folder",
         "trainer.accelerator",
-        "trainer.callbacks",
         "trainer.default_root_dir",
         "trainer.devices",
         "trainer.enable_progress_bar",
