@@ -63,6 +63,8 @@ class RayLauncher(Launcher):
             self.slots: int = jobs or (_shares(available, self._gpus) if self._gpus else cores)
             smallest = min(int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"])
             self.threads = threads or max(1, min(cores // self.slots, smallest))
+            # as with the local launcher, runs beyond the cores share them rather than wait
+            self._cores = min(float(self.threads), cores / self.slots)
         except BaseException:
             self._ray.shutdown()
             raise
@@ -70,6 +72,7 @@ class RayLauncher(Launcher):
         self._waiting: deque[Order] = deque()
         self._idle: list[Any] = []  # actors without an order
         self._given: dict[Any, tuple[Order, Any]] = {}  # by the reference of what is to come: the order, its actor
+        self._begun: dict[Any, Any] = {}  # by actor: a reference that is there once it runs on a node
         self._deaths: Counter[str] = Counter()
 
     def submit(self, orders: Sequence[Order]) -> None:
@@ -85,6 +88,7 @@ class RayLauncher(Launcher):
             ready += self._ray.wait(others, num_returns=len(others), timeout=0)[0]
         found = [self._collect(reference) for reference in ready]
         self._give()
+        self._make_room()
         return [verdict for verdict in found if verdict is not None]
 
     def running(self) -> list[str]:
@@ -98,8 +102,8 @@ class RayLauncher(Launcher):
     def close(self) -> None:
         """Ends all actors; their processes notice and end too. A Ray that was started here is stopped."""
         self._waiting.clear()
-        for actor in [*self._idle, *(actor for _, actor in self._given.values())]:
-            self._ray.kill(actor)
+        for actor in list(self._begun):
+            self._end(actor)
         self._idle.clear()
         self._given.clear()
         self._ray.shutdown()
@@ -110,13 +114,14 @@ class RayLauncher(Launcher):
         try:
             verdict: Verdict = self._ray.get(reference)
         except self._ray.exceptions.RayActorError as error:
+            del self._begun[actor]
             self._deaths[order.id] += 1
             if self._deaths[order.id] < ATTEMPTS:
                 self._waiting.appendleft(order)
                 return None
             return fail(order, f"its Ray actor died {ATTEMPTS} times: {_last_line(error)}")
         except self._ray.exceptions.RayError as error:
-            self._ray.kill(actor)
+            self._end(actor)
             return fail(order, _last_line(error))
         self._idle.append(actor)
         return verdict
@@ -128,13 +133,28 @@ class RayLauncher(Launcher):
             order = self._waiting.popleft()
             self._given[actor.make.remote(order)] = (order, actor)
 
+    def _make_room(self) -> None:
+        """Ends an actor without an order where another finds no room: a node may be too small for what is left."""
+        if not self._idle or self._waiting:
+            return
+        begun = [self._begun[actor] for _, actor in self._given.values()]
+        if begun and len(self._ray.wait(begun, num_returns=len(begun), timeout=0)[0]) < len(begun):
+            self._end(self._idle.pop())
+
+    def _end(self, actor: Any) -> None:
+        del self._begun[actor]
+        self._ray.kill(actor)
+
     def _new_actor(self) -> Any:
         environment = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         if not self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         if "PYTHONPATH" in os.environ:
             environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
-        return self._actor.options(num_cpus=self.threads, num_gpus=self._gpus).remote(os.getcwd(), environment)  # noqa: PTH109
+        options = {"num_cpus": self._cores, "num_gpus": self._gpus}
+        actor = self._actor.options(**options).remote(os.getcwd(), environment)  # noqa: PTH109
+        self._begun[actor] = actor.begun.remote()  # asked before its first order, behind which it would wait
+        return actor
 
 
 class RunActor:
@@ -149,6 +169,10 @@ class RunActor:
         os.chdir(folder)
         self._environment = environment
         self._worker: WorkerProcess | None = None
+
+    def begun(self) -> bool:
+        """Answers once the actor has found room on a node."""
+        return True
 
     def make(self, order: Order) -> Verdict:
         """Makes a run."""
