@@ -26,7 +26,7 @@ def test_a_run_logs_its_figures_and_leaves_a_folder_that_transformers_reads(
     for row in (row for row in rows if row["val_loss"]):
         assert float(row["val_perplexity"]) == pytest.approx(math.exp(float(row["val_loss"])), rel=1e-4)
         assert abs(float(row["val_copying_gain"])) < 1
-    assert [float(row["lr"]) for row in rows if row["lr"]] == pytest.approx([1e-3, 2e-3, 2e-3, 1.1e-3])
+    assert [float(row["lr"]) for row in rows if row["lr"]] == pytest.approx([5e-4, 1e-3, 1e-3, 5.5e-4])
     model, found = AutoModelForCausalLM.from_pretrained("run/backbone", output_loading_info=True)
     assert not any(found.values())
     best = torch.load("run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
@@ -77,6 +77,7 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(
     [
         (["--model.positions=16"], "model.positions 16 are fewer than the tokens of data.context 32"),
         (["--model.heads=3"], "model.heads 3 does not divide model.width 16"),
+        (["--model.moved_share=1.5"], "model.moved_share lies between 0 and 1"),
         (["--model.lr=0"], "model.lr must be above 0"),
         (["--data.vocabulary=9000"], "data.vocabulary 9000 is larger than the training texts support"),
         (["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"], "trainer.max_steps must be above 0"),
@@ -125,14 +126,25 @@ def test_the_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
     assert [factor(step) for step in (0, 4, 9, 10, 60, 110, 500)] == pytest.approx([0.1, 0.5, 1, 1, 0.55, 0.1, 0.1])
 
 
-def test_every_position_is_trained_about_as_often() -> None:
-    model = LanguageModel(TEXT, width=16, layers=1, heads=2, positions=100)
+def _drawn(moved_share: float) -> torch.Tensor:
+    model = LanguageModel(TEXT, width=16, layers=1, heads=2, positions=100, moved_share=moved_share)
     torch.manual_seed(0)
     drawn = model._drawn_positions(torch.zeros(20_000, 32, dtype=torch.long))
     assert (drawn.diff(dim=1) == 1).all()
-    share = drawn.flatten().bincount(minlength=100) / 20_000
+    return drawn
+
+
+def test_moved_windows_train_every_position_about_as_often() -> None:
+    share = _drawn(1.0).flatten().bincount(minlength=100) / 20_000
     assert len(share) == 100
     assert share.min() > 0.9 * 32 / 132
+
+
+def test_the_other_windows_begin_at_the_first_position() -> None:
+    # of the moved ones a quarter is pushed back from before the first: 32 places of 132
+    first = (_drawn(0.25)[:, 0] == 0).float().mean().item()
+    assert first == pytest.approx(0.75 + 0.25 * 33 / 133, abs=0.02)
+    assert not _drawn(0.0)[:, 0].any()
 
 
 def test_copying_gain_tells_a_model_that_copies_from_one_that_cannot() -> None:
