@@ -230,9 +230,10 @@ class FPTCLI(LightningCLI):
             raise UsageError("fpt run writes a result, which trainer.fast_dev_run forbids: use fpt fit for a trial")
         if not isinstance(self.model, FPTClassifier):
             raise UsageError("fpt run writes the result of a task: train a language model with fpt fit")
+        before = _untested(self.run_folder) if kwargs["test"] == "only" else self._what_ran()
         measured = self.trainer.run(**kwargs)
         if self.trainer.is_global_zero:
-            _finish(self.run_folder, {**self._what_ran(), **measured}, self.model)
+            _finish(self.run_folder, {**before, **measured}, self.model)
 
     def prepare(self, **kwargs: Any) -> None:
         """Runs the Trainer's `prepare` and says what was found."""
@@ -258,6 +259,8 @@ class FPTCLI(LightningCLI):
         if trainer.logger is None or trainer.logger is True:
             own.append(TensorBoardLogger(self.run_folder.path, name="", version="", sub_dir="tensorboard"))
         trainer.logger = own + ([] if isinstance(trainer.logger, bool) else _as_list(trainer.logger))
+        if self.subcommand == "run" and self._get(self.config, "test") == "only":
+            trainer.logger = False  # a test alone logs at step 0, before everything that is there
         rank_zero_info(f"run folder: {self.run_folder.path}")
 
     def _what_ran(self) -> dict[str, Any]:
@@ -294,30 +297,53 @@ class ParsedCommand(FPTCLI):
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Saves the resolved config without what belongs to this session alone: the folder and the checkpoint."""
+    """Saves the resolved config without what belongs to this session alone: folder, checkpoint, when to test."""
 
     def __init__(self, parser: ArgumentParser, config: Any, **kwargs: Any) -> None:
         config = config.clone()
         config.run_folder = config.ckpt_path = None
+        if "test" in config:
+            config.test = "after"
         super().__init__(parser, config, **kwargs)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Takes away the result of a finished run that goes on: until it ends again, it is not finished."""
-        # not trainer.log_dir, which waits for the other processes: this one is here alone
-        RunFolder(Path(trainer.default_root_dir)).result.unlink(missing_ok=True)
+        if stage == "fit":
+            # not trainer.log_dir, which waits for the other processes: this one is here alone
+            RunFolder(Path(trainer.default_root_dir)).result.unlink(missing_ok=True)
+
+
+def _untested(folder: RunFolder) -> dict[str, Any]:
+    """The result of a run that was trained and not tested.
+
+    Raises:
+        UsageError: If there is none, or it was tested before: the test split is read once.
+    """
+    result = folder.read_result()
+    if result is None:
+        raise UsageError(f"{folder.path} holds no finished run: leave --test away to train it")
+    if tested := [name for name in result if name.startswith("test_")]:
+        raise UsageError(f"{folder.path} was tested before; its result.json holds {', '.join(tested)}")
+    return result
 
 
 def _finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> None:
-    export_trained(model.model, folder.path / "trained.safetensors")
     metric = model.task.metric
-    title = f"{result['task']} on {result['arm']}: test {metric} {result[f'test_{metric}']:.3f}"
+    splits = {"test": "test", "val": "validation"}
+    found = {told: result[f"{split}_{metric}"] for split, told in splits.items() if f"{split}_{metric}" in result}
+    left = ["result.json", "learning_curve.png", "metrics.csv", "checkpoints/best.ckpt"]
+    if "test" in found:  # which has put the model back to the best checkpoint
+        export_trained(model.model, folder.path / "trained.safetensors")
+        left.append("trained.safetensors")
+    split, value = next(iter(found.items()))
+    title = f"{result['task']} on {result['arm']}: {split} {metric} {value:.3f}"
     plot_learning_curve(folder.metrics, folder.path / "learning_curve.png", title, metric)
     folder.write_result(result)
     print(
-        f"test {metric} {result[f'test_{metric}']:.4f}, validation {metric} {result[f'val_{metric}']:.4f} "
-        f"at step {result['best_step']:,} of {result['steps']:,}\n"
+        ", ".join(f"{split} {metric} {value:.4f}" for split, value in found.items())
+        + f" at step {result['best_step']:,} of {result['steps']:,}\n"
         f"{result['samples_per_second']:,} samples/s, {result['wall_seconds']} s, {result['peak_memory_mb']} MiB\n"
-        f"{folder.path}: result.json, learning_curve.png, metrics.csv, trained.safetensors, checkpoints/best.ckpt"
+        f"{folder.path}: {', '.join(left)}"
     )
 
 

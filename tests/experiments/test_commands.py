@@ -79,11 +79,34 @@ def test_the_fair_protocol_waits_for_a_choice_before_it_runs_the_other_seeds(
         result = {"val_accuracy": value, "test_accuracy": 0.5, "steps": 2, "best_step": 2, "lr": 0, "seed": 0}
         (folder / "result.json").write_text(json.dumps({**result, "versions": {}}))
     assert main(["sweep", *words, "--dry-run"]) == 0
-    later = _commands(capsys)[2:]
-    assert [("--model.lr=0.01" in command, command[-4]) for command in later] == [
-        (True, "--seed_everything=1"),
-        (True, "--seed_everything=2"),
+    later = _commands(capsys)
+    seeds = [next(word for word in command if word.startswith("--seed_everything")) for command in later]
+    assert [
+        ("--model.lr=0.01" in command, "--test=never" in command, seed)
+        for command, seed in zip(later, seeds, strict=True)
+    ] == [
+        (False, True, "--seed_everything=0"),
+        (True, False, "--seed_everything=0"),
+        (True, False, "--seed_everything=1"),
+        (True, False, "--seed_everything=2"),
     ]
+
+
+def test_only_what_was_chosen_is_tested(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["both", "--profile", "smoke", "--protocol", "fair", "--tasks", "bit_xor", "--arms", "FPT", "--jobs", "1"]
+    assert main(["sweep", *words]) == 0
+    said = capsys.readouterr().out
+    assert "4 of 4 runs are finished" in said
+    assert (said.count("validation"), said.count("  tested")) == (4, 1)
+    results = [json.loads(path.read_text()) for path in Path("runs/tables").glob("*/result.json")]
+    tested = [result for result in results if "test_accuracy" in result]
+    assert [len(results), len(tested)] == [4, 3]
+    assert len({result["lr"] for result in tested}) == 1
+    assert sorted(result["seed"] for result in tested) == [0, 1, 2]
+    assert main(["sweep", *words]) == 0
+    assert "validation" not in capsys.readouterr().out
+    assert main(["report", *words[:-2]]) == 0
+    assert "runs so far" not in capsys.readouterr().out
 
 
 def test_a_sweep_makes_what_is_missing_and_no_more(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:

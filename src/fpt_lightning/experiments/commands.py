@@ -47,7 +47,7 @@ def sweep(words: Sequence[str]) -> None:
     from fpt_lightning.experiments.sweep import check_commands
     from fpt_lightning.experiments.sweep import sweep as make_all
 
-    missing = [run for run in grid.due(outcomes) if outcomes[run.id].state is not State.FINISHED]
+    missing = [run for run in grid.due(outcomes) if not run.is_done(outcomes[run.id])]
     try:
         with _launcher(options, grid.folder) as launcher:
             check_commands(grid, missing, launcher)
@@ -73,7 +73,7 @@ def status(words: Sequence[str]) -> None:
     console.print(overview(grid, outcomes))
     for run in grid.due(outcomes):
         outcome = outcomes[run.id]
-        if options.all or outcome.state in (State.FAILED, State.RUNNING, State.STOPPED):
+        if options.all or outcome.cause or outcome.state in (State.RUNNING, State.STOPPED):
             cause = f": {outcome.cause}" if outcome.cause else ""
             console.print(f"{outcome.state:<9} {run.folder}  {describe(run)}{cause}", soft_wrap=True, markup=False)
 
@@ -186,7 +186,7 @@ def _launcher(options: argparse.Namespace, folder: Path) -> Launcher:
 
 def _sum_up(grid: Grid, outcomes: dict[str, Any]) -> None:
     due = grid.due(outcomes)
-    left = [run for run in due if outcomes[run.id].state is not State.FINISHED]
+    left = [run for run in due if not run.is_done(outcomes[run.id])]
     print(f"{len(due) - len(left)} of {len(due)} runs are finished: `fpt report {grid.table.name}` shows the table")
     if left:
         causes = [f"  {run.folder}: {outcomes[run.id].cause or 'its backbone could not be made'}" for run in left]

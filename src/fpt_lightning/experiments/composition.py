@@ -25,6 +25,7 @@ PLACES = frozenset(
         "progress",
         "protocol",
         "run_folder",
+        "test",
         "trainer.accelerator",
         "trainer.default_root_dir",
         "trainer.devices",

@@ -143,8 +143,8 @@ def _entry(cell: Cell, outcomes: Mapping[str, Outcome]) -> Entry:
     if lr is None:
         return Entry(cell, missing=_why_open(cell.grid_runs(), outcomes))
     due = {seed: cell.runs[lr, seed] for seed in cell.seeds}
-    found = {seed: outcomes[run.id].result for seed, run in due.items()}
-    results = {seed: result for seed, result in found.items() if result is not None}
+    found = {seed: outcomes[run.id] for seed, run in due.items()}
+    results = {seed: outcome.result for seed, outcome in found.items() if outcome.result and outcome.is_tested}
     missing = None if len(results) == len(due) else _why_open(due.values(), outcomes)
     curves = {seed: read_curve(due[seed].folder / "metrics.csv") for seed in results}
     return Entry(cell, lr, results, curves, missing)
@@ -152,12 +152,15 @@ def _entry(cell: Cell, outcomes: Mapping[str, Outcome]) -> Entry:
 
 def _why_open(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> str:
     """Why a cell is not finished: so many runs so far, and the first failure with its cause."""
-    found = [outcomes[run.id] for run in runs]
-    counts = {state: sum(outcome.state == state for outcome in found) for state in State}
-    finished = counts.pop(State.FINISHED)
-    others = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    said = f"{finished} of {len(found)} runs so far; {others}"
-    cause = next((outcome.cause for outcome in found if outcome.state is State.FAILED), None)
+    found = {run: outcomes[run.id] for run in runs}
+    finished = sum(outcome.state is State.FINISHED for outcome in found.values())
+    untested = sum(outcome.state is State.FINISHED and not run.is_done(outcome) for run, outcome in found.items())
+    counts = {state: sum(outcome.state is state for outcome in found.values()) for state in State}
+    counts = {**counts, State.FINISHED: 0}
+    others = [f"{untested} not tested"] if untested else []
+    others += [f"{count} {state}" for state, count in counts.items() if count]
+    said = f"{finished - untested} of {len(found)} runs so far; {', '.join(others)}"
+    cause = next((outcome.cause for outcome in found.values() if outcome.cause), None)
     return f"{said}: {' '.join(cause.split())}" if cause else said
 
 

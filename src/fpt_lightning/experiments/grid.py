@@ -9,6 +9,7 @@ from typing import Any
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_words, compose, identity
 from fpt_lightning.experiments.outcome import Outcome, State, read_outcome
+from fpt_lightning.experiments.store import RunFolder
 from fpt_lightning.experiments.tables import Arm, Backbone, Experiments, Making, Profile, Protocol, Table
 
 DEFAULT_FOLDER = Path("runs/tables")
@@ -29,6 +30,7 @@ class Run:
         needs: The run that makes its backbone.
         makes_backbone: Whether it leaves a backbone for others.
         attention: Whether it leaves its attention maps.
+        test: Whether it is tested; what only helps to choose a learning rate is not.
     """
 
     id: str
@@ -41,11 +43,19 @@ class Run:
     needs: "Run | None" = None
     makes_backbone: bool = False
     attention: bool = False
+    test: bool = True
 
     @property
     def command(self) -> list[str]:
         """What follows ``fpt``: starts the run, or goes on with it."""
-        return [*self.words, f"--run_folder={self.folder}", "--ckpt_path=last"]
+        untested = [] if self.test else ["--test=never"]
+        return [*self.words, *untested, f"--run_folder={self.folder}", "--ckpt_path=last"]
+
+    def is_done(self, outcome: Outcome) -> bool:
+        """Whether it left all that is asked of it: also the test, and the attention maps."""
+        if outcome.state is not State.FINISHED or (self.test and not outcome.is_tested):
+            return False
+        return not self.attention or RunFolder(self.folder).attention.is_file()
 
 
 @dataclass(frozen=True)
@@ -93,11 +103,15 @@ class Cell:
         return max(means, key=lambda lr: (means[lr], -lr)) if means else None
 
     def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
-        """All runs that are decided on so far: the grid, and once it is done the other seeds of what it chose."""
-        due = self.grid_runs()
-        if (lr := self.chosen(outcomes)) is not None:
-            due += [self.runs[lr, seed] for seed in self.seeds if seed not in self.grid_seeds]
-        return due
+        """All runs that are decided on so far: the grid, and once it is done every seed of what it chose.
+
+        Only these are tested.
+        """
+        if len(self.rates) == 1:
+            return self.grid_runs()
+        lr = self.chosen(outcomes)
+        chosen = [self.runs[lr, seed] for seed in self.seeds] if lr is not None else []
+        return [*(replace(run, test=False) for run in self.grid_runs() if run not in chosen), *chosen]
 
     def size(self) -> int:
         """Runs in all, those included that are not decided on yet."""
@@ -120,7 +134,9 @@ class Grid:
         """Every run decided on so far once, those first that others need."""
         found = [run for cell in self.cells for run in cell.due(outcomes)]
         makers = [run.needs for run in found if run.needs is not None]
-        return list({run.id: run for run in [*makers, *found]}.values())
+        # one that two cells share is tested where either asks for it
+        by_id = {run.id: run for run in [*makers, *found]} | {run.id: run for run in found if run.test}
+        return list(by_id.values())
 
     def size(self) -> int:
         """Different runs in all, a lower bound where seeds wait for a choice."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from fpt_lightning.experiments.grid import Run
-from fpt_lightning.experiments.outcome import State, failure_file, lock_of, read_result, write_failure
+from fpt_lightning.experiments.outcome import State, failure_file, is_tested, lock_of, read_result, write_failure
 from fpt_lightning.experiments.store import RunFolder
 
 PATIENCE = 2.0
@@ -26,6 +26,7 @@ class Order:
         words: What follows ``fpt``.
         makes_backbone: Whether it is to leave a backbone.
         attention: Whether it is to leave its attention maps.
+        test: Whether it is to be tested.
     """
 
     id: str
@@ -33,11 +34,12 @@ class Order:
     words: tuple[str, ...]
     makes_backbone: bool = False
     attention: bool = False
+    test: bool = True
 
     @classmethod
     def of(cls, run: Run) -> "Order":
         """The order to make a run."""
-        return cls(run.id, str(run.folder), tuple(run.command), run.makes_backbone, run.attention)
+        return cls(run.id, str(run.folder), tuple(run.command), run.makes_backbone, run.attention, run.test)
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,22 @@ def carry_out(order: Order) -> Verdict:
 def _carry_out(order: Order, folder: Path) -> Verdict:
     from fpt_lightning.main import main
 
+    files = RunFolder(folder)
     result, damage = read_result(folder, order.makes_backbone)
+    if damage is not None:
+        files.result.unlink(missing_ok=True)
+    steps: list[Sequence[str]] = []
     if result is None:
-        if damage is not None:
-            RunFolder(folder).result.unlink(missing_ok=True)
-        failure_file(folder).unlink(missing_ok=True)
+        steps.append(order.words)
+    elif order.test and not is_tested(result):
+        steps.append([*order.words, "--test=only", f"--ckpt_path={files.best}"])
+    if order.attention and not files.attention.is_file():
+        steps.append(["attention", "--checkpoint", order.folder])
+    failure_file(folder).unlink(missing_ok=True)
+    for words in steps:
         log = write_output_to(folder / "log.txt")
         _forget_peak_memory()
-        if main(order.words) != 0:
-            return fail(order, last_words(log))
-    if order.attention and not (folder / "attention.png").is_file():
-        log = write_output_to(folder / "log.txt")
-        if main(["attention", "--checkpoint", order.folder]) != 0:
+        if main(words) != 0:
             return fail(order, last_words(log))
     return Verdict(order.id, State.FINISHED)
 

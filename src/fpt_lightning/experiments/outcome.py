@@ -12,14 +12,13 @@ from fpt_lightning.experiments.store import RunFolder
 
 REQUIRED: dict[str, type | tuple[type, ...]] = {
     "val_accuracy": (int, float),
-    "test_accuracy": (int, float),
     "steps": int,
     "best_step": int,
     "lr": (int, float),
     "seed": int,
     "versions": dict,
 }
-"""What every result must hold, and of what kind."""
+"""What every result must hold, and of what kind; one of a run that was tested also holds its test accuracy."""
 
 
 class State(StrEnum):
@@ -39,12 +38,17 @@ class Outcome:
     Attributes:
         state: Where the run stands.
         result: The content of result.json, of a finished run.
-        cause: Why it failed, in a line.
+        cause: Why it failed, or of a finished run its test, in a line.
     """
 
     state: State
     result: dict[str, Any] | None = None
     cause: str | None = None
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the result holds a test accuracy."""
+        return is_tested(self.result)
 
 
 def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
@@ -56,16 +60,15 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
     """
     result, damage = read_result(folder, makes_backbone)
     if result is not None:
-        return Outcome(State.FINISHED, result)
+        return Outcome(State.FINISHED, result, None if is_tested(result) else _cause(folder))
     if not folder.is_dir():
         return Outcome(State.MISSING)
     if is_locked(folder):
         return Outcome(State.RUNNING)
     if damage is not None:
         return Outcome(State.FAILED, cause=f"{damage}; the next sweep makes it again")
-    failure, damage = _read_json(failure_file(folder))
-    if failure is not None or damage is not None:
-        return Outcome(State.FAILED, cause=(failure or {}).get("cause", damage))
+    if (cause := _cause(folder)) is not None:
+        return Outcome(State.FAILED, cause=cause)
     return Outcome(State.STOPPED if any(RunFolder(folder).checkpoints.glob("*.ckpt")) else State.MISSING)
 
 
@@ -80,6 +83,17 @@ def read_result(folder: Path, makes_backbone: bool = False) -> tuple[dict[str, A
     if makes_backbone and not (folder / "backbone").is_dir():
         return None, f"{folder} has a result but no backbone"
     return result, None
+
+
+def is_tested(result: dict[str, Any] | None) -> bool:
+    """Whether there is a result, with a test accuracy."""
+    return result is not None and isinstance(result.get("test_accuracy"), int | float)
+
+
+def _cause(folder: Path) -> str | None:
+    """Why the last attempt failed; None where it did not."""
+    failure, damage = _read_json(failure_file(folder))
+    return failure.get("cause", "its cause is unknown") if failure is not None else damage
 
 
 def failure_file(folder: Path) -> Path:

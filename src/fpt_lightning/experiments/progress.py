@@ -37,6 +37,7 @@ class Screen:
             Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
         )
         self._seconds: list[float] = []
+        self._trained: set[str] = set()
         self._begun = time.monotonic()
 
     def __enter__(self) -> "Screen":
@@ -58,13 +59,17 @@ class Screen:
     def ended(self, run: Run, outcome: Outcome, seconds: float) -> None:
         """Prints a line: what a run measured, or why it failed."""
         what = f"{run.folder.name}  {describe(run)}"
-        if outcome.result is not None:
+        if outcome.state is not State.FINISHED:
+            self.console.print(Text(f"{what}  failed: {outcome.cause}", style="red"), soft_wrap=True)
+        elif run.id in self._trained:
+            self.console.print(Text(f"{what}  tested"), soft_wrap=True)
+        else:
+            assert outcome.result is not None
+            self._trained.add(run.id)
             took = float(outcome.result.get("wall_seconds", seconds))
             self._seconds.append(took)
             figures = f"validation {outcome.result['val_accuracy']:.4f}, {took:.0f} s"
             self.console.print(Text(f"{what}  {figures}"), soft_wrap=True)
-        else:
-            self.console.print(Text(f"{what}  failed: {outcome.cause}", style="red"), soft_wrap=True)
 
     def _below(self, outcomes: dict[str, Outcome], running: list[str]) -> Text:
         lines = [f"  {describe(run)}{_step(run)}" for name in running if (run := self._runs.get(name))]
@@ -104,9 +109,11 @@ def describe(run: Run) -> str:
 def _stand(cell: Cell, outcomes: dict[str, Outcome]) -> Text:
     if cell.missing is not None:
         return Text("left out", style="dim")
-    states = Counter(outcomes[run.id].state for run in cell.due(outcomes))
-    text = Text(f"{states[State.FINISHED]}/{cell.size()}")
-    if states[State.FINISHED] == cell.size():
+    due = cell.due(outcomes)
+    states = Counter(outcomes[run.id].state for run in due)
+    done = sum(run.is_done(outcomes[run.id]) for run in due)
+    text = Text(f"{done}/{cell.size()}")
+    if done == cell.size():
         text.stylize(STYLES[State.FINISHED])
     for state in (State.RUNNING, State.FAILED):
         if states[state]:

@@ -34,6 +34,16 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """The checkpoint that validation chose."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def attention(self) -> Path:
+        """The attention maps as a picture, where somebody asked for them."""
+        return self.path / "attention.png"
+
+    @property
     def config(self) -> Path:
         """The resolved config, enough to repeat the run."""
         return self.path / "config.yaml"
@@ -47,6 +57,11 @@ class RunFolder:
     def result(self) -> Path:
         """The outcome; there only when the run is finished."""
         return self.path / "result.json"
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The outcome; None of a run that is not finished."""
+        result: dict[str, Any] | None = json.loads(self.result.read_text()) if self.result.is_file() else None
+        return result
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes the result whole or not at all, with the versions of what made it."""

@@ -70,7 +70,7 @@ class _Sweep:
             for name, outcome in grid.outcomes().items()
         }
         self.given: dict[str, tuple[Run, float]] = {}  # runs without a verdict, and when they were handed over
-        self.ended: set[str] = set()
+        self.ended: set[tuple[str, bool]] = set()  # with a test, or without
         self.later: dict[str, float] = {}  # runs of other sweeps, and when to ask again
 
     def run(self) -> dict[str, Outcome]:
@@ -92,17 +92,14 @@ class _Sweep:
             self.launcher.submit([Order.of(run) for run in ready])
 
     def _is_ready(self, run: Run, now: float) -> bool:
-        if run.id in self.given or run.id in self.ended or self.later.get(run.id, 0.0) > now:
+        if run.id in self.given or (run.id, run.test) in self.ended or self.later.get(run.id, 0.0) > now:
             return False
         if run.id in self.later and is_locked(run.folder):  # a look is cheaper than a job
             self.later[run.id] = now + BUSY
             return False
-        if self.outcomes[run.id].state is State.FINISHED and not self._lacks_picture(run):
+        if run.is_done(self.outcomes[run.id]):
             return False
         return run.needs is None or self.outcomes[run.needs.id].state is State.FINISHED
-
-    def _lacks_picture(self, run: Run) -> bool:
-        return run.attention and not (run.folder / "attention.png").is_file()
 
     def _collect(self) -> None:
         for verdict in self.launcher.wait(LOOK):
@@ -112,10 +109,9 @@ class _Sweep:
                 self.outcomes[run.id] = Outcome(State.RUNNING)
                 continue
             self.later.pop(run.id, None)
-            self.ended.add(run.id)
-            if verdict.state is State.FAILED:
-                outcome = Outcome(State.FAILED, cause=verdict.cause)
-            else:
-                outcome = read_outcome(run.folder, run.makes_backbone)
+            self.ended.add((run.id, run.test))
+            outcome = read_outcome(run.folder, run.makes_backbone)
+            if verdict.state is State.FAILED:  # a failed test takes nothing from the choice that asked for it
+                outcome = Outcome(State.FAILED, outcome.result, verdict.cause)
             self.outcomes[run.id] = outcome
             self.view.ended(run, outcome, time.monotonic() - since)

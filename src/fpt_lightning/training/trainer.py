@@ -3,7 +3,7 @@
 import resource
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -11,7 +11,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
-from fpt_lightning.errors import FPTError
+from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.training.callbacks import Throughput
 from fpt_lightning.training.checkpoint import chosen_step
 from fpt_lightning.training.checkpoint_io import WholeCheckpointIO
@@ -37,29 +37,37 @@ class FPTTrainer(L.Trainer):
         ckpt_path: str | None = None,
         arm: str | None = None,
         protocol: str = "paper",
+        test: Literal["after", "never", "only"] = "after",
     ) -> dict[str, Any]:
         """Train, choose the checkpoint on validation, test it once, write result.json.
 
         Args:
             model: The model.
             datamodule: The task.
-            ckpt_path: A checkpoint of this run to go on from.
+            ckpt_path: A checkpoint of this run to go on from, or to test.
             arm: The name of this row of a table; backbone and initialisation where it is left out.
             protocol: How the learning rate and the checkpoint are chosen, as the result will say.
+            test: When the test split is read: after the training; never, as long as it is open whether this run
+                will count; or only, without training, to test a run that was trained without.
 
         Returns:
             What the run measured, under the names of result.json.
 
         Raises:
             FPTError: If the run never validated, so that there is no checkpoint to choose.
+            UsageError: If only a test is asked for, and of no checkpoint.
         """
+        if test == "only":
+            if ckpt_path is None:
+                raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
+            return self._test(model, datamodule, ckpt_path)
         self._throughput()  # there before the first step
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         best = self.best_checkpoint()
         # before the test, which puts the callbacks back to where they were at the best checkpoint
         measured = self._measured()
-        test = self.test(model, datamodule=datamodule, ckpt_path=str(best), weights_only=True, verbose=False)[0]
-        return {**chosen_step(best), **measured, **test}
+        tested = self._test(model, datamodule, str(best)) if test == "after" else {}
+        return {**chosen_step(best), **measured, **tested}
 
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Fetch or generate the data of a config, verify it and say what was found; nothing else."""
@@ -79,6 +87,9 @@ class FPTTrainer(L.Trainer):
                 "set trainer.val_check_interval to at most trainer.max_steps"
             )
         return Path(path)
+
+    def _test(self, model: L.LightningModule, datamodule: L.LightningDataModule, checkpoint: str) -> dict[str, Any]:
+        return {**self.test(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)[0]}
 
     def _throughput(self) -> Throughput:
         """The callback that counts samples; added where the Trainer was built without it."""

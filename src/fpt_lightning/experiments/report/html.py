@@ -16,6 +16,7 @@ from fpt_lightning.experiments.figures import Column, Entry, Figure, Results
 from fpt_lightning.experiments.grid import Run
 from fpt_lightning.experiments.outcome import Outcome, State
 from fpt_lightning.experiments.report import charts, svg, wording
+from fpt_lightning.experiments.store import RunFolder
 from fpt_lightning.experiments.tables import Task
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -138,7 +139,7 @@ def _attention(results: Results) -> Iterator[Attention]:
         for arm in results.arms:
             entry = results.entry(arm, task)
             pictures = (
-                (seed, run.folder / "attention.png") for seed, run in zip(entry.results, entry.runs, strict=True)
+                (seed, RunFolder(run.folder).attention) for seed, run in zip(entry.results, entry.runs, strict=True)
             )
             found = next(((seed, picture) for seed, picture in pictures if picture.is_file()), None)
             if found is not None:
