@@ -149,7 +149,7 @@ benchmark-lstm: $(INSTALLED)  ## the fused LSTM beside loops over time
 benchmark-pretraining: $(INSTALLED)  ## tokens a second of making a backbone
 	$(BIN)/python benchmarks/pretraining.py $(ARGS)
 
-benchmark-sweep: $(INSTALLED)  ## what a sweep costs beside its runs, and how fast fpt status is
+benchmark-sweep: $(INSTALLED)  ## what a sweep costs beside its runs, and how fast fpt status and fpt report are
 	$(BIN)/python benchmarks/sweep.py $(ARGS)
 
 wheel: $(INSTALLED)  ## build dist/*.whl

@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, help="the JSON to write")

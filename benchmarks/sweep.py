@@ -3,7 +3,7 @@
 Runs of a few steps on the backbone tiny go through the local launcher, whose processes are warm: the overhead of a run
 is the wall time of all, times the processes, less the training that the runs report, per run. It holds everything else:
 parsing, building, the test, the learning curve, the files. Then finished run folders by the thousand are made, and
-`fpt status` is timed over them as a command of its own.
+`fpt status` and `fpt report --format html` are timed over them, each as a command of its own.
 
     python benchmarks/sweep.py --out benchmarks/results/sweep-MACHINE.json
 """
@@ -77,24 +77,35 @@ def make(launcher: LocalLauncher, orders: list[Order]) -> None:
             left -= 1
 
 
-def status(folder: Path, folders: int) -> dict[str, Any]:
-    """Seconds of `fpt status` over finished runs, python's start included."""
+def look(folder: Path, folders: int) -> dict[str, Any]:
+    """Seconds of `fpt status` and `fpt report` over finished runs, python's start included."""
     grid = table(folder, folders, 2)
     for number, run in enumerate(grid.due(grid.outcomes())):
         run.folder.mkdir(parents=True)
+        curve = "".join(f"{100 * step - 1},{step / 20}\n" for step in range(1, 11))
+        (run.folder / "metrics.csv").write_text(f"step,val_accuracy\n{curve}")
         figures = {"val_accuracy": 0.5, "test_accuracy": number / folders, "steps": 2, "best_step": 2}
         result = {**figures, "lr": run.lr, "seed": run.seed, "versions": {}, "status": "finished"}
         (run.folder / "result.json").write_text(json.dumps(result))
-    words = ["status", "many", "--experiments=experiments.yaml", "--profile=smoke", f"--folder={folder / 'runs'}"]
+    seen, seconds = timed(folder, "status")
+    if f"{folders}/{folders}" not in seen:
+        raise SystemExit(f"fpt status does not see {folders} finished runs:\n{seen}")
+    page = folder / "many.html"
+    _, report_seconds = timed(folder, "report", "--format=html", f"--out={page}")
+    if f"n = {folders}" not in page.read_text():
+        raise SystemExit(f"fpt report does not show {folders} finished runs")
+    return {"folders": folders, "status_seconds": seconds, "report_seconds": report_seconds}
+
+
+def timed(folder: Path, command: str, *more: str) -> tuple[str, float]:
+    """What a command says of the table, and its seconds."""
+    words = [command, "many", "--experiments=experiments.yaml", "--profile=smoke", f"--folder={folder / 'runs'}"]
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "fpt_lightning", *words], capture_output=True, text=True, check=True, cwd=folder,
+        [sys.executable, "-m", "fpt_lightning", *words, *more], capture_output=True, text=True, check=True, cwd=folder,
         env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
-    seconds = time.perf_counter() - start
-    if f"{folders}/{folders}" not in done.stdout:
-        raise SystemExit(f"fpt status does not see {folders} finished runs:\n{done.stdout}")
-    return {"folders": folders, "seconds": seconds}
+    return done.stdout, time.perf_counter() - start
 
 
 def main() -> None:
@@ -102,7 +113,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100, help="runs to measure")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a run")
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2], help="processes")
-    parser.add_argument("--folders", type=int, default=1000, help="finished runs for fpt status")
+    parser.add_argument("--folders", type=int, default=1000, help="finished runs to look at")
     parser.add_argument("--out", type=Path, help="the JSON to write")
     arguments = parser.parse_args()
     rows = []
@@ -115,11 +126,12 @@ def main() -> None:
             flush=True,
         )
     with tempfile.TemporaryDirectory() as folder:
-        looked = status(Path(folder), arguments.folders)
-    print(f"fpt status over {looked['folders']:,} finished runs: {looked['seconds']:.2f} s")
+        looked = look(Path(folder), arguments.folders)
+    for command in ("status", "report"):
+        print(f"fpt {command} over {looked['folders']:,} finished runs: {looked[f'{command}_seconds']:.2f} s")
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": machine("cpu"), "overhead": rows, "status": looked}
+        result = {"machine": machine("cpu"), "overhead": rows, "look": looked}
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -216,6 +216,33 @@ def test_a_finished_run_that_goes_on_is_not_finished(fpt: Fpt, tiny: list[str]) 
     assert json.loads(Path("run/result.json").read_text())["steps"] == 8
 
 
+def test_a_run_trained_without_its_test_is_tested_once(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config=bit_memory.yaml", *tiny, *BITS, "--trainer.max_steps=4"]
+    best = "--ckpt_path=apart/checkpoints/best.ckpt"
+    assert fpt("run", *words, "--run_folder=together") == 0
+    assert fpt("run", *words, "--run_folder=apart", "--test=never") == 0
+    untested = json.loads(Path("apart/result.json").read_text())
+    assert not [name for name in untested if name.startswith("test_")]
+    assert not Path("apart/trained.safetensors").exists()
+    rows = read_rows(Path("apart/metrics.csv"))
+    assert fpt("run", *words, "--test=only", best) == 0
+    results = [json.loads(Path(name, "result.json").read_text()) for name in ("together", "apart")]
+    differing = {name for name in results[0] if results[0][name] != results[1].get(name)}
+    assert differing <= {"samples_per_second", "wall_seconds", "peak_memory_mb"}
+    assert {name: results[1][name] for name in untested} == untested
+    assert read_rows(Path("apart/metrics.csv")) == rows
+    exported = [Path(name, "trained.safetensors").read_bytes() for name in ("together", "apart")]
+    assert exported[0] == exported[1]
+    assert yaml.safe_load(Path("apart/config.yaml").read_text())["test"] == "after"
+    capsys.readouterr()
+    assert fpt("run", *words, "--test=only", best) == 2
+    assert "apart was tested before" in capsys.readouterr().err
+    assert fpt("run", *words, "--run_folder=new", "--test=only") == 2
+    assert "new holds no finished run" in capsys.readouterr().err
+
+
 def test_the_test_split_does_not_choose(fpt: Fpt, tiny: list[str]) -> None:
     """The checkpoint of a run is the best on validation, and its test accuracy is that of `fpt test` on it."""
     words = ["--config=bit_memory.yaml", *tiny, *BITS, "--trainer.max_steps=8", "--model.lr=0.01"]

@@ -189,8 +189,9 @@ def test_the_benchmark_of_a_sweep(tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     (row,) = result["overhead"]
     assert row["overhead_a_run"] == pytest.approx((row["wall"] - row["training"]) / 2)
-    assert result["status"]["folders"] == 20
+    assert result["look"]["folders"] == 20
     assert "fpt status over 20 finished runs" in done.stdout
+    assert "fpt report over 20 finished runs" in done.stdout
 
 
 @pytest.mark.parametrize("target", READ)

@@ -17,6 +17,7 @@ from fpt_lightning.experiments.launchers.local import LocalLauncher, visible_gpu
 from fpt_lightning.experiments.launchers.process import OUT_OF_MEMORY
 from fpt_lightning.experiments.orders import Order, Verdict
 from fpt_lightning.experiments.outcome import State, lock_of, read_outcome
+from fpt_lightning.experiments.store import RunFolder
 
 LONG = 100_000  # steps: nobody waits for the end of these runs
 
@@ -162,3 +163,30 @@ def test_orders_of_a_grid_are_its_commands() -> None:
          "smoke", "--folder", "runs", "--dry-run"], capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     assert [line.split()[1:] for line in printed] == [list(order.words) for order in orders]
+
+
+def test_a_test_that_fails_leaves_the_choice_as_it_is() -> None:
+    experiments = write_experiments(Path("experiments.yaml"), rates=(1e-3, 1e-2), seeds=1)
+    grid = grid_of(experiments)
+    (cell,) = grid.cells
+    with LocalLauncher(jobs=1, threads=1) as launcher:
+        launcher.submit(orders_of(grid))
+        _verdicts(launcher, 2)
+    outcomes = grid.outcomes()
+    assert not any(outcome.is_tested for outcome in outcomes.values())
+    lr = cell.chosen(outcomes)
+    (run,) = (run for run in cell.due(outcomes) if run.test)
+    assert run.lr == lr
+    best = RunFolder(run.folder).best
+    whole = best.read_bytes()
+    best.write_bytes(whole[:1000])
+    done = sweep(experiments, "runs", "--jobs", "1")
+    assert done.returncode == 1
+    assert f"{best} is not a checkpoint of fpt-lightning, or not whole" in done.stderr
+    assert cell.chosen(grid.outcomes()) == lr
+    assert "not a checkpoint" in str(grid.outcomes()[run.id].cause)
+    best.write_bytes(whole)
+    assert sweep(experiments, "runs", "--jobs", "1").returncode == 0
+    outcomes = grid.outcomes()
+    assert [name for name, outcome in outcomes.items() if outcome.is_tested] == [run.id]
+    assert outcomes[run.id].cause is None
