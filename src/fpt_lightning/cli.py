@@ -230,10 +230,10 @@ class FPTCLI(LightningCLI):
             raise UsageError("fpt run writes a result, which trainer.fast_dev_run forbids: use fpt fit for a trial")
         if not isinstance(self.model, FPTClassifier):
             raise UsageError("fpt run writes the result of a task: train a language model with fpt fit")
-        before = _untested(self.run_folder) if kwargs["test"] == "only" else self._what_ran()
+        trained = _untested(self.run_folder) if kwargs["test"] == "only" else None
         measured = self.trainer.run(**kwargs)
         if self.trainer.is_global_zero:
-            _finish(self.run_folder, {**before, **measured}, self.model)
+            _finish(self.run_folder, {**(trained or self._what_ran()), **measured}, self.model)
 
     def prepare(self, **kwargs: Any) -> None:
         """Runs the Trainer's `prepare` and says what was found."""

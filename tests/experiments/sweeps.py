@@ -92,7 +92,7 @@ def measured(folder: str | Path) -> dict[str, Any]:
         content = json.loads(result.read_text())
         rows = read_rows(result.parent / "metrics.csv")
         curves = [{key: value for key, value in row.items() if key != "samples_per_second"} for row in rows]
-        found[result.parent.name] = {key: content[key] for key in FIGURES}, curves
+        found[result.parent.name] = {key: content.get(key) for key in FIGURES}, curves
     return found
 
 

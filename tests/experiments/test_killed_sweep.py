@@ -14,37 +14,44 @@ from sweeps import PATIENCE, children, is_alive, measured, sweep, sweep_words, w
 
 from fpt_lightning.experiments.outcome import read_outcome
 
-RUNS = 12
+SEEDS = 3
 
 
-def _experiments(steps: int = 60) -> Path:
-    """Two tasks, two learning rates, three seeds."""
+def _experiments(steps: int = 60, seeds: int = SEEDS) -> Path:
+    """Two tasks, two learning rates; every seed runs the grid, so half of the runs are tested."""
     rates = (1e-3, 3e-3)
     tasks = ("bit_xor", "bit_memory")
     small = {"data.n": 20, "data.patch_size": 5}
-    return write_experiments(Path("experiments.yaml"), steps, 20, 3, rates, tasks, small)
+    return write_experiments(Path("experiments.yaml"), steps, 20, seeds, rates, tasks, small)
 
 
 def _results(folder: str) -> dict[str, int]:
-    """When the result of each finished run was written."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in Path(folder).glob("*/result.json")}
+    """When each finished run last wrote a figure of its training."""
+    return {
+        path.parent.name: (path.parent / "metrics.csv").stat().st_mtime_ns
+        for path in Path(folder).glob("*/result.json")
+    }
+
+
+def _tested(folder: str) -> int:
+    return sum("test_accuracy" in json.loads(path.read_text()) for path in Path(folder).glob("*/result.json"))
 
 
 @pytest.mark.slow
 def test_a_sweep_killed_again_and_again_ends_as_one_that_never_was() -> None:
-    experiments = _experiments()
+    runs, kills, apart = 40, 10, 5
+    experiments = _experiments(seeds=runs // 4)
     whole = sweep(experiments, "whole", "--jobs", "2")
     assert whole.returncode == 0, whole.stderr
-    assert len(_results("whole")) == RUNS
+    assert (len(_results("whole")), _tested("whole")) == (runs, runs // 2)
     moments = random.Random(0)
     finished: dict[str, int] = {}
-    reached = [0]
-    for _ in range(4):
+    for kill in range(1, kills + 1):
         with Path("log.txt").open("w") as log:
             process = subprocess.Popen(sweep_words(experiments, "killed", "--jobs", "2"), stdout=log, stderr=log)
             end = time.monotonic() + PATIENCE
-            # two more runs, and then some way into the next
-            while len(_results("killed")) < min(reached[-1] + 2, RUNS - 1):
+            # a few more runs or tests, and then some way into the next
+            while len(_results("killed")) + _tested("killed") < kill * apart:
                 assert process.poll() is None, Path("log.txt").read_text()
                 assert time.monotonic() < end
                 time.sleep(0.01)
@@ -58,11 +65,12 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_never_was() -> None:
         now = _results("killed")
         assert finished.items() <= now.items()  # what was finished was left alone
         finished = now
-        reached.append(len(now))
-    assert reached[1] < RUNS
+        if kill == 1:
+            assert len(now) < runs
+    assert _tested("killed") < runs // 2
     done = sweep(experiments, "killed", "--jobs", "2")
     assert done.returncode == 0, done.stderr
-    assert f"{RUNS} of {RUNS} runs are finished" in done.stdout
+    assert f"{runs} of {runs} runs are finished" in done.stdout
     assert finished.items() <= _results("killed").items()
     assert measured("killed") == measured("whole")
     again = sweep(experiments, "killed", "--jobs", "2")
@@ -89,16 +97,16 @@ def test_workers_end_when_their_sweep_is_killed() -> None:
 
 @pytest.mark.slow
 def test_two_sweeps_at_once_make_every_run_once() -> None:
-    experiments = _experiments()
+    experiments, runs = _experiments(), 4 * SEEDS
     words = sweep_words(experiments, "runs", "--jobs", "1")
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=PATIENCE) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert all(f"{RUNS} of {RUNS} runs are finished" in out for out, _ in said)
-    assert len(_results("runs")) == RUNS
-    # a log is begun for every run that is made, and the one before kept
-    assert len(list(Path("runs").glob("*/log.txt"))) == RUNS
-    assert not list(Path("runs").glob("*/log.1.txt"))
+    assert all(f"{runs} of {runs} runs are finished" in out for out, _ in said)
+    assert len(_results("runs")) == runs
+    # a log is begun for every run that is made or tested, and the one before kept
+    assert len(list(Path("runs").glob("*/log.txt"))) == runs
+    assert len(list(Path("runs").glob("*/log.1.txt"))) == _tested("runs") == runs // 2
 
 
 @pytest.mark.slow
