@@ -99,7 +99,7 @@ PUBLISHED: dict[str, dict[str, list[float | tuple[float, float] | None]]] = {
         "unfrozen, random": [(57.6, 0.8), (98.7, 0.0), (77.8, 0.2), (62.0, 0.7)],
         "unfrozen, pretrained": [(56.3, 0.9), (99.0, 0.0), (77.7, 0.1), (67.8, 0.3)],
     },
-    "pocket": {"pretrained": [], "random": [], "statistics": []},
+    "pocket": {"pretrained": [], "random": [], "random as GPT-2": [], "statistics": []},
     "controls": {
         "pretrained": [],
         "random": [],
