@@ -79,6 +79,15 @@ def test_the_module_is_the_command() -> None:
     assert "fpt-lightning" in _python("-m", "fpt_lightning", "--version").stdout
 
 
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    words = [sys.executable, "-m", "fpt_lightning", "sweep", "table15", "--profile=smoke", "--dry-run"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.communicate()[1] == ""
+    assert process.returncode == 1
+
+
 def _task_words(task: str, request: pytest.FixtureRequest) -> list[str]:
     """Small data in the real formats."""
     if task in IMAGES:

@@ -1,5 +1,6 @@
 """The door of the `fpt` command: help and version at once, everything else through the command line of cli.py."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -80,6 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from fpt_lightning.cli import FPTCLI  # imports torch: seconds
 
             FPTCLI(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on: fpt sweep TABLE --dry-run | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where python's last flush may go
+        return 1
     except FPTError as error:
         if debug:
             raise
