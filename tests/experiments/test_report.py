@@ -117,6 +117,19 @@ def test_an_unfinished_grid_has_no_figure() -> None:
     assert "8 of 9 runs so far; 1 missing" in _rendered(grid)
 
 
+def test_what_is_chosen_and_not_tested_has_no_figure_yet() -> None:
+    grid = grid_of(protocol="frugal", arms=["FPT"], tasks=["bit_xor"])
+    (cell,) = grid.cells
+    for lr in cell.rates[:-1]:
+        finish(cell.runs[lr, 0], validation=0.5 + lr, test_accuracy=None)
+    assert "2 of 3 runs so far; 1 missing" in _rendered(grid)
+    finish(cell.runs[cell.rates[-1], 0], validation=0.4, test_accuracy=None)
+    assert "0 of 3 runs so far; 1 not tested, 2 missing" in _rendered(grid)
+    finish(cell.runs[1e-3, 1], test=0.8)
+    assert "80.0[^1] (paper 100)" in _rendered(grid)
+    assert "mean over 1 of 3 seeds: 1 of 3 runs so far; 1 not tested, 1 missing" in _rendered(grid)
+
+
 def test_the_edge_of_the_grid_is_warned_of() -> None:
     grid = grid_of(protocol="fair", arms=["FPT"], tasks=["bit_xor"])
     for (lr, _), run in grid.cells[0].runs.items():

@@ -1,6 +1,7 @@
 """From the runs of a table to what a report shows: a figure for every arm and column, and what it is worth."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -141,7 +142,7 @@ def _entry(cell: Cell, outcomes: Mapping[str, Outcome]) -> Entry:
     # one learning rate is no choice: its seeds count as they come
     lr = cell.rates[0] if len(cell.rates) == 1 else cell.chosen(outcomes)
     if lr is None:
-        return Entry(cell, missing=_why_open(cell.grid_runs(), outcomes))
+        return Entry(cell, missing=_why_open(cell.due(outcomes), outcomes))
     due = {seed: cell.runs[lr, seed] for seed in cell.seeds}
     found = {seed: outcomes[run.id] for seed, run in due.items()}
     results = {seed: outcome.result for seed, outcome in found.items() if outcome.result and outcome.is_tested}
@@ -152,15 +153,15 @@ def _entry(cell: Cell, outcomes: Mapping[str, Outcome]) -> Entry:
 
 def _why_open(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> str:
     """Why a cell is not finished: so many runs so far, and the first failure with its cause."""
-    found = {run: outcomes[run.id] for run in runs}
-    finished = sum(outcome.state is State.FINISHED for outcome in found.values())
-    untested = sum(outcome.state is State.FINISHED and not run.is_done(outcome) for run, outcome in found.items())
-    counts = {state: sum(outcome.state is state for outcome in found.values()) for state in State}
-    counts = {**counts, State.FINISHED: 0}
-    others = [f"{untested} not tested"] if untested else []
-    others += [f"{count} {state}" for state, count in counts.items() if count]
-    said = f"{finished - untested} of {len(found)} runs so far; {', '.join(others)}"
-    cause = next((outcome.cause for outcome in found.values() if outcome.cause), None)
+    found = [(run, outcomes[run.id]) for run in runs]
+    counts = Counter(
+        "not tested" if outcome.state is State.FINISHED and not run.is_done(outcome) else outcome.state
+        for run, outcome in found
+    )
+    others = ("not tested", *(state for state in State if state is not State.FINISHED))
+    told = ", ".join(f"{counts[name]} {name}" for name in others if counts[name])
+    said = f"{counts[State.FINISHED]} of {len(found)} runs so far; {told}"
+    cause = next((outcome.cause for _, outcome in found if outcome.cause), None)
     return f"{said}: {' '.join(cause.split())}" if cause else said
 
 

@@ -105,13 +105,14 @@ class Cell:
     def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
         """All runs that are decided on so far: the grid, and once it is done every seed of what it chose.
 
-        Only these are tested.
+        Only these are tested, and leave attention maps, which are of test examples.
         """
         if len(self.rates) == 1:
             return self.grid_runs()
         lr = self.chosen(outcomes)
         chosen = [self.runs[lr, seed] for seed in self.seeds] if lr is not None else []
-        return [*(replace(run, test=False) for run in self.grid_runs() if run not in chosen), *chosen]
+        others = [run for run in self.grid_runs() if run not in chosen]
+        return [*(replace(run, test=False, attention=False) for run in others), *chosen]
 
     def size(self) -> int:
         """Runs in all, those included that are not decided on yet."""
