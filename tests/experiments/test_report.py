@@ -137,6 +137,14 @@ def test_the_edge_of_the_grid_is_warned_of() -> None:
     assert "FPT chose the largest learning rate, 1e-2, on bit-xor: the grid may be too narrow." in _rendered(grid)
 
 
+def test_the_edge_of_a_level_grid_is_not_warned_of() -> None:
+    grid = grid_of(protocol="fair", arms=["FPT"], tasks=["bit_xor"])
+    for (lr, _), run in grid.cells[0].runs.items():
+        finish(run, validation={1e-4: 0.6, 1e-3: 0.9959, 1e-2: 1.0}[lr])
+    assert "bit-xor 1e-2" in _rendered(grid)
+    assert "too narrow" not in _rendered(grid)
+
+
 @pytest.mark.parametrize(
     ("config", "result", "warning"),
     [

@@ -92,15 +92,20 @@ class Cell:
 
         A failed run takes its learning rate out of the choice: one that diverges is not chosen.
         """
-        means: dict[float, float] = {}
-        for lr in self.rates:
-            found = [outcomes[self.runs[lr, seed].id] for seed in self.grid_seeds]
-            if any(outcome.state not in (State.FINISHED, State.FAILED) for outcome in found):
-                return None
-            values = [outcome.result["val_accuracy"] for outcome in found if outcome.result is not None]
-            if len(values) == len(found) and all(value == value for value in values):
-                means[lr] = fmean(values)
+        if any(outcomes[run.id].state not in (State.FINISHED, State.FAILED) for run in self.grid_runs()):
+            return None
+        means = self.validation(outcomes)
         return max(means, key=lambda lr: (means[lr], -lr)) if means else None
+
+    def validation(self, outcomes: Mapping[str, Outcome]) -> dict[float, float]:
+        """Mean validation accuracy, 0 to 1, by learning rate; those that diverged or failed on any seed are left out."""
+        means = {}
+        for lr in self.rates:
+            results = [outcomes[self.runs[lr, seed].id].result for seed in self.grid_seeds]
+            values = [result["val_accuracy"] for result in results if result is not None]
+            if len(values) == len(results) and all(value == value for value in values):
+                means[lr] = fmean(values)
+        return means
 
     def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
         """All runs that are decided on so far: the grid, and once it is done every seed of what it chose.

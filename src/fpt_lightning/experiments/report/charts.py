@@ -16,6 +16,9 @@ from fpt_lightning.experiments.tables import Task
 MOST_POINTS = 120
 """Points of a drawn curve: more cannot be told apart at its size."""
 
+LEAST_HEIGHT = 5.0
+"""Points of accuracy that a chart shows at least, so that differences of a tenth look like none."""
+
 
 Draw = Callable[[Task, Mapping[int, Entry], Mapping[str, Outcome]], Markup | None]
 """Draws a task from its cells by style, or nothing where there is nothing to draw."""
@@ -160,6 +163,7 @@ def _accuracies(
     lowest, highest = min(heights), max(heights)
     if lowest - task.chance < 2 * (highest - lowest) + 5:
         heights.append(task.chance)
+    heights.append(highest - LEAST_HEIGHT)
     y = svg.span("accuracy, %", heights)
     x = svg.span(label, [point.x for point in points], log, written)
     return svg.chart(title, x, y, series, (task.chance, "chance"))

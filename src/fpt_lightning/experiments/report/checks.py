@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from fpt_lightning import __version__
+from fpt_lightning.experiments.curves import CONVERGED
 from fpt_lightning.experiments.figures import Entry, Results
 from fpt_lightning.experiments.outcome import State
 from fpt_lightning.experiments.report import wording
@@ -90,14 +91,21 @@ def _other_data(results: Results, task: Task) -> Iterator[str]:
 
 def _narrow_grids(results: Results) -> Iterator[str]:
     at_edge: dict[tuple[str, float, str], list[str]] = {}
-    for (arm, task), entry in results.entries.items():
-        rates = entry.cell.rates
-        if len(rates) > 1 and entry.lr is not None and entry.lr in (rates[0], rates[-1]):
+    for (arm, name), entry in results.entries.items():
+        rates, task = entry.cell.rates, results.grid.experiments.tasks[name]
+        if len(rates) > 1 and entry.lr in (rates[0], rates[-1]) and not _is_level(results, entry, task):
             edge = "smallest" if entry.lr == rates[0] else "largest"
-            at_edge.setdefault((arm, entry.lr, edge), []).append(results.grid.experiments.tasks[task].title)
+            at_edge.setdefault((arm, entry.lr, edge), []).append(task.title)
     for (arm, lr, edge), titles in at_edge.items():
         chosen = f"{arm} chose the {edge} learning rate, {wording.rate(lr)}"
         yield f"{chosen}, on {', '.join(titles)}: the grid may be too narrow."
+
+
+def _is_level(results: Results, entry: Entry, task: Task) -> bool:
+    """Whether the rate next to the edge does as well, by the measure of convergence, so that little lies further out."""
+    rates, means = entry.cell.rates, entry.cell.validation(results.outcomes)
+    edge, inner = (rates[0], rates[1]) if entry.lr == rates[0] else (rates[-1], rates[-2])
+    return inner in means and means[edge] - means[inner] <= CONVERGED * (means[edge] - task.chance / 100)
 
 
 def _still_rising(results: Results) -> Iterator[str]:
