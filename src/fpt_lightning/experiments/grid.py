@@ -98,7 +98,7 @@ class Cell:
         return max(means, key=lambda lr: (means[lr], -lr)) if means else None
 
     def validation(self, outcomes: Mapping[str, Outcome]) -> dict[float, float]:
-        """Mean validation accuracy, 0 to 1, by learning rate; those that diverged or failed on any seed are left out."""
+        """Mean validation accuracy, 0 to 1, by learning rate, without those that diverged or failed on any seed."""
         means = {}
         for lr in self.rates:
             results = [outcomes[self.runs[lr, seed].id].result for seed in self.grid_seeds]

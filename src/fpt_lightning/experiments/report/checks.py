@@ -102,7 +102,7 @@ def _narrow_grids(results: Results) -> Iterator[str]:
 
 
 def _is_level(results: Results, entry: Entry, task: Task) -> bool:
-    """Whether the rate next to the edge does as well, by the measure of convergence, so that little lies further out."""
+    """Whether the rate beside the edge does as well, by the measure of convergence: little lies further out."""
     rates, means = entry.cell.rates, entry.cell.validation(results.outcomes)
     edge, inner = (rates[0], rates[1]) if entry.lr == rates[0] else (rates[-1], rates[-2])
     return inner in means and means[edge] - means[inner] <= CONVERGED * (means[edge] - task.chance / 100)
