@@ -60,11 +60,11 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(monkeypatch:
         file.write(b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        writer.save_checkpoint({"step": torch.tensor(2)}, "run/last.ckpt")
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            writer.save_checkpoint({"step": torch.tensor(2)}, "run/last.ckpt")
     assert torch.load("run/last.ckpt", weights_only=True)["step"] == 1
-    monkeypatch.undo()
     writer.save_checkpoint({"step": torch.tensor(3)}, "run/last.ckpt")
     assert torch.load("run/last.ckpt", weights_only=True)["step"] == 3
     assert [path.name for path in Path("run").iterdir()] == ["last.ckpt"]
