@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,8 @@ def sweep(words: Sequence[str]) -> None:
         UsageError: If the command line, the table or an option of its runs is wrong.
         FPTError: If runs failed.
     """
-    parser = _parser("sweep", "make every run of a table that is missing, stopped or failed")
-    parser.add_argument("--dry-run", action="store_true", help="print the command of every run and do nothing")
-    parser.add_argument("--jobs", type=int, help="runs at a time; by default one a GPU, or one a core without any")
-    parser.add_argument("--threads", type=int, help="threads of a run; by default its share of the cores")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="local", help="who makes the runs")
-    parser.add_argument("--address", help="with --launcher ray: the cluster to join; by default Ray starts here")
-    parser.add_argument("--gpus", type=float, help="with --launcher ray: GPUs of a run, such as 0.25")
-    parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="with --launcher slurm: "
-                        "an option of the jobs, such as partition=gpu or time=60 (minutes)")  # fmt: skip
+    making = _making()
+    parser = _parser("sweep", "make every run of a table that is missing, stopped or failed", [making])
     options, settings = _parse(parser, words)
     grid = _grid(options, settings)
     outcomes = grid.outcomes()
@@ -55,7 +49,7 @@ def sweep(words: Sequence[str]) -> None:
                 outcomes = make_all(grid, launcher, screen)
     except KeyboardInterrupt:
         raise FPTError("stopped; the same command goes on where the runs are") from None
-    _sum_up(grid, outcomes)
+    _sum_up(grid, outcomes, shlex.join(["fpt", "report", *making.parse_known_args(words)[1]]))
 
 
 def status(words: Sequence[str]) -> None:
@@ -71,6 +65,7 @@ def status(words: Sequence[str]) -> None:
 
     console = Console(highlight=False)
     console.print(overview(grid, outcomes))
+    _say_if_other_runs(grid, outcomes)
     for run in grid.due(outcomes):
         outcome = outcomes[run.id]
         if options.all or outcome.cause or outcome.state in (State.RUNNING, State.STOPPED):
@@ -91,11 +86,28 @@ def report(words: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, help="the file; html goes to FOLDER/TABLE.html without it")
     options, settings = _parse(parser, words)
     grid = _grid(options, settings)
-    print(write_report(grid, grid.outcomes(), options.format, options.out), end="")
+    outcomes = grid.outcomes()
+    print(write_report(grid, outcomes, options.format, options.out), end="")
+    _say_if_other_runs(grid, outcomes)
 
 
-def _parser(command: str, about: str) -> argparse.ArgumentParser:
+def _making() -> argparse.ArgumentParser:
+    """The options that say how runs are made, and nothing of which runs they are."""
+    making = OptionParser(add_help=False, allow_abbrev=False)
+    making.add_argument("--dry-run", action="store_true", help="print the command of every run and do nothing")
+    making.add_argument("--jobs", type=int, help="runs at a time; by default one a GPU, or one a core without any")
+    making.add_argument("--threads", type=int, help="threads of a run; by default its share of the cores")
+    making.add_argument("--launcher", choices=LAUNCHERS, default="local", help="who makes the runs")
+    making.add_argument("--address", help="with --launcher ray: the cluster to join; by default Ray starts here")
+    making.add_argument("--gpus", type=float, help="with --launcher ray: GPUs of a run, such as 0.25")
+    making.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="with --launcher slurm: "
+                        "an option of the jobs, such as partition=gpu or time=60 (minutes)")  # fmt: skip
+    return making
+
+
+def _parser(command: str, about: str, parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.ArgumentParser:
     parser = OptionParser(
+        parents=list(parents),
         prog=f"fpt {command}",
         usage=f"fpt {command} TABLE [options] [--OPTION VALUE ...]",
         description=f"{about}. Any other --OPTION VALUE is one of `fpt run`, for every run: --trainer.max_steps 100.",
@@ -184,10 +196,22 @@ def _launcher(options: argparse.Namespace, folder: Path) -> Launcher:
     return LocalLauncher(options.jobs, options.threads)
 
 
-def _sum_up(grid: Grid, outcomes: dict[str, Any]) -> None:
+def _say_if_other_runs(grid: Grid, outcomes: dict[str, Any]) -> None:
+    """An option more or less makes other runs: says so where the folder has runs, and none of those asked for."""
+    if any(outcome.state is not State.MISSING for outcome in outcomes.values()):
+        return
+    if others := sum(1 for _ in grid.folder.glob("*/result.json")):
+        print(
+            f"{grid.folder} has {others} runs, but none of {grid.table.name} with these options: "
+            "give all those of its sweep (--profile, --trainer.precision, ...).",
+            file=sys.stderr,
+        )
+
+
+def _sum_up(grid: Grid, outcomes: dict[str, Any], report_command: str) -> None:
     due = grid.due(outcomes)
     left = [run for run in due if not run.is_done(outcomes[run.id])]
-    print(f"{len(due) - len(left)} of {len(due)} runs are finished: `fpt report {grid.table.name}` shows the table")
+    print(f"{len(due) - len(left)} of {len(due)} runs are finished: `{report_command}` shows the table")
     if left:
         causes = [f"  {run.folder}: {outcomes[run.id].cause or 'its backbone could not be made'}" for run in left]
         raise FPTError(f"{len(left)} failed; the same command tries them again:\n" + "\n".join(causes))
