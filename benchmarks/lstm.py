@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fpt_lightning.models.lstm import LayerNormLSTM
+from fpt_lightning.models.backbones.lstm import LayerNormLSTM
 from machine import machine
 
 LAYERS = 3

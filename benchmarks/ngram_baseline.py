@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpt_lightning.data.text import TextFolder
+from fpt_lightning.data.text.datamodule import TextFolder
 
 BITS = 12  # of a token in a packed n-gram: five of them in 64 bits
 

@@ -22,8 +22,8 @@ import torch
 
 from fpt_lightning.data.loading import GlobalBatchSampler, make_loader
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.data.text import RandomWindows
-from fpt_lightning.training.pretraining import LanguageModel
+from fpt_lightning.data.text.datamodule import RandomWindows
+from fpt_lightning.training.language.pretraining import LanguageModel
 from fpt_lightning.training.trainer import FPTTrainer
 from machine import machine
 from train_step import matrix_rate

@@ -22,9 +22,9 @@ import yaml
 
 from fpt_lightning.experiments.grid import Grid, make_grid
 from fpt_lightning.experiments.launchers.local import LocalLauncher
-from fpt_lightning.experiments.orders import Order
-from fpt_lightning.experiments.outcome import State
+from fpt_lightning.experiments.launchers.orders import Order
 from fpt_lightning.experiments.tables import read_experiments
+from fpt_lightning.runs.outcome import State
 from machine import machine
 
 

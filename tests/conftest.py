@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fpt_lightning.data.images import ImageRows, ImageTask
+from fpt_lightning.data.images.datamodule import ImageRows, ImageTask
 from fpt_lightning.data.spec import Batch
 from fpt_lightning.main import main
 

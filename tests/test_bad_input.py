@@ -142,7 +142,9 @@ def test_damaged_weights(fpt: Fpt, capsys: pytest.CaptureFixture[str], gpt2_fold
 
 
 def test_a_download_that_fails(fpt: Fpt, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fpt_lightning.data.mnist.MNIST.MIRRORS", ("http://127.0.0.1:9/", "http://127.0.0.1:9/b/"))
+    monkeypatch.setattr(
+        "fpt_lightning.data.images.mnist.MNIST.MIRRORS", ("http://127.0.0.1:9/", "http://127.0.0.1:9/b/")
+    )
     assert fpt("prepare", "--config=mnist.yaml", "--data.root=empty") == 1
     assert "put the file into empty/MNIST/raw by hand" in _error(capsys)
 

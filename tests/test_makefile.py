@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fpt_lightning.experiments.tables import read_experiments
-from fpt_lightning.models.architectures import EMBEDDED
+from fpt_lightning.models.backbones.architectures import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
 TARGETS = re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -21,10 +21,10 @@ import yaml
 from transformers import GPT2LMHeadModel
 
 from fpt_lightning.data.datamodule import Split
-from fpt_lightning.data.text import TextFolder
-from fpt_lightning.models.causal_attention import use_causal_attention
-from fpt_lightning.training.generation import copying_gain
-from fpt_lightning.training.pretraining import LanguageModel
+from fpt_lightning.data.text.datamodule import TextFolder
+from fpt_lightning.models.kernels.causal_attention import use_causal_attention
+from fpt_lightning.training.language.generation import copying_gain
+from fpt_lightning.training.language.pretraining import LanguageModel
 
 CARD = Path(__file__).with_name("pocket_card.md")
 

@@ -19,8 +19,8 @@ from fpt_lightning.arguments import ArgumentParser, with_configs_found
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
-from fpt_lightning.experiments.learning_curve import plot_learning_curve
-from fpt_lightning.experiments.store import RunFolder, open_run_folder
+from fpt_lightning.runs.folder import RunFolder, open_run_folder
+from fpt_lightning.runs.learning_curve import plot_learning_curve
 from fpt_lightning.training.callbacks import (
     EarlyStopping,
     PartsSummary,
@@ -31,7 +31,7 @@ from fpt_lightning.training.callbacks import (
 from fpt_lightning.training.checkpoint import check_readable
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.export import export_trained
-from fpt_lightning.training.export_backbone import ExportBackbone
+from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.logger import RunLogger
 from fpt_lightning.training.trainer import FPTTrainer
 

@@ -26,7 +26,7 @@ HOME = {
     "sweep": ("fpt_lightning.experiments.commands", "sweep"),
     "status": ("fpt_lightning.experiments.commands", "status"),
     "report": ("fpt_lightning.experiments.commands", "report"),
-    "attention": ("fpt_lightning.experiments.attention_command", "main"),
+    "attention": ("fpt_lightning.attention.command", "main"),
 }
 
 HELP = f"""usage: fpt COMMAND --config FILE [--config FILE ...] [--OPTION VALUE ...]

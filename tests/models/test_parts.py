@@ -1,7 +1,7 @@
 import pytest
 
 from fpt_lightning.errors import FPTError, UsageError
-from fpt_lightning.models.families.gpt2 import GPT2
+from fpt_lightning.models.backbones.families.gpt2 import GPT2
 from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
 
 NAMES = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import read_rows
-from fpt_lightning.experiments.store import RunFolder
+from fpt_lightning.runs.folder import RunFolder
 
 BITS = (
     "--config=bit_memory.yaml", "--data.n=20", "--data.patch_size=5",

@@ -11,9 +11,9 @@ from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, make_grid
 from fpt_lightning.experiments.launchers.base import Launcher
-from fpt_lightning.experiments.options import OptionParser
-from fpt_lightning.experiments.outcome import State
 from fpt_lightning.experiments.tables import read_experiments
+from fpt_lightning.options import OptionParser
+from fpt_lightning.runs.outcome import State
 
 LAUNCHERS = ("local", "ray", "slurm")
 
@@ -37,7 +37,7 @@ def sweep(words: Sequence[str]) -> None:
     for name in ("jobs", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, got {value}")
-    from fpt_lightning.experiments.progress import Screen
+    from fpt_lightning.experiments.screen import Screen
     from fpt_lightning.experiments.sweep import check_commands
     from fpt_lightning.experiments.sweep import sweep as make_all
 
@@ -61,7 +61,7 @@ def status(words: Sequence[str]) -> None:
     outcomes = grid.outcomes()
     from rich.console import Console
 
-    from fpt_lightning.experiments.progress import describe, overview
+    from fpt_lightning.experiments.screen import describe, overview
 
     console = Console(highlight=False)
     console.print(overview(grid, outcomes))

@@ -8,9 +8,9 @@ from typing import Any
 
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_words, compose, identity
-from fpt_lightning.experiments.outcome import Outcome, State, read_outcome
-from fpt_lightning.experiments.store import RunFolder
 from fpt_lightning.experiments.tables import Arm, Backbone, Experiments, Making, Profile, Protocol, Table
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.outcome import Outcome, State, read_outcome
 
 DEFAULT_FOLDER = Path("runs/tables")
 

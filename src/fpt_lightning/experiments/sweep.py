@@ -8,8 +8,8 @@ from typing import Protocol
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Grid, Run
 from fpt_lightning.experiments.launchers.base import Launcher
-from fpt_lightning.experiments.orders import Order
-from fpt_lightning.experiments.outcome import Outcome, State, is_locked, read_outcome
+from fpt_lightning.experiments.launchers.orders import Order
+from fpt_lightning.runs.outcome import Outcome, State, is_locked, read_outcome
 
 LOOK = 1.0
 """Seconds between two looks at what runs."""

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.models.backbones import BackboneChoice, build_backbone
-from fpt_lightning.models.controls import TokenShuffle
-from fpt_lightning.models.frozen_linear import replace_frozen_linears
+from fpt_lightning.models.backbones.build import BackboneChoice, build_backbone
+from fpt_lightning.models.backbones.controls import TokenShuffle
 from fpt_lightning.models.input_layer import InputInitialization, build_input_layer
+from fpt_lightning.models.kernels.frozen_linear import replace_frozen_linears
 from fpt_lightning.models.lora import LoraOptions, add_adapters
 from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
 

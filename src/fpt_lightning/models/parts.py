@@ -25,7 +25,7 @@ def place_parameters(names: Iterable[str], table: Mapping[str, str | Place], arc
 
     Args:
         names: Parameter names; those of the body begin with ``backbone.``.
-        table: The parts of the body's architecture, see :class:`fpt_lightning.models.families.base.Family`.
+        table: The parts of the body's architecture, see :class:`fpt_lightning.models.backbones.families.base.Family`.
         architecture: What the body is called, for the error.
 
     Returns:

@@ -14,7 +14,7 @@ from torchmetrics.regression import MeanAbsoluteError, R2Score
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones import BackboneChoice, Initialization, Positions
+from fpt_lightning.models.backbones.build import BackboneChoice, Initialization, Positions
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import InputInitialization
 from fpt_lightning.models.lora import LoraOptions
@@ -37,9 +37,9 @@ class FPTClassifier(L.LightningModule):
         task: The sizes of the task; the command line takes them from the datamodule.
         backbone: ``small`` (4 layers, width 256, random), ``pocket`` (6 layers, width 256, pretrained on novels, ships
             with the package), ``tiny`` (for tests), a name of
-            :data:`fpt_lightning.models.architectures.ARCHITECTURES` such as ``gpt2``, another on the Hugging Face hub,
-            a local folder in its format, ``lstm``, ``lstm_star``, or a control: ``none``, ``one_attention``,
-            ``one_block``.
+            :data:`fpt_lightning.models.backbones.architectures.ARCHITECTURES` such as ``gpt2``, another on the Hugging
+            Face hub, a local folder in its format, ``lstm``, ``lstm_star``, or a control: ``none``,
+            ``one_attention``, ``one_block``.
         initialization: ``pretrained``, ``random`` or ``statistics`` (normal values with the mean and standard
             deviation of every pretrained tensor); left out, pretrained wherever the backbone has weights.
         architecture: Fields of the backbone's config to change, such as ``n_layer``; only with random weights.

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
 
-from fpt_lightning.experiments.orders import Order, Verdict
+from fpt_lightning.experiments.launchers.orders import Order, Verdict
 
 
 class Launcher(ABC):

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.launchers.base import Launcher
+from fpt_lightning.experiments.launchers.orders import Order, Verdict
 from fpt_lightning.experiments.launchers.process import WorkerProcess
-from fpt_lightning.experiments.orders import Order, Verdict
 
 
 class LocalLauncher(Launcher):

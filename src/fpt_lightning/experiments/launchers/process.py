@@ -1,4 +1,4 @@
-"""A worker of :mod:`fpt_lightning.experiments.worker` seen from the process that gives the orders."""
+"""A worker of :mod:`fpt_lightning.experiments.launchers.worker` seen from the process that gives the orders."""
 
 import dataclasses
 import json
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fpt_lightning.errors import FPTError
-from fpt_lightning.experiments.orders import Order, Verdict, fail, last_words
-from fpt_lightning.experiments.outcome import State
+from fpt_lightning.experiments.launchers.orders import Order, Verdict, fail, last_words
+from fpt_lightning.runs.outcome import State
 
 OUT_OF_MEMORY = "killed (signal 9): most likely the machine ran out of memory; use fewer --jobs or a smaller batch"
 
@@ -26,7 +26,7 @@ class WorkerProcess:
     def __init__(self, environment: Mapping[str, str]) -> None:
         read, write = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fpt_lightning.experiments.worker", str(write)],
+            [sys.executable, "-m", "fpt_lightning.experiments.launchers.worker", str(write)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

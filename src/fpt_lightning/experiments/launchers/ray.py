@@ -11,8 +11,8 @@ from typing import Any
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.launchers.local import visible_cores
+from fpt_lightning.experiments.launchers.orders import Order, Verdict, fail
 from fpt_lightning.experiments.launchers.process import WorkerProcess, check_here
-from fpt_lightning.experiments.orders import Order, Verdict, fail
 
 ATTEMPTS = 3
 """Times that an order is given: again where the actor or its node died of it."""

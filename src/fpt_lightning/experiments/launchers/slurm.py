@@ -15,8 +15,8 @@ import yaml
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.launchers.base import Launcher
+from fpt_lightning.experiments.launchers.orders import Order, Verdict, fail
 from fpt_lightning.experiments.launchers.process import WorkerProcess, check_here
-from fpt_lightning.experiments.orders import Order, Verdict, fail
 
 LARGEST_ARRAY = 1000
 """Jobs of one array; SLURM's own default for the most (MaxArraySize) is 1,001."""

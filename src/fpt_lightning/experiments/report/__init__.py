@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fpt_lightning.errors import FPTError
-from fpt_lightning.experiments.figures import collect
 from fpt_lightning.experiments.grid import Grid
-from fpt_lightning.experiments.outcome import Outcome
 from fpt_lightning.experiments.report.checks import warnings_of
+from fpt_lightning.experiments.report.results import collect
+from fpt_lightning.runs.outcome import Outcome
 
 FORMATS = ("markdown", "latex", "html")
 

@@ -7,11 +7,11 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from fpt_lightning.experiments.figures import Entry, Results
-from fpt_lightning.experiments.outcome import Outcome
 from fpt_lightning.experiments.report import svg, wording
-from fpt_lightning.experiments.statistics import standard_error, standard_errors
+from fpt_lightning.experiments.report.results import Entry, Results
+from fpt_lightning.experiments.report.statistics import standard_error, standard_errors
 from fpt_lightning.experiments.tables import Task
+from fpt_lightning.runs.outcome import Outcome
 
 MOST_POINTS = 120
 """Points of a drawn curve: more cannot be told apart at its size."""

@@ -7,12 +7,12 @@ from typing import Any
 import yaml
 
 from fpt_lightning import __version__
-from fpt_lightning.experiments.curves import CONVERGED
-from fpt_lightning.experiments.figures import Entry, Results
-from fpt_lightning.experiments.outcome import State
 from fpt_lightning.experiments.report import wording
-from fpt_lightning.experiments.store import RunFolder
+from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.tables import Task
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.metrics import CONVERGED
+from fpt_lightning.runs.outcome import State
 
 BUDGET = {
     "max steps": ("trainer", "max_steps"),

@@ -12,12 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fpt_lightning import __version__
-from fpt_lightning.experiments.figures import Column, Entry, Figure, Results
 from fpt_lightning.experiments.grid import Run
-from fpt_lightning.experiments.outcome import Outcome, State
 from fpt_lightning.experiments.report import charts, svg, wording
-from fpt_lightning.experiments.store import RunFolder
+from fpt_lightning.experiments.report.results import Column, Entry, Figure, Results
 from fpt_lightning.experiments.tables import Task
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.outcome import Outcome, State
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from fpt_lightning.experiments.figures import Column, Figure, Results
 from fpt_lightning.experiments.report import wording
+from fpt_lightning.experiments.report.results import Column, Figure, Results
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&]|^[-+#](?=\s))")
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from fpt_lightning.experiments.figures import Column, Entry, Figure, Results
-from fpt_lightning.experiments.statistics import SIGNIFICANT
+from fpt_lightning.experiments.report.results import Column, Entry, Figure, Results
+from fpt_lightning.experiments.report.statistics import SIGNIFICANT
 from fpt_lightning.experiments.tables import MEASURES
 
 WHOLE = ("steps_to_convergence", "trained_parameters")

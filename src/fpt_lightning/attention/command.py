@@ -1,0 +1,93 @@
+"""`fpt attention`: the attention maps of a run as a picture and as figures (FPT section 3.5)."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fpt_lightning.attention.maps import MeanMaps, mean_maps
+from fpt_lightning.attention.picture import draw_attention
+from fpt_lightning.attention.rebuild import find_run, rebuild
+from fpt_lightning.attention.words import needed_tokens, token_words
+from fpt_lightning.data.datamodule import FPTDataModule
+from fpt_lightning.data.spec import Batch
+from fpt_lightning.errors import UsageError
+from fpt_lightning.options import OptionParser
+from fpt_lightning.training.classification import FPTClassifier
+
+TOGETHER = 2**22
+"""Pairs of tokens in a batch: a head's map of all of them is 16 MiB."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Writes ``attention.png`` and ``attention.json`` into a run folder, and says what they show.
+
+    Args:
+        words: What follows ``fpt attention`` on the command line.
+
+    Raises:
+        UsageError: If the command line is wrong, or the run has no attention to show.
+        FPTError: If the run cannot be read.
+    """
+    parser = OptionParser(prog="fpt attention", description="What the answers of a run look at, on test examples.")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a checkpoint in it")
+    parser.add_argument("--layer", type=int, default=1, help="the layer, counted from 1 (default 1)")
+    parser.add_argument("--examples", type=int, default=100, help="test examples to average over (default 100)")
+    arguments = parser.parse_args(words)
+    if arguments.examples < 1:
+        raise UsageError(f"--examples must be at least 1, got {arguments.examples}")
+    folder, checkpoint = find_run(arguments.checkpoint)
+    module, data = rebuild(folder, checkpoint)
+    if module.model.shuffle is not None:
+        raise UsageError(f"{folder.path} reads its tokens in random orders: their places say nothing")
+    data.prepare_data()
+    data.setup("test")
+    maps = mean_maps(module.model, _batches(data, arguments.examples), arguments.layer - 1)
+    _write(folder.path, module, data, maps, arguments.layer, checkpoint)
+
+
+def _batches(data: FPTDataModule, examples: int) -> Iterator[tuple[Batch, torch.Tensor | None]]:
+    """The first test examples, as a model meets them, with the tokens that they need."""
+    dataset = data.examples("test")
+    device = torch.device("cpu")
+    size = max(1, min(32, TOGETHER // data.task.max_length**2))
+    stop = min(examples, len(dataset))
+    for start in range(0, stop, size):
+        fetched = dataset.__getitems__(range(start, min(start + size, stop)))
+        batch = data.on_after_batch_transfer(data.transfer_batch_to_device(fetched, device, 0), 0)
+        yield batch, needed_tokens(data, batch)
+
+
+def _write(
+    folder: Path, module: FPTClassifier, data: FPTDataModule, maps: MeanMaps, layer: int, checkpoint: Path
+) -> None:
+    words = token_words(data)
+    choice = module.model.choice
+    layers = module.model.family.depth(module.model.backbone)
+    figures: dict[str, Any] = {
+        "task": data.task.name,
+        "backbone": str(choice),
+        "checkpoint": str(checkpoint.relative_to(folder)),
+        "layer": layer,
+        "examples": maps.examples,
+        "needed_share": None if maps.needed is None else maps.needed.mean().item(),
+        "uniform_share": maps.uniform,
+        "needed_share_of_heads": None if maps.needed is None else maps.needed.tolist(),
+        "tokens": words.names,
+        "aligned_at": "last token" if maps.from_end else "first token",
+        "mean": [[round(value, 6) for value in row] for row in maps.heads.mean(0).tolist()],
+    }
+    (folder / "attention.json").write_text(json.dumps(figures) + "\n")
+    found = ""
+    if maps.needed is not None and maps.uniform is not None:
+        share, uniform = (f"{100 * value:.1f} %" for value in (maps.needed.mean(), maps.uniform))
+        found = f"{share} of the answers' attention on the bits needed, {uniform} if it were uniform"
+    title = (
+        f"{data.task.name} on {choice.name} {choice.resolved_initialization}: "
+        f"attention of layer {layer} of {layers}, {maps.examples} test examples"
+    )
+    draw_attention(maps, words, folder / "attention.png", f"{title}\n{found}" if found else title)
+    print(f"layer {layer} of {layers}, {maps.examples} test examples{f': {found}' if found else ''}")
+    print(f"{folder / 'attention.png'}, {folder / 'attention.json'}")

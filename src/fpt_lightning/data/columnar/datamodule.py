@@ -1,0 +1,247 @@
+"""Tasks from tables of one's own: a sequence in one column or several, a class or a number in another."""
+
+import textwrap
+from abc import abstractmethod
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+
+from fpt_lightning.data.columnar.columns import Kind, TableSource, read_labels, read_numbers, read_sequences
+from fpt_lightning.data.columnar.encoding import Codes, Columns, Examples, Scale, mean_and_std
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.sequences import SequenceTable
+from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.errors import FPTError, UsageError
+
+
+class Content(NamedTuple):
+    """Everything that the tables of a task hold.
+
+    Attributes:
+        task: The sizes.
+        splits: The examples.
+        classes: The label of every class; none for a regression.
+        shortened: Sequences that lost their end to ``limit``.
+        facts: What decides the content.
+    """
+
+    task: TaskSpec
+    splits: dict[Split, SequenceTable]
+    classes: list[str]
+    shortened: int
+    facts: dict[str, Any]
+
+
+class TableTask(FPTDataModule):
+    """A task in a table: every row a sequence and its class, or its number.
+
+    One input column holds the whole sequence: separated by blanks in text, or as a list (Parquet and Hugging Face
+    datasets). Several hold an element each, in the order in which they are given. Vocabulary and classes are those of
+    the training table in sorted order. Numbers are brought to mean 0 and deviation 1 over the training split: each
+    column by itself, or each of the ``token_width`` numbers of a token where one column holds the sequence.
+
+    Args:
+        target_column: The column of the answer.
+        input_columns: The column of the sequence, or several of one element each; all but the target by default.
+        kind: What the elements are: ``numbers``, ``ids`` (whole numbers from 0 on), ``words`` (anything between
+            blanks) or ``characters`` of a text.
+        regression: Whether the answer is a number; otherwise it is a class, whatever it is called.
+        token_width: Numbers in a token.
+        limit: Tokens of a sequence that are read, from its beginning; all by default.
+        standardize: Whether numbers are brought to mean 0 and deviation 1.
+        unknown: Whether tokens that the training table does not have share an id of their own; otherwise they are an
+            error.
+        validation_share: Share of the training table that is set aside where there is no table for validation.
+        test_share: The same for test.
+        split_seed: Which rows those are; the same for all runs that are compared.
+        name: The task's name in results; that of the data by default.
+        root: Folder in which the data is looked for.
+        kwargs: Those of :class:`FPTDataModule`.
+
+    Raises:
+        UsageError: If the options contradict each other.
+        FPTError: If the package that reads the data is missing.
+    """
+
+    PACKAGE, EXTRA = "pyarrow", "tables"
+
+    def __init__(
+        self,
+        target_column: str,
+        input_columns: list[str] | str | None = None,
+        kind: Kind = "numbers",
+        regression: bool = False,
+        token_width: int = 1,
+        limit: int | None = None,
+        standardize: bool = True,
+        unknown: bool = False,
+        validation_share: float = 0.1,
+        test_share: float = 0.1,
+        split_seed: int = 0,
+        name: str | None = None,
+        root: str = ".",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root=root, **kwargs)
+        self.target_column = target_column
+        self.input_columns = [input_columns] if isinstance(input_columns, str) else input_columns
+        self.kind = kind
+        self.regression = regression
+        self.token_width = token_width
+        self.limit = limit
+        self.standardize = standardize
+        self.unknown = unknown
+        self.shares: dict[Split, float] = {"validation": validation_share, "test": test_share}
+        self.split_seed = split_seed
+        self.name = name
+        if token_width < 1 or (limit is not None and limit < 1):
+            raise UsageError("data.token_width and data.limit must be at least 1")
+        if token_width > 1 and kind != "numbers":
+            raise UsageError(f"data.token_width is for numbers; a token of {kind} is one of them")
+        if self.input_columns is not None and target_column in self.input_columns:
+            raise UsageError(f"data.target_column '{target_column}' is among data.input_columns")
+        if len(set(self.input_columns or [])) < len(self.input_columns or []):
+            raise UsageError("data.input_columns names a column twice")
+        for split, share in self.shares.items():
+            if not 0 < share < 1:
+                raise UsageError(f"data.{split}_share lies between 0 and 1, got {share}")
+        spec = find_spec(self.PACKAGE)
+        if spec is None or spec.origin is None:  # without an origin: a mere folder of that name
+            raise FPTError(f'{type(self).__name__} needs {self.PACKAGE}: pip install "fpt-lightning[{self.EXTRA}]"')
+
+    @abstractmethod
+    def source(self, split: Split) -> TableSource | None:
+        """The table of a split; None where it is to be cut from the training table."""
+
+    @property
+    @abstractmethod
+    def default_name(self) -> str:
+        """The name of the data."""
+
+    @property
+    def task(self) -> TaskSpec:
+        """One answer on the last token; the other sizes are those of the data, which is read for it."""
+        return self.content.task
+
+    @cached_property
+    def content(self) -> Content:
+        """All splits, read once."""
+        read = {split: self._read(source) for split in SPLITS if (source := self.source(split)) is not None}
+        codes = Codes.of(read["train"], self.kind, self.token_width, unknown=self.unknown)
+        examples = self._with_all_splits({split: codes.encode(columns) for split, columns in read.items()})
+        task = self._sizes(codes, examples)
+        facts = {
+            "examples": {split: part.digest() for split, part in examples.items()},
+            "vocabulary": None if codes.vocabulary is None else codes.vocabulary.to_pylist(),
+            "classes": [] if self.regression else codes.classes.to_pylist(),
+            "standardize": self.standardize,
+        }
+        if self.kind == "numbers" and self.standardize:
+            columns = len(read["train"].inputs)
+            scale = Scale.of(examples["train"], int(examples["train"].lengths[0]) if columns > 1 else 1)
+            examples = {split: scale.apply(part) for split, part in examples.items()}
+        return Content(
+            task=task,
+            splits={split: part.table() for split, part in examples.items()},
+            classes=facts["classes"],
+            shortened=sum(columns.shortened for columns in read.values()),
+            facts=facts,
+        )
+
+    def prepare_data(self) -> None:
+        """Reads everything once, so that a wrong cell is named before a run begins."""
+        _ = self.content
+
+    def dataset(self, split: Split) -> SequenceTable:
+        """The examples of a split."""
+        return self.content.splits[split]
+
+    def facts(self) -> dict[str, Any]:
+        """Hashes of the encoded examples: the same rows in another file format have the same."""
+        return self.content.facts
+
+    def describe(self) -> list[str]:
+        """The sizes, the classes, what was cut from where, and what was shortened."""
+        lines = super().describe()
+        if self.content.classes:
+            lines.append(textwrap.shorten(f"classes: {', '.join(self.content.classes)}", 120))
+        if cut := [split for split in SPLITS[1:] if self.source(split) is None]:
+            lines.append(f"{' and '.join(cut)} cut from the training table, split_seed {self.split_seed}")
+        if self.limit is not None:
+            lines.append(f"limit {self.limit}: {self.content.shortened:,} sequences lost their end")
+        return lines
+
+    def _read(self, source: TableSource) -> Columns:
+        inputs = self._inputs(source)
+        table = source.load([*inputs, self.target_column])
+        if table.num_rows == 0:
+            raise FPTError(f"{source.name} has no rows")
+        sequences = read_sequences(source, table, inputs, self.kind)
+        if (uneven := sequences.lengths % self.token_width).any():
+            row = int((uneven > 0).argmax())
+            what = f"{sequences.lengths[row]} numbers, which data.token_width {self.token_width} does not divide"
+            raise source.fault(row, inputs[0], what)
+        limit = self.limit * self.token_width if self.limit is not None else int(sequences.lengths.max())
+        read = read_numbers if self.regression else read_labels
+        return Columns(
+            source=source,
+            inputs=inputs,
+            target=self.target_column,
+            sequences=sequences.shortened(limit),
+            targets=read(source, table, self.target_column),
+            shortened=int((sequences.lengths > limit).sum()),
+        )
+
+    def _inputs(self, source: TableSource) -> list[str]:
+        """The input columns; the training table's, where none are named."""
+        source.require([self.target_column])
+        if self.input_columns is None:
+            self.input_columns = [column for column in source.columns if column != self.target_column]
+        source.require(self.input_columns)
+        if not self.input_columns:
+            raise UsageError(f"{source.name}: there is no input column beside the target '{self.target_column}'")
+        if len(self.input_columns) > 1 and self.kind == "characters":
+            raise UsageError("data.kind characters reads the text of one column: set data.input_columns to it")
+        return self.input_columns
+
+    def _with_all_splits(self, examples: dict[Split, Examples]) -> dict[Split, Examples]:
+        """Cuts the splits that have no table of their own from the training table."""
+        whole = examples["train"]
+        least = 2 if self.regression else 1  # R2 of a single number is not defined
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(self.split_seed)).numpy()
+        for split in SPLITS[1:]:
+            if split not in examples:
+                count = max(least, round(self.shares[split] * len(whole)))
+                examples[split], order = whole.take(order[:count]), order[count:]
+            if len(examples[split]) < least:
+                raise FPTError(f"{self.default_name}: a regression needs two rows for {split}, to measure R2 on")
+        if len(order) == 0:
+            raise UsageError(f"data.validation_share and data.test_share leave none of {len(whole)} rows to train on")
+        if len(order) < len(whole):
+            order.sort()  # as they stand in the table
+            examples["train"] = whole.take(order)
+        return {split: examples[split] for split in SPLITS}
+
+    def _sizes(self, codes: Codes, examples: dict[Split, Examples]) -> TaskSpec:
+        mean, std = self._target_scale(examples["train"])
+        return TaskSpec(
+            name=self.name or self.default_name,
+            max_length=max(int(part.lengths.max()) for part in examples.values()),
+            classes=None if self.regression else len(codes.classes),
+            token_width=self.token_width if self.kind == "numbers" else None,
+            vocabulary_size=codes.vocabulary_size,
+            target_mean=mean,
+            target_std=std,
+        )
+
+    def _target_scale(self, train: Examples) -> tuple[float, float]:
+        if not self.regression:
+            return 0.0, 1.0
+        if (train.targets == train.targets[0]).all():
+            raise FPTError(
+                f"{self.default_name}, column '{self.target_column}': every row to train on has {train.targets[0]:g}, "
+                "so there is nothing to learn"
+            )
+        return mean_and_std(train.targets)

@@ -1,0 +1,96 @@
+"""Any Hugging Face dataset as a task: by name from the hub or its cache, or from a folder."""
+
+import textwrap
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fpt_lightning.data.columnar.columns import TableSource
+from fpt_lightning.data.columnar.datamodule import TableTask
+from fpt_lightning.data.datamodule import Split
+from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+
+SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves of several splits, and of one
+
+
+class HubDataset(TableTask):
+    """A task in a Hugging Face dataset (``pip install "fpt-lightning[hub]"``).
+
+    Code that comes with a dataset is never run.
+
+    Args:
+        path: A name on the hub, such as ``stanfordnlp/imdb``; or a folder, in ``root`` or an absolute path: one that
+            ``save_to_disk`` has left, or one of Parquet, CSV or JSON files.
+        target_column: See :class:`TableTask`, which reads the columns.
+        subset: The configuration of a dataset that has several.
+        revision: The branch, tag or commit on the hub.
+        train_split: The split to train on.
+        validation_split: The validation split; cut from the training split where it is left out.
+        test_split: The test split, likewise.
+        kwargs: Those of :class:`TableTask`.
+    """
+
+    PACKAGE, EXTRA = "datasets", "hub"
+
+    def __init__(
+        self,
+        path: str,
+        target_column: str,
+        subset: str | None = None,
+        revision: str | None = None,
+        train_split: str = "train",
+        validation_split: str | None = None,
+        test_split: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(target_column, **kwargs)
+        self.path = path
+        self.subset = subset
+        self.revision = revision
+        self.names: dict[Split, str | None] = {
+            "train": train_split,
+            "validation": validation_split,
+            "test": test_split,
+        }
+
+    @property
+    def default_name(self) -> str:
+        """The last part of the dataset's name."""
+        return Path(self.path).name or "dataset"
+
+    def source(self, split: Split) -> TableSource | None:
+        """A split of the dataset."""
+        name = self.names[split]
+        if name is None:
+            return None
+        if name not in self._splits:
+            raise UsageError(
+                f"dataset {self.path} has no split '{name}'{did_you_mean(name, self._splits)} "
+                f"Its splits are {', '.join(self._splits)}."
+            )
+        dataset = self._splits[name]
+        return TableSource(
+            name=f"dataset {self.path}, split '{name}'",
+            columns=dataset.column_names,
+            load=lambda columns: dataset.select_columns(columns).with_format("arrow")[:],
+            place=lambda row: f"row {row} counted from 0",
+        )
+
+    @cached_property
+    def _splits(self) -> dict[str, Any]:
+        import datasets
+
+        folder = Path(self.root) / self.path
+        try:
+            if any((folder / name).is_file() for name in SAVED):
+                found = datasets.load_from_disk(str(folder))
+            else:
+                path = str(folder) if folder.is_dir() else self.path
+                found = datasets.load_dataset(path, self.subset, revision=self.revision)
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            reason = textwrap.shorten(str(error.__cause__ or error), 250)
+            raise FPTError(
+                f"dataset '{self.path}' is neither a readable folder here nor in the Hugging Face cache or hub "
+                f"({type(error).__name__}: {reason})"
+            ) from error
+        return dict(found) if isinstance(found, dict) else {"train": found}

@@ -1,0 +1,180 @@
+"""Tasks from CSV, TSV and Parquet files; what is wrong with one is said with the line it stands in."""
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fpt_lightning.data.columnar.columns import TableSource
+from fpt_lightning.data.columnar.datamodule import TableTask
+from fpt_lightning.data.datamodule import Split
+from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+PARQUET = ".parquet"
+BLOCK = 1 << 26  # bytes that pyarrow parses at a time; no row may be longer
+
+
+class SequenceFile(TableTask):
+    """A task in CSV, TSV or Parquet files (``pip install "fpt-lightning[tables]"``).
+
+    Args:
+        target_column: See :class:`TableTask`, which reads the columns.
+        train_file: The training table, ``.csv``, ``.tsv`` or ``.parquet``, in ``root`` or as an absolute path; text in
+            UTF-8, the first line names the columns.
+        validation_file: The validation table; cut from the training table where it is left out.
+        test_file: The test table, likewise.
+        delimiter: What separates cells; a comma by default, a tab in ``.tsv``.
+        kwargs: Those of :class:`TableTask`.
+    """
+
+    def __init__(
+        self,
+        target_column: str,
+        train_file: str = "train.csv",
+        validation_file: str | None = None,
+        test_file: str | None = None,
+        delimiter: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(target_column, **kwargs)
+        self.files: dict[Split, str | None] = {"train": train_file, "validation": validation_file, "test": test_file}
+        self.delimiter = delimiter
+
+    @property
+    def default_name(self) -> str:
+        """The training file's name without its ending."""
+        return Path(self.files["train"] or "").stem
+
+    def source(self, split: Split) -> TableSource | None:
+        """The file of a split."""
+        file = self.files[split]
+        return None if file is None else open_table(Path(self.root) / file, self.delimiter)
+
+
+def open_table(path: Path, delimiter: str | None = None) -> TableSource:
+    """Opens a file with a table, whose first line names the columns.
+
+    Args:
+        path: A ``.csv``, ``.tsv`` or ``.parquet`` file.
+        delimiter: What separates the cells of a text file; by default a comma, or a tab in ``.tsv``.
+
+    Raises:
+        UsageError: If the ending of the name is of another format.
+        FPTError: If there is no such file, or it is not what it is called.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (*DELIMITERS, PARQUET):
+        endings = [*DELIMITERS, PARQUET]
+        raise UsageError(f"{path}: a table is a file in {', '.join(endings)}{did_you_mean(suffix, endings)}")
+    if not path.is_file():
+        raise FPTError(
+            f"there is no file {path}: data.root is the folder, data.train_file and the like the names in it"
+        )
+    if path.stat().st_size == 0:
+        raise FPTError(f"{path} is empty")
+    return _open_parquet(path) if suffix == PARQUET else _open_text(path, delimiter or DELIMITERS[suffix])
+
+
+def _open_parquet(path: Path) -> TableSource:
+    from pyarrow import parquet
+
+    def load(columns: list[str]) -> Any:
+        with _parquet_faults_named(path):
+            return parquet.read_table(path, columns=columns)
+
+    with _parquet_faults_named(path):
+        columns = parquet.read_schema(path).names
+    return TableSource(str(path), columns, load, lambda row: f"row {row} counted from 0")
+
+
+@contextmanager
+def _parquet_faults_named(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition(".")[0]
+        raise FPTError(f"{path} is not a Parquet file, or not whole ({reason})") from error
+
+
+def _open_text(path: Path, delimiter: str) -> TableSource:
+    if len(delimiter) != 1:
+        raise UsageError(f"data.delimiter is one character, got {delimiter!r}")
+    with _rows(path, delimiter) as rows:
+        header = next(rows, (1, []))[1]
+    if any("\udc80" <= character <= "\udcff" for name in header for character in name):
+        raise FPTError(_not_utf8(path))
+
+    def load(columns: list[str]) -> Any:
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+
+        try:
+            return arrow_csv.read_csv(
+                path,
+                read_options=arrow_csv.ReadOptions(block_size=BLOCK),
+                parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                # all as text, so that a wrong number is named as it stands in the file
+                convert_options=arrow_csv.ConvertOptions(
+                    include_columns=columns, column_types=dict.fromkeys(columns, pa.large_string())
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            raise FPTError(_text_fault(path, delimiter) or f"{path} cannot be read: {error}") from error
+
+    return TableSource(str(path), header, load, lambda row: f"line {_line(path, delimiter, row)}")
+
+
+def _text_fault(path: Path, delimiter: str) -> str | None:
+    """What is wrong with a text file that pyarrow refuses."""
+    if (fault := _not_utf8(path)) is not None:
+        return fault
+    with _rows(path, delimiter) as rows:
+        width = len(next(rows)[1])
+        for line, cells in rows:
+            if len(cells) != width:
+                return f"{path}, line {line} has {len(cells)} cells where the first line names {width} columns"
+    return None
+
+
+def _not_utf8(path: Path) -> str | None:
+    content = path.read_bytes()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        return f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8; save the file in that encoding"
+    return None
+
+
+def _line(path: Path, delimiter: str, row: int) -> int:
+    """The line on which a row begins: cells may hold line breaks, so it must be counted."""
+    with _rows(path, delimiter) as rows:
+        for number, (line, _) in enumerate(rows):
+            if number == row + 1:  # behind the header
+                return line
+    raise IndexError(f"{path} has no row {row}")
+
+
+@contextmanager
+def _rows(path: Path, delimiter: str) -> Iterator[Iterator[tuple[int, list[str]]]]:
+    """The rows of a text file that are not blank, each with the line it begins on, read as Python reads CSV."""
+    limit = csv.field_size_limit(2**31 - 1)  # by default no cell may be longer than 128 KiB
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter)
+            yield _numbered(reader)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    line = 1
+    for cells in reader:
+        if cells:
+            yield line, cells
+        line = reader.line_num + 1

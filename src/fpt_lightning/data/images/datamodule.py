@@ -1,0 +1,234 @@
+"""What all image tasks share: one table of pixels on the training device, cut into patches a batch at a time."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from fpt_lightning.data.datamodule import FPTDataModule, Split
+from fpt_lightning.data.images.augmentation import Augmentation, warp
+from fpt_lightning.data.loading import BatchDataset
+from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.errors import UsageError
+
+
+class ImageTable(NamedTuple):
+    """The images of all splits.
+
+    Attributes:
+        pixels: ``[images, channels, image_size, image_size]`` uint8.
+        labels: ``[images]`` int64.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+
+    @property
+    def mebibytes(self) -> float:
+        """What the pixels take up."""
+        return self.pixels.nbytes / 2**20
+
+    def to(self, device: torch.device) -> "ImageTable":
+        """The table on a device; itself, where it is there already."""
+        return ImageTable(self.pixels.to(device), self.labels.to(device))
+
+
+class ImageRows(NamedTuple):
+    """Which images make a batch: all that a loader hands over.
+
+    Attributes:
+        rows: ``[batch]`` int64, places in the table.
+        epoch: The epoch of the training stream, where an image differs from epoch to epoch; otherwise None.
+    """
+
+    rows: torch.Tensor
+    epoch: int | None
+
+
+class Images(NamedTuple):
+    """A batch as it is stored, on the device where it becomes tokens.
+
+    Attributes:
+        pixels: ``[batch, channels, image_size, image_size]`` uint8.
+        labels: ``[batch]`` int64.
+        affine: ``[batch, 2, 3]``, how :func:`~fpt_lightning.data.images.augmentation.warp` changes it; None for not at all.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    affine: torch.Tensor | None = None
+
+
+class ImageSplit(BatchDataset):
+    """The rows of a table that make a split.
+
+    It holds no pixels, so that worker processes start at once and hand over next to nothing.
+
+    Args:
+        rows: ``[examples]`` int64.
+        counts_epochs: Whether an image differs from epoch to epoch.
+    """
+
+    def __init__(self, rows: torch.Tensor, *, counts_epochs: bool = False) -> None:
+        self.rows = rows
+        self.counts_epochs = counts_epochs
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> ImageRows:
+        chosen = torch.as_tensor(indices) % len(self)
+        return ImageRows(self.rows[chosen], indices[0] // len(self) if self.counts_epochs else None)
+
+
+def to_patches(images: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Cuts images into square patches, row by row.
+
+    Args:
+        images: ``[batch, channels, height, width]``.
+        patch_size: Pixels along a patch's side.
+
+    Returns:
+        ``[batch, patches, channels * patch_size**2]``.
+    """
+    # not F.unfold: on a GPU that is a kernel an image
+    cut = images.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))  # [batch, channels, rows, p, columns, p]
+    return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+class ImageTask(FPTDataModule):
+    """Images held as bytes on the training device, where they are augmented, normalised and cut into patches.
+
+    Loaders hand over row numbers alone; every process holds one table of its own for all splits. Worker processes have
+    nothing to do. A task sets the attributes below before it calls ``__init__`` and implements :meth:`load`,
+    :meth:`rows`, :attr:`classes`, :meth:`normalisation`, ``facts`` and, where its data comes from outside,
+    ``prepare_data``.
+
+    Args:
+        patch_size: Pixels along a patch's side; divides ``image_size``.
+        split_seed: Which images are set aside; the same for all runs that are compared.
+        device_resident_mb: The largest table, in MiB, that is put on a GPU; a larger one stays in main memory, and
+            each batch is copied.
+        kwargs: Those of :class:`FPTDataModule`.
+
+    Attributes:
+        name: The task's name, as in tables.
+        channels: 1 for grey, 3 for colour.
+        image_size: Pixels along a side.
+        augmentation: What happens to training images; None for nothing.
+
+    Raises:
+        UsageError: If ``patch_size`` does not divide ``image_size``.
+    """
+
+    name: str
+    channels: int
+    image_size: int
+    augmentation: Augmentation | None = None
+
+    def __init__(self, patch_size: int, split_seed: int = 0, device_resident_mb: int = 2048, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.patch_size = patch_size
+        self.split_seed = split_seed
+        self.device_resident_mb = device_resident_mb
+        self._table: ImageTable | None = None
+        self._affine: tuple[int, torch.Tensor] | None = None  # of the epoch
+        self._scaling: torch.Tensor | None = None
+        if self.image_size < 1 or patch_size < 1 or self.image_size % patch_size:
+            raise UsageError(f"data.patch_size {patch_size} does not divide data.image_size {self.image_size}")
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """How many classes there are; known before any image is read."""
+
+    @abstractmethod
+    def load(self) -> ImageTable:
+        """Reads the images of all splits."""
+
+    @abstractmethod
+    def rows(self, split: Split) -> torch.Tensor:
+        """The rows of the table that make a split, ``[examples]`` int64; no row is in two splits."""
+
+    @abstractmethod
+    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation of each channel, of pixels between 0 and 1."""
+
+    @property
+    def task(self) -> TaskSpec:
+        """One token a patch, one answer on the last."""
+        return TaskSpec(
+            name=self.name,
+            max_length=(self.image_size // self.patch_size) ** 2,
+            classes=self.classes,
+            token_width=self.channels * self.patch_size**2,
+        )
+
+    @property
+    def table(self) -> ImageTable:
+        """The images of all splits, read once; on the device that asked for them last, if they fit there."""
+        if self._table is None:
+            self._table = self.load()
+        return self._table
+
+    def dataset(self, split: Split) -> ImageSplit:
+        """The rows of a split."""
+        return ImageSplit(self.rows(split), counts_epochs=split == "train" and self.augmentation is not None)
+
+    def describe(self) -> list[str]:
+        """Adds where the images are held and what happens to them."""
+        size = self.table.mebibytes
+        place = (
+            "on the training device"
+            if size <= self.device_resident_mb
+            else f"in main memory, being more than data.device_resident_mb {self.device_resident_mb}"
+        )
+        held = f"{len(self.table.labels):,} images, {size:,.1f} MiB, held {place}"
+        changed = f"training images augmented by {self.augmentation}" if self.augmentation else "not augmented"
+        return [*super().describe(), f"{held}; {changed}"]
+
+    def transfer_batch_to_device(self, batch: ImageRows, device: torch.device, dataloader_idx: int) -> Images:
+        """Collects the images of a batch on the device, which keeps the table from the first batch on."""
+        if device.type == "cpu" or self.table.mebibytes <= self.device_resident_mb:
+            self._table = self.table.to(device)
+        table = self.table
+        move = super().transfer_batch_to_device  # does not wait for the device
+        rows = move(batch.rows, device, dataloader_idx)
+        here = rows if rows.device == table.pixels.device else batch.rows
+        return Images(
+            pixels=move(table.pixels[here], device, dataloader_idx),
+            labels=move(table.labels[here], device, dataloader_idx),
+            affine=None if batch.epoch is None else self._affine_of(batch.epoch, device)[rows],
+        )
+
+    def on_after_batch_transfer(self, batch: Images, dataloader_idx: int) -> Batch:
+        """Augments, normalises and cuts the images on the device, a whole batch at a time."""
+        return self.to_batch(batch)
+
+    def to_batch(self, images: Images) -> Batch:
+        """Tokens ``[batch, patches, channels * patch_size**2]`` float and target ``[batch, 1]``."""
+        pixels = images.pixels.float()
+        if images.affine is not None:
+            pixels = warp(pixels, images.affine)
+        mean, std = self._scaling_on(pixels.device)
+        return Batch(
+            tokens=to_patches(pixels.sub_(mean).div_(std), self.patch_size),
+            target=images.labels[:, None],
+        )
+
+    def _affine_of(self, epoch: int, device: torch.device) -> torch.Tensor:
+        """``[images, 2, 3]``, drawn once an epoch."""
+        assert self.augmentation is not None
+        if self._affine is None or self._affine[0] != epoch:
+            drawn = self.augmentation.draw(self.seed, epoch, len(self.table.labels), self.image_size)
+            self._affine = (epoch, drawn)
+        self._affine = (epoch, self._affine[1].to(device))
+        return self._affine[1]
+
+    def _scaling_on(self, device: torch.device) -> torch.Tensor:
+        """``[2, channels, 1, 1]``, mean and standard deviation of bytes."""
+        if self._scaling is None:
+            self._scaling = torch.tensor(self.normalisation())[..., None, None] * 255
+        self._scaling = self._scaling.to(device)
+        return self._scaling

@@ -1,0 +1,188 @@
+"""Any folder of images by class."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from fpt_lightning.data.datamodule import SPLITS, Split
+from fpt_lightning.data.images.augmentation import Augmentation
+from fpt_lightning.data.images.cache import cache_key, pixels_hash, read_cache, write_cache
+from fpt_lightning.data.images.datamodule import ImageTable, ImageTask
+from fpt_lightning.data.images.files import ImageFile, decode, find_classes, list_images
+from fpt_lightning.errors import UsageError
+
+
+class ImageFolder(ImageTask):
+    """Your own images: a folder a class, with or without a folder a split above them.
+
+    ``root`` holds either ``train/CLASS/IMAGE`` and, if there are any, ``validation/CLASS/IMAGE`` (or ``val``,
+    ``valid``) and ``test/CLASS/IMAGE``, or just ``CLASS/IMAGE``. What it has no folder for is cut from the rest by a
+    fixed seed, in every class about the same share. What becomes of a file is said at
+    :func:`fpt_lightning.data.images.files.read_image`.
+
+    The first start decodes all images and keeps them as bytes in ``cache_folder``; later starts read that one file, as
+    long as names, sizes and times of the images stay as they are. Pixels are scaled to [0, 1], then normalised by mean
+    and standard deviation of the training images.
+
+    Args:
+        root: Folder of the images.
+        image_size: Pixels along a side, to which images are scaled and cut.
+        patch_size: Pixels along a patch's side; divides ``image_size``.
+        grey: One channel instead of three.
+        augment: Crop, flip and rotate training images as CIFAR-10's, with a padding of an eighth of ``image_size``.
+        validation_share: Share of the training images set aside for validation, where ``root`` has no folder for it.
+        test_share: Share of all images set aside for the test, likewise.
+        cache_folder: Where decoded images are kept; by default ``.fpt_cache`` in ``root``. Where it cannot be written,
+            every start decodes.
+        kwargs: Those of :class:`ImageTask`.
+
+    Raises:
+        UsageError: If there is no ``root``, or sizes or shares make no sense.
+        FPTError: If ``root`` does not hold images in that order, or one of them cannot be read.
+    """
+
+    name = "image_folder"
+
+    def __init__(
+        self,
+        root: str = "",
+        image_size: int = 32,
+        patch_size: int = 4,
+        grey: bool = False,
+        augment: bool = False,
+        validation_share: float = 0.1,
+        test_share: float = 0.1,
+        cache_folder: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not root:
+            raise UsageError("data.root: say which folder holds the images, as --data.root FOLDER")
+        self.image_size = image_size
+        self.channels = 1 if grey else 3
+        super().__init__(patch_size, root=root, **kwargs)
+        self.grey = grey
+        self.validation_share = validation_share
+        self.test_share = test_share
+        self.cache_folder = Path(cache_folder) if cache_folder else Path(root) / ".fpt_cache"
+        if augment:
+            self.augmentation = Augmentation(padding=image_size // 8)
+        for option in ("validation_share", "test_share"):
+            if not 0 < getattr(self, option) < 1:
+                raise UsageError(f"data.{option} lies between 0 and 1, got {getattr(self, option)}")
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The names of the classes, sorted; known before any image is read."""
+        return find_classes(Path(self.root))
+
+    @property
+    def classes(self) -> int:
+        """One a folder."""
+        return len(self.class_names)
+
+    @cached_property
+    def files(self) -> list[ImageFile]:
+        """All images in the order of the table."""
+        return list_images(Path(self.root))
+
+    def prepare_data(self) -> None:
+        """Decodes the images, or finds them decoded.
+
+        Raises:
+            FPTError: If the folders are not as they should be, or an image cannot be read.
+        """
+        if self._table is None:
+            self._table = self.load()
+
+    def load(self) -> ImageTable:
+        """The decoded images, from the cache if it is theirs."""
+        cache = self.cache_folder / f"{self.image_size}px-{'grey' if self.grey else 'rgb'}.safetensors"
+        key = cache_key(Path(self.root), self.files, self.image_size, grey=self.grey)
+        pixels = read_cache(cache, key)
+        if pixels is None:
+            pixels = decode(self.files, self.image_size, grey=self.grey)
+            if not write_cache(cache, key, pixels):
+                rank_zero_info(f"{cache} cannot be written, so that every start decodes; see data.cache_folder")
+        return ImageTable(pixels, torch.tensor([file.label for file in self.files]))
+
+    def rows(self, split: Split) -> torch.Tensor:
+        """The images of a split's folder, or what is cut from the others.
+
+        Raises:
+            UsageError: If a split would be empty.
+        """
+        rows = self._rows[split]
+        if not len(rows):
+            raise UsageError(
+                f"data.validation_share {self.validation_share} and data.test_share {self.test_share} of "
+                f"{len(self.files)} images leave none for {split}"
+            )
+        return rows
+
+    @cached_property
+    def _rows(self) -> dict[Split, torch.Tensor]:
+        labels = torch.tensor([file.label for file in self.files])
+        rows = {
+            split: torch.tensor([row for row, file in enumerate(self.files) if (file.split or "train") == split])
+            for split in SPLITS
+        }
+        shares: dict[Split, float] = {"test": self.test_share, "validation": self.validation_share}
+        for split, share in shares.items():
+            if not len(rows[split]):
+                rows["train"], rows[split] = cut_by_class(rows["train"], labels, share, self.split_seed)
+        return rows
+
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of the training images; 1 where all pixels of a channel are the same."""
+        means, deviations = [], []
+        pixels = self.table.pixels
+        rows = self.rows("train").to(pixels.device)
+        values = torch.arange(256, dtype=torch.float64) / 255
+        for channel in range(self.channels):
+            counts = torch.zeros(256, dtype=torch.int64)
+            for part in rows.split(4096):
+                counts += torch.bincount(pixels[part, channel].flatten(), minlength=256).cpu()
+            share = counts.double() / counts.sum()
+            mean = (share * values).sum()
+            means.append(mean.item())
+            deviations.append((share * (values - mean) ** 2).sum().sqrt().item() or 1.0)
+        return means, deviations
+
+    def facts(self) -> dict[str, Any]:
+        """The pixels, their classes and what splits them; not where the files lie or when they were written."""
+        places = [(file.label, file.split) for file in self.files]
+        return {
+            "pixels": pixels_hash(self.table.pixels),
+            "labels": hashlib.sha256(repr(places).encode()).hexdigest(),
+            "class_names": self.class_names,
+            "augment": self.augmentation is not None,
+            "validation_share": self.validation_share,
+            "test_share": self.test_share,
+            "split_seed": self.split_seed,
+        }
+
+
+def cut_by_class(
+    rows: torch.Tensor, labels: torch.Tensor, share: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sets a share of some rows aside, of every class as exactly that share as whole images allow.
+
+    Args:
+        rows: ``[n]`` int64, the rows to choose among.
+        labels: ``[images]`` int64, the class of every row of the table.
+        share: How much to set aside; to the nearest whole number of images.
+        seed: Which ones.
+
+    Returns:
+        The rest and those set aside, each in the order of the table.
+    """
+    count = round(share * len(rows))
+    order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+    order = order[labels[order].argsort(stable=True)]  # class after class, each at random
+    taken = torch.arange(len(rows) + 1) * count // max(1, len(rows))  # of the first i, so many are set aside
+    aside = taken[1:] > taken[:-1]
+    return order[~aside].sort().values, order[aside].sort().values

@@ -1,0 +1,122 @@
+"""MNIST."""
+
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+
+from fpt_lightning.data.download import RemoteFile, decompress, fetch
+from fpt_lightning.data.images.datamodule import ImageTable
+from fpt_lightning.data.images.published import PublishedImages
+from fpt_lightning.errors import FPTError, UsageError
+
+
+class MNIST(PublishedImages):
+    """MNIST: 10 handwritten digits (FPT section 2.2; LeCun, Cortes and Burges 1998).
+
+    60,000 training images, of which a fixed seed sets ``validation_examples`` aside, and 10,000 test images. An image
+    of 28x28 pixels is padded to 32x32 and cut into 64 patches of 4x4, as in the paper; ``image_size: 28`` gives the 49
+    patches of the reference implementation. Pixels are scaled to [0, 1], then normalised by the mean and standard
+    deviation of the training images.
+
+    Args:
+        image_size: Pixels along a side after padding with black; at least 28.
+        patch_size: Pixels along a patch's side; divides ``image_size``.
+        kwargs: Those of :class:`PublishedImages`; ``root`` holds ``MNIST/raw/``.
+
+    Raises:
+        UsageError: If the sizes do not fit each other.
+    """
+
+    name = "mnist"
+    title = "MNIST"
+    advice = "Set data.root to the folder above MNIST/raw, or unpack the four files there by hand."
+    channels = 1
+    mean, std = (0.1307,), (0.3081,)
+    SIDE = 28
+    MIRRORS: tuple[str, ...] = (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",  # torchvision's
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",  # TensorFlow's
+    )
+    CHECKSUMS: Mapping[str, str] = {
+        "train-images-idx3-ubyte": "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte": "md5:d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte": "md5:9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte": "md5:ec29112dd5afa0611ce80d1b7f02629c",
+    }
+    FILES: tuple[tuple[str, str], ...] = (
+        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+        ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+    )
+
+    def __init__(self, image_size: int = 32, patch_size: int = 4, **kwargs: Any) -> None:
+        if image_size < self.SIDE or (image_size - self.SIDE) % 2:
+            raise UsageError(f"data.image_size must be {self.SIDE} or more and even, got {image_size}")
+        self.image_size = image_size
+        super().__init__(patch_size, **kwargs)
+
+    @property
+    def folder(self) -> Path:
+        """``root/MNIST/raw``."""
+        return Path(self.root) / "MNIST" / "raw"
+
+    @property
+    def files(self) -> list[str]:
+        """The four unpacked files."""
+        return [name for pair in self.FILES for name in pair]
+
+    def fetch(self) -> None:
+        """Brings the four compressed files from the first mirror that has them, and unpacks them.
+
+        Raises:
+            FPTError: If none has.
+        """
+        for name, checksum in self.CHECKSUMS.items():
+            if not (self.folder / name).is_file():
+                urls = tuple(f"{mirror}{name}.gz" for mirror in self.MIRRORS)
+                decompress(fetch(RemoteFile(f"{name}.gz", urls, checksum), self.folder), self.folder / name)
+
+    def verify(self) -> None:
+        """Checks that each file is as long as its header says.
+
+        Raises:
+            FPTError: If one is not.
+        """
+        for images, labels in self.FILES:
+            if (count := _check_idx(self.folder / images)) != _check_idx(self.folder / labels):
+                raise FPTError(f"{self.folder / labels} does not have {count} labels, one for each image of {images}")
+
+    def load_part(self, *, train: bool) -> ImageTable:
+        """The images of one pair of files, padded once and for all."""
+        from torchvision import datasets  # seconds to import
+
+        stored = datasets.MNIST(self.root, train=train)
+        border = (self.image_size - self.SIDE) // 2
+        return ImageTable(F.pad(stored.data[:, None], [border] * 4), stored.targets)
+
+
+def _check_idx(path: Path) -> int:
+    """Compares a file in MNIST's idx format with its own header.
+
+    Returns:
+        The number of items in the file.
+
+    Raises:
+        FPTError: If the file is not idx data of bytes or not as long as its header says.
+    """
+    with path.open("rb") as file:
+        magic = file.read(4)
+        dimensions = magic[3] if len(magic) == 4 and magic[:3] == b"\x00\x00\x08" else 0
+        header = file.read(4 * dimensions)
+    if dimensions == 0 or len(header) < 4 * dimensions:
+        raise FPTError(f"{path} is not in MNIST's idx format; delete it and run `fpt prepare` again")
+    sizes = struct.unpack(f">{dimensions}I", header)
+    expected = 4 + len(header) + math.prod(sizes)
+    if (actual := path.stat().st_size) != expected:
+        raise FPTError(
+            f"{path} has {actual:,} bytes where its header promises {expected:,}; delete it and run `fpt prepare` again"
+        )
+    return int(sizes[0])

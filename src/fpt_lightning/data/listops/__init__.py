@@ -1,0 +1,1 @@
+"""ListOps: Long Range Arena's files, or generated here."""

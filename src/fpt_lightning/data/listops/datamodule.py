@@ -1,0 +1,217 @@
+"""ListOps of Long Range Arena: generated or read, correct or as the reference implementation read it."""
+
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.listops.files import FILES, READER_VERSION, load, read_official, save, sha256, store_path
+from fpt_lightning.data.listops.grammar import CLOSE, GENERATOR_VERSION, WORDS, Examples, Grammar
+from fpt_lightning.data.sequences import SequenceTable
+from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.errors import UsageError, did_you_mean
+
+Behaviour = Literal["correct", "as_released"]
+
+LIMIT = 2048
+RELEASED_LENGTH = 512
+RELEASED_PAD = CLOSE  # an id that is free there, because closing brackets are dropped
+
+
+class ListOps(FPTDataModule):
+    """ListOps: nested MIN, MAX, MED and SM over digits, the answer a digit (FPT section 2.2; Tay et al. 2021).
+
+    Examples come from the grammar of :class:`Grammar`, whose defaults are those of Long Range Arena: 96,000 / 2,000 /
+    2,000 examples, no two alike, of 501 to 1,999 tokens of 15 types. They are a function of the parameters and
+    ``generator_seed``, never of the run's seed, and are kept in ``root/listops``. Long Range Arena's own files are read
+    instead where ``source`` names their folder; their targets are recomputed once.
+
+    Behaviour ``correct``: every token is read, brackets too, up to ``limit``; padding is masked and the answer is read
+    at the last real token. Behaviour ``as_released`` is what the reference implementation did (Rothermel et al. 2021,
+    arXiv 2107.12460): closing brackets are dropped and with them the structure, sequences are cut at 512 tokens and
+    padded behind the content to 512 with an id of its own, nothing is masked, and the answer is read at the 512th
+    token: of Long Range Arena's sequences, one in eight ends before it, on a pad. Its results carry the name
+    ``listops_as_released``.
+
+    Args:
+        behaviour: ``correct`` or ``as_released``.
+        source: Folder of ``basic_train.tsv``, ``basic_val.tsv`` and ``basic_test.tsv``; left out, examples are
+            generated. Of the parameters below only ``max_length`` and ``limit`` then matter.
+        limit: Tokens that behaviour ``correct`` reads at most; longer sequences lose their end.
+        train_examples: Generated examples to train on.
+        validation_examples: Generated examples in the validation split.
+        test_examples: Generated examples in the test split.
+        min_length: Every sequence has more tokens than this.
+        max_length: Every sequence has fewer tokens than this.
+        max_depth: Depth of the deepest digits; the root has depth 1.
+        max_arguments: Most arguments of an operator; the fewest are 2.
+        generator_seed: Seed of the generated examples; the same for all runs that are compared.
+        kwargs: Those of :class:`FPTDataModule`; ``root`` holds ``listops/``.
+
+    Raises:
+        UsageError: If the parameters allow no examples or contradict each other.
+    """
+
+    CLASSES = 10
+
+    def __init__(
+        self,
+        behaviour: Behaviour = "correct",
+        source: str | None = None,
+        limit: int = LIMIT,
+        train_examples: int = 96_000,
+        validation_examples: int = 2_000,
+        test_examples: int = 2_000,
+        min_length: int = 500,
+        max_length: int = 2000,
+        max_depth: int = 10,
+        max_arguments: int = 10,
+        generator_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.behaviour = behaviour
+        self.source = source
+        self.limit = limit
+        self.sizes: dict[Split, int] = {
+            "train": train_examples,
+            "validation": validation_examples,
+            "test": test_examples,
+        }
+        self.grammar = Grammar(min_length, max_length, max_depth, max_arguments)
+        self.generator_seed = generator_seed
+        for split, size in self.sizes.items():
+            if size < 1:
+                raise UsageError(f"data.{split}_examples must be at least 1, got {size}")
+        if behaviour not in get_args(Behaviour):
+            known = get_args(Behaviour)
+            raise UsageError(f"data.behaviour is one of {', '.join(known)}{did_you_mean(behaviour, known)}")
+        if limit < 1:
+            raise UsageError(f"data.limit must be at least 1, got {limit}")
+        if behaviour == "as_released" and limit != LIMIT:
+            raise UsageError(
+                f"data.limit belongs to data.behaviour correct; as_released reads {RELEASED_LENGTH} tokens"
+            )
+        if generator_seed < 0:
+            raise UsageError(f"data.generator_seed must be at least 0, got {generator_seed}")
+
+    @property
+    def as_released(self) -> bool:
+        """Whether sequences are read as the reference implementation read them."""
+        return self.behaviour == "as_released"
+
+    @property
+    def task(self) -> TaskSpec:
+        """One answer of 10 classes; ids below 15 whether the last is a closing bracket or, as released, a pad."""
+        return TaskSpec(
+            name="listops_as_released" if self.as_released else "listops",
+            max_length=RELEASED_LENGTH if self.as_released else min(self.limit, self.grammar.max_length - 1),
+            classes=self.CLASSES,
+            vocabulary_size=len(WORDS),
+        )
+
+    def prepare_data(self) -> None:
+        """Generates the examples, or reads and verifies those of ``source``, where that was not done before.
+
+        Raises:
+            FPTError: If a file is missing, damaged or wrong.
+            UsageError: If there are not so many different examples, or ``source`` holds longer ones than it may.
+        """
+        _ = self._stored
+
+    def dataset(self, split: Split) -> SequenceTable:
+        """The examples of a split as the model reads them."""
+        examples = self._stored[0][split]
+        tokens, lengths = self._read(examples)
+        rows = np.split(tokens, np.cumsum(lengths))[:-1]
+        most = self.task.max_length
+        if self.as_released:
+            padded = np.full((len(rows), most), RELEASED_PAD, dtype=np.uint8)
+            for place, row in zip(padded, rows, strict=True):
+                place[: len(row)] = row[:most]
+            tokens, lengths = padded.ravel(), np.full(len(rows), most)
+        elif lengths.max() > most:
+            tokens, lengths = np.concatenate([row[:most] for row in rows]), np.minimum(lengths, most)
+        return SequenceTable(
+            torch.from_numpy(tokens),
+            torch.from_numpy(lengths).long(),
+            torch.from_numpy(examples.targets).long()[:, None],
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What made the examples, a hash of them, how they are read, and how many are cut."""
+        return {**self._origin, "content": self._stored[1], "behaviour": self.behaviour, "cut": self.cut}
+
+    def describe(self) -> list[str]:
+        """Says also how many sequences lose their end, and that they are read as released."""
+        counts = ", ".join(f"{count:,} {split}" for split, count in self.cut.items())
+        lines = [*super().describe(), f"cut at the end, because longer than {self.task.max_length} tokens: {counts}"]
+        if self.as_released:
+            lines.append(f"as released: closing brackets dropped, padded at the end, read at token {RELEASED_LENGTH}")
+        return lines
+
+    @cached_property
+    def cut(self) -> dict[Split, int]:
+        """How many sequences of each split are longer than the model reads."""
+        splits = self._stored[0]
+        return {split: int((self._read(splits[split])[1] > self.task.max_length).sum()) for split in SPLITS}
+
+    def _read(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens end to end and their lengths before anything is cut."""
+        if not self.as_released:
+            return examples.tokens, examples.lengths
+        kept = examples.tokens != CLOSE
+        starts = np.cumsum(examples.lengths) - examples.lengths
+        return examples.tokens[kept], np.add.reduceat(kept, starts, dtype=np.int64)
+
+    @cached_property
+    def _origin(self) -> dict[str, Any]:
+        """What the stored examples are a function of."""
+        if self.source is not None:
+            hashes = {name: sha256(Path(self.source) / name) for name in FILES.values()}
+            return {"reader": READER_VERSION, "files": hashes}
+        return {
+            "generator": GENERATOR_VERSION,
+            "generator_seed": self.generator_seed,
+            "sizes": self.sizes,
+            **asdict(self.grammar),
+        }
+
+    @cached_property
+    def _stored(self) -> tuple[dict[Split, Examples], str]:
+        """The examples of all splits and the hash of their content; made and kept where they are not yet."""
+        path = store_path(Path(self.root) / "listops", self._origin)
+        if not path.is_file():
+            rank_zero_info(f"listops: {'generating' if self.source is None else 'reading'} examples for {path}, once")
+            save(path, self._generated() if self.source is None else self._read_source(self.source), self._origin)
+        splits, content = load(path, self._origin)
+        longest = max(int(examples.lengths.max()) for examples in splits.values())
+        if longest >= self.grammar.max_length:
+            raise UsageError(
+                f"data.source {self.source} has sequences of {longest:,} tokens: set data.max_length above that"
+            )
+        return splits, content
+
+    def _generated(self) -> dict[Split, Examples]:
+        from tqdm import tqdm
+
+        total = sum(self.sizes.values())
+        with tqdm(total=total, desc="listops", unit=" examples", disable=None) as bar:
+            examples = self.grammar.generate(total, self.generator_seed, bar.update)
+        ends = np.cumsum(list(self.sizes.values()))
+        tokens = np.split(examples.tokens, np.cumsum(examples.lengths)[ends[:-1] - 1])
+        lengths, targets = np.split(examples.lengths, ends[:-1]), np.split(examples.targets, ends[:-1])
+        return dict(zip(self.sizes, map(Examples, tokens, lengths, targets), strict=True))
+
+    def _read_source(self, source: str) -> dict[Split, Examples]:
+        from tqdm import tqdm
+
+        paths = {split: Path(source) / name for split, name in FILES.items()}
+        size = sum(path.stat().st_size for path in paths.values())
+        with tqdm(total=size, desc="listops", unit="B", unit_scale=True, disable=None) as bar:
+            return {split: read_official(path, bar.update) for split, path in paths.items()}

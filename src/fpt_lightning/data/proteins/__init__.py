@@ -1,0 +1,1 @@
+"""Remote homology of proteins, from TAPE's files."""

@@ -1,0 +1,179 @@
+"""Proteins as sequences of amino acids."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.download import RemoteFile, fetch, unpack
+from fpt_lightning.data.proteins.tape import (
+    EXAMPLES,
+    FOLDS,
+    VOCABULARY,
+    Proteins,
+    find_split,
+    read_proteins,
+    require_lmdb,
+)
+from fpt_lightning.data.sequences import SequenceTable
+from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.errors import FPTError, UsageError
+
+CLS, SEP = VOCABULARY.index("<cls>"), VOCABULARY.index("<sep>")
+
+
+class RemoteHomology(FPTDataModule):
+    """Remote homology: which fold a protein has, told from its sequence (FPT section 2.2; TAPE, Rao et al. 2019).
+
+    TAPE's 12,312 training, 736 validation and 718 test proteins of SCOP 1.75 (Hou et al. 2018). Test are the proteins
+    of superfamilies that training has none of, the split of TAPE's table; FPT's reference implementation measured on
+    validation instead. A protein is read as TAPE and that implementation read it: ``<cls>``, a token for each amino
+    acid, ``<sep>``, of which the last carries the answer.
+
+    Args:
+        holdout: The test split: proteins of superfamilies of known folds (``fold``), of families of known
+            superfamilies (``superfamily``), or of known families (``family``), that training has none of.
+        limit: Tokens that a sequence may have, ``<cls>`` and ``<sep>`` among them.
+        too_long: ``truncate`` reads the first ``limit`` tokens of a longer sequence, the last of them ``<sep>``.
+            ``skip_and_scale`` leaves it out and counts it as wrong: accuracy is multiplied by :meth:`kept_share`. FPT
+            used 0.9739, leaving out whole batches that held one.
+        download: Fetch TAPE's LMDB files where a split is missing.
+        kwargs: Those of :class:`FPTDataModule`; ``root`` holds ``remote_homology_SPLIT.json`` or ``.lmdb`` or a
+            folder ``remote_homology`` with them.
+
+    Raises:
+        UsageError: If ``limit`` leaves no room for an amino acid.
+    """
+
+    ARCHIVE = RemoteFile(
+        name="remote_homology.tar.gz",
+        urls=("https://s3.amazonaws.com/songlabdata/proteindata/data_pytorch/remote_homology.tar.gz",),
+        checksum="md5:1d687bdeb9e3866f77504d6079eed00a",
+    )
+
+    def __init__(
+        self,
+        holdout: Literal["fold", "superfamily", "family"] = "fold",
+        limit: int = 1024,
+        too_long: Literal["truncate", "skip_and_scale"] = "truncate",
+        download: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.holdout = holdout
+        self.limit = limit
+        self.too_long = too_long
+        self.download = download
+        self.names: dict[Split, str] = {"train": "train", "validation": "valid", "test": f"test_{holdout}_holdout"}
+        self._proteins: dict[Split, Proteins] = {}
+        if limit < 3:
+            raise UsageError(f"data.limit must be at least 3: <cls>, an amino acid, <sep>; got {limit}")
+
+    @property
+    def task(self) -> TaskSpec:
+        """The paper's sizes by default: 1,024 tokens of 30 ids, 1 answer of 1,195 folds."""
+        return TaskSpec(name="remote_homology", max_length=self.limit, classes=FOLDS, vocabulary_size=len(VOCABULARY))
+
+    def prepare_data(self) -> None:
+        """Fetches TAPE's files where a split is missing, and reads every split once.
+
+        Raises:
+            FPTError: If a split is missing and cannot be fetched, or is not what TAPE's are.
+        """
+        if self._missing() and self.download:
+            require_lmdb()
+            unpack(fetch(self.ARCHIVE, Path(self.root)), Path(self.root))
+        if missing := self._missing():
+            raise self._not_found(missing)
+        for split in SPLITS:
+            self.proteins(split)
+
+    def proteins(self, split: Split) -> Proteins:
+        """The proteins of a split as they are stored, read once.
+
+        Raises:
+            FPTError: If the split is missing or damaged.
+        """
+        if split not in self._proteins:
+            path = find_split(Path(self.root), self.names[split])
+            if path is None:
+                raise self._not_found([self.names[split]])
+            self._proteins[split] = read_proteins(path)
+        return self._proteins[split]
+
+    def dataset(self, split: Split) -> SequenceTable:
+        """The proteins of a split between ``<cls>`` and ``<sep>``; target ``[examples, 1]``."""
+        residues, lengths, folds = self.proteins(split)
+        room = self.limit - 2
+        begin, end = torch.tensor([CLS], dtype=torch.uint8), torch.tensor([SEP], dtype=torch.uint8)
+        kept = (lengths <= room) | (self.too_long == "truncate")
+        if not kept.any():
+            raise UsageError(f"data.limit {self.limit} leaves no example of {self.names[split]}")
+        pieces: list[torch.Tensor] = []
+        for chosen, sequence in zip(kept.tolist(), residues.split(lengths.tolist()), strict=True):
+            if chosen:
+                pieces += [begin, sequence[:room], end]
+        return SequenceTable(torch.cat(pieces), lengths[kept].clamp(max=room) + 2, folds[kept, None])
+
+    def kept_share(self, split: Split) -> float:
+        """The share of a split's proteins that is read; those left out count as wrong."""
+        if self.too_long == "truncate":
+            return 1.0
+        proteins = len(self.proteins(split).lengths)
+        return (proteins - self.longer(split)) / proteins
+
+    def longer(self, split: Split) -> int:
+        """How many proteins of a split are longer than the limit: truncated or left out."""
+        return int((self.proteins(split).lengths > self.limit - 2).sum())
+
+    def facts(self) -> dict[str, Any]:
+        """Hashes of what was read, the same whichever format it was read from, and what is done with long sequences."""
+        return {
+            "content": {name: _content_hash(self.proteins(split)) for split, name in self.names.items()},
+            "limit": self.limit,
+            "too_long": self.too_long,
+            "longer": {name: self.longer(split) for split, name in self.names.items()},
+            "kept_share": {name: self.kept_share(split) for split, name in self.names.items()},
+        }
+
+    def describe(self) -> list[str]:
+        """Adds how much of TAPE's data is here, lengths, long sequences and folds, a line a split."""
+        lines = super().describe()
+        seen = set(self.proteins("train").folds.tolist())
+        for split, name in self.names.items():
+            lengths, folds = self.proteins(split).lengths, set(self.proteins(split).folds.tolist())
+            found = f"{len(lengths):,} of TAPE's {EXAMPLES[name]:,}"
+            known = "" if split == "train" else f", {len(folds & seen)} of them in train"
+            lines.append(
+                f"{name}: {found} proteins of {lengths.min():,} to {lengths.max():,} amino acids, "
+                f"mean {lengths.double().mean():.0f}; {self._long(split)}; {len(folds):,} of {FOLDS:,} folds{known}"
+            )
+        return lines
+
+    def _long(self, split: Split) -> str:
+        """What became of the sequences longer than the limit."""
+        longer = f"{self.longer(split) or 'none'} longer than {self.limit:,} tokens"
+        if not self.longer(split):
+            return longer
+        if self.too_long == "truncate":
+            return f"{longer} truncated"
+        return f"{longer} left out, accuracy x {self.kept_share(split):.4f}"
+
+    def _missing(self) -> list[str]:
+        return [name for name in self.names.values() if find_split(Path(self.root), name) is None]
+
+    def _not_found(self, names: list[str]) -> FPTError:
+        return FPTError(
+            f"remote homology: no {', '.join(names)} (remote_homology_{names[0]}.json or .lmdb) "
+            f"in {self.root} or {Path(self.root) / 'remote_homology'}.\n"
+            f"Unpack {self.ARCHIVE.urls[0]} there, or let data.download fetch it."
+        )
+
+
+def _content_hash(proteins: Proteins) -> str:
+    content = hashlib.sha256()
+    for field in proteins:
+        content.update(field.numpy().tobytes())
+    return content.hexdigest()[:16]

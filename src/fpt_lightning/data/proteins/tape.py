@@ -1,0 +1,223 @@
+"""The files of TAPE's remote homology task: JSON and LMDB (Rao et al. 2019, https://github.com/songlab-cal/tape)."""
+
+import json
+import pickle
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fpt_lightning.data.proteins import plain_pickle
+from fpt_lightning.data.storage import write_whole
+from fpt_lightning.errors import FPTError
+
+VOCABULARY = ("<pad>", "<mask>", "<cls>", "<sep>", "<unk>", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
+"""TAPE's iupac vocabulary: a token's id is its place here. There is no amino acid J."""
+
+FOLDS = 1195
+
+EXAMPLES = {
+    "train": 12312,
+    "valid": 736,
+    "test_fold_holdout": 718,
+    "test_superfamily_holdout": 1254,
+    "test_family_holdout": 1272,
+}
+"""How many examples TAPE has under each of its own split names."""
+
+_CODES = np.zeros(256, dtype=np.uint8)
+_CODES[[ord(letter) for letter in VOCABULARY[5:]]] = range(5, len(VOCABULARY))
+_SPACE = re.compile(r"\s*")
+
+
+class Proteins(NamedTuple):
+    """The part of a split that the task reads.
+
+    Attributes:
+        residues: ``[residues of all proteins]`` uint8, places in :data:`VOCABULARY`.
+        lengths: ``[proteins]`` int64, the residues of each.
+        folds: ``[proteins]`` int64 below :data:`FOLDS`.
+    """
+
+    residues: torch.Tensor
+    lengths: torch.Tensor
+    folds: torch.Tensor
+
+
+def encode(sequence: str) -> np.ndarray:
+    """The ids ``[residues]`` uint8 of a protein's letters.
+
+    Raises:
+        ValueError: If a letter is no amino acid; TAPE refuses it too.
+    """
+    ids = _CODES[np.frombuffer(sequence.encode("ascii", "replace"), dtype=np.uint8)]
+    if not ids.all():
+        place = int((ids == 0).argmax())
+        raise ValueError(f"{sequence[place]!r} at residue {place + 1} is no amino acid: they are A to Z without J")
+    return ids
+
+
+def find_split(root: Path, split: str) -> Path | None:
+    """Where a split lies in a folder or its subfolder ``remote_homology``; JSON goes before LMDB."""
+    for folder in (root / "remote_homology", root):
+        text, database = (folder / f"remote_homology_{split}.{kind}" for kind in ("json", "lmdb"))
+        if text.is_file():
+            return text
+        if (database / "data.mdb").is_file():
+            return database
+    return None
+
+
+def read_proteins(path: Path) -> Proteins:
+    """Reads a split, or what an earlier reading of the same file kept of it.
+
+    TAPE's records carry evolutionary profiles a hundred times as long as the sequence, so what the task needs is kept
+    beside the file, where the folder can be written.
+
+    Raises:
+        FPTError: If the file is damaged or a record is not what TAPE's are.
+    """
+    kept = path.with_suffix(".safetensors")
+    stamp = _stamp(path)
+    proteins = _read_kept(kept, stamp)
+    if proteins is None:
+        proteins = _parse(path)
+        _keep(kept, stamp, proteins)
+    return proteins
+
+
+def _parse(path: Path) -> Proteins:
+    sequences, folds = [], []
+    for place, record in _json_records(path) if path.suffix == ".json" else _lmdb_records(path):
+        try:
+            sequences.append(_sequence(record))
+            folds.append(_fold(record))
+        except ValueError as error:
+            raise FPTError(f"{path}, {place}: {error}") from error
+    if not sequences:
+        raise FPTError(f"{path} has no records")
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    return Proteins(torch.from_numpy(np.concatenate(sequences)), lengths, torch.tensor(folds))
+
+
+def _sequence(record: Any) -> np.ndarray:
+    if not isinstance(record, dict):
+        raise ValueError("not a record of fields")
+    if not isinstance(sequence := record.get("primary"), str) or not sequence:
+        raise ValueError("'primary' is not a sequence of letters")
+    return encode(sequence)
+
+
+def _fold(record: dict[str, Any]) -> int:
+    label = np.asarray(record.get("fold_label"))
+    if label.size != 1 or label.dtype.kind not in "iu" or not 0 <= label.item() < FOLDS:
+        raise ValueError(f"'fold_label' is {record.get('fold_label')!r:.40}, not a number below {FOLDS}")
+    return int(label.item())
+
+
+def _json_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """One record at a time: all of them as Python's objects would fill gigabytes."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        decoder = json.JSONDecoder()
+        if not text.lstrip().startswith("["):
+            raise FPTError(f"{path} is not TAPE's JSON: a list of records")
+        place = _after_space(text, text.index("[") + 1)
+        number = 0
+        while not text.startswith("]", place):
+            record, place = decoder.raw_decode(text, place)
+            yield f"record {number}", record
+            number += 1
+            place = _after_space(text, place)
+            if text.startswith(",", place):
+                place = _after_space(text, place + 1)
+            elif not text.startswith("]", place):
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
+    except json.JSONDecodeError as error:
+        raise FPTError(f"{path}, line {error.lineno} column {error.colno}: {error.msg}; fetch it again") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise FPTError(f"{path} is not JSON ({error}); fetch it again") from error
+
+
+def _after_space(text: str, place: int) -> int:
+    match = _SPACE.match(text, place)
+    assert match is not None
+    return match.end()
+
+
+def require_lmdb() -> None:
+    """Makes sure that LMDB files can be read.
+
+    Raises:
+        FPTError: If the package is not installed.
+    """
+    try:
+        import lmdb  # noqa: F401
+    except ImportError as error:
+        raise FPTError(
+            "TAPE's LMDB files need a package that is missing: pip install 'fpt-lightning[proteins]'.\n"
+            "Without it, put TAPE's JSON files into data.root."
+        ) from error
+
+
+def _lmdb_records(folder: Path) -> Iterator[tuple[str, Any]]:
+    require_lmdb()
+    import lmdb
+
+    try:
+        with lmdb.open(str(folder), readonly=True, lock=False) as environment:
+            _check_whole(folder / "data.mdb", environment)
+            with environment.begin() as transaction:
+                count = _unpickled(folder, "num_examples", transaction.get(b"num_examples"))
+                if not isinstance(count, int | np.integer):
+                    raise FPTError(f"{folder}, key num_examples: {count!r:.40} is not a number")
+                for number in range(count):
+                    record = _unpickled(folder, str(number), transaction.get(str(number).encode()))
+                    yield f"key {number}", record
+    except lmdb.Error as error:
+        raise FPTError(f"{folder / 'data.mdb'} is damaged ({error}); fetch it again") from error
+
+
+def _check_whole(path: Path, environment: Any) -> None:
+    """Compares a file with its own header: reading beyond its end would kill the process."""
+    promised = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if (actual := path.stat().st_size) < promised:
+        raise FPTError(f"{path} has {actual:,} bytes where its header promises {promised:,}; fetch it again")
+
+
+def _unpickled(folder: Path, key: str, content: bytes | None) -> Any:
+    if content is None:
+        raise FPTError(f"{folder} has no key {key}; fetch it again")
+    try:
+        return plain_pickle.loads(content)
+    except pickle.UnpicklingError as error:
+        raise FPTError(f"{folder}, key {key}: {error}") from error
+
+
+def _stamp(path: Path) -> str:
+    state = (path / "data.mdb" if path.is_dir() else path).stat()
+    return f"{path.name} {state.st_size} {state.st_mtime_ns}"
+
+
+def _read_kept(kept: Path, stamp: str) -> Proteins | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(kept, "pt") as file:
+            if (file.metadata() or {}).get("source") == stamp:
+                return Proteins(*(file.get_tensor(field) for field in Proteins._fields))
+    except (OSError, SafetensorError):  # not there, or half written: the source is read instead
+        pass
+    return None
+
+
+def _keep(kept: Path, stamp: str, proteins: Proteins) -> None:
+    from safetensors.torch import save
+
+    # a folder that others share need not be ours to write
+    with suppress(OSError):
+        write_whole(kept, save(proteins._asdict(), {"source": stamp}))

@@ -1,0 +1,1 @@
+"""Books as tokens, for language models."""

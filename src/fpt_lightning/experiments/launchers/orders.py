@@ -1,0 +1,153 @@
+"""One run as an order to a worker, and what became of it."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import Timeout
+
+from fpt_lightning.experiments.grid import Run
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.outcome import State, failure_file, is_tested, lock_of, read_result, write_failure
+
+PATIENCE = 2.0
+"""Seconds that a worker waits for a lock: longer than a look at it takes, shorter than anyone minds."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker needs to know of a run.
+
+    Attributes:
+        id: The run's id.
+        folder: Its run folder.
+        words: What follows ``fpt``.
+        makes_backbone: Whether it is to leave a backbone.
+        attention: Whether it is to leave its attention maps.
+        test: Whether it is to be tested.
+    """
+
+    id: str
+    folder: str
+    words: tuple[str, ...]
+    makes_backbone: bool = False
+    attention: bool = False
+    test: bool = True
+
+    @classmethod
+    def of(cls, run: Run) -> "Order":
+        """The order to make a run."""
+        return cls(run.id, str(run.folder), tuple(run.command), run.makes_backbone, run.attention, run.test)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of an order.
+
+    Attributes:
+        id: The run's id.
+        state: Finished, failed, or running: somebody else is at it.
+        cause: Why it failed.
+    """
+
+    id: str
+    state: State
+    cause: str | None = None
+
+
+def carry_out(order: Order) -> Verdict:
+    """Makes a run in this process, or goes on with it, unless it is finished or somebody else is at it.
+
+    Output goes to ``log.txt`` of the run folder from here on. What is no :class:`FPTError` ends the process, with its
+    traceback in the log: whoever sent the order reads the cause there.
+    """
+    folder = Path(order.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock_of(folder).acquire(timeout=PATIENCE):
+            return _carry_out(order, folder)
+    except Timeout:
+        return Verdict(order.id, State.RUNNING)
+
+
+def _carry_out(order: Order, folder: Path) -> Verdict:
+    from fpt_lightning.main import main
+
+    files = RunFolder(folder)
+    result, damage = read_result(folder, order.makes_backbone)
+    if damage is not None:
+        files.result.unlink(missing_ok=True)
+    steps: list[Sequence[str]] = []
+    if result is None:
+        steps.append(order.words)
+    elif order.test and not is_tested(result):
+        steps.append([*order.words, "--test=only", f"--ckpt_path={files.best}"])
+    if order.attention and not files.attention.is_file():
+        steps.append(["attention", "--checkpoint", order.folder])
+    failure_file(folder).unlink(missing_ok=True)
+    for words in steps:
+        log = write_output_to(folder / "log.txt")
+        _forget_peak_memory()
+        if main(words) != 0:
+            return fail(order, last_words(log))
+    return Verdict(order.id, State.FINISHED)
+
+
+def fail(order: Order, cause: str) -> Verdict:
+    """Keeps the cause in the run folder, where there is room for it."""
+    try:
+        write_failure(Path(order.folder), cause)
+    except OSError as error:
+        cause = f"{cause} (and its cause could not be kept: {error.strerror})"
+    return Verdict(order.id, State.FAILED, cause)
+
+
+def last_words(log: Path) -> str:
+    """The line of a log that says why: an error of ours, or the last line of a traceback."""
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError as error:
+        return f"{log} cannot be read: {error.strerror}"
+    ours = [line for line in lines if line.startswith("fpt: error: ")]
+    return ours[-1].removeprefix("fpt: error: ") if ours else (lines or ["no word was left"])[-1]
+
+
+def write_output_to(log: Path) -> Path:
+    """Points this process's output at a new log, whatever writes it, and keeps the one before as ``log.1.txt``."""
+    if log.exists():
+        log.replace(log.with_suffix(".1.txt"))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(opened, 1)
+    os.dup2(opened, 2)
+    os.close(opened)
+    return log
+
+
+def _forget_peak_memory() -> None:
+    """Lets the next run of a warm process measure its own peak."""
+    peak = Path("/proc/self/clear_refs")
+    if peak.exists():
+        peak.write_text("5")  # resets the mark that getrusage reads (man 5 proc)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def check(commands: Sequence[Sequence[str]]) -> list[str | None]:
+    """What the command line says against each of some commands, None where nothing."""
+    from fpt_lightning.cli import ParsedCommand
+    from fpt_lightning.errors import FPTError
+
+    answers: list[str | None] = []
+    for words in commands:
+        try:
+            ParsedCommand(words)
+            answers.append(None)
+        except FPTError as error:
+            answers.append(str(error))
+    return answers

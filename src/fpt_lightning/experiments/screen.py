@@ -1,0 +1,132 @@
+"""How a sweep stands, on the screen: a live table in a terminal, a line a run in a file."""
+
+import csv
+import time
+from collections import Counter
+from datetime import timedelta
+from statistics import fmean
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table as Box
+from rich.text import Text
+
+from fpt_lightning.experiments.grid import Cell, Grid, Run
+from fpt_lightning.runs.outcome import Outcome, State
+
+STYLES = {State.FAILED: "red", State.RUNNING: "yellow", State.FINISHED: "green"}
+
+
+class Screen:
+    """The view of a sweep; used with ``with``.
+
+    Args:
+        grid: The table.
+        slots: Runs at a time, for the time left; None where nobody knows.
+        console: Where to; standard output by default.
+    """
+
+    def __init__(self, grid: Grid, slots: int | None, console: Console | None = None) -> None:
+        self.grid = grid
+        self.slots = slots
+        self.console = console or Console(highlight=False)
+        self._runs = {run.id: run for cell in grid.cells for run in cell.runs.values()}
+        self._live = (
+            Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
+        )
+        self._seconds: list[float] = []
+        self._trained: set[str] = set()
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> "Screen":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, outcomes: dict[str, Outcome], running: list[str]) -> None:
+        """Draws the table anew, in a terminal."""
+        if self._live is not None:
+            self._live.update(Group(overview(self.grid, outcomes), self._below(outcomes, running)), refresh=True)
+
+    def ended(self, run: Run, outcome: Outcome, seconds: float) -> None:
+        """Prints a line: what a run measured, or why it failed."""
+        what = f"{run.folder.name}  {describe(run)}"
+        if outcome.state is not State.FINISHED:
+            self.console.print(Text(f"{what}  failed: {outcome.cause}", style="red"), soft_wrap=True)
+        elif run.id in self._trained:
+            self.console.print(Text(f"{what}  tested"), soft_wrap=True)
+        else:
+            assert outcome.result is not None
+            self._trained.add(run.id)
+            took = float(outcome.result.get("wall_seconds", seconds))
+            self._seconds.append(took)
+            figures = f"validation {outcome.result['val_accuracy']:.4f}, {took:.0f} s"
+            self.console.print(Text(f"{what}  {figures}"), soft_wrap=True)
+
+    def _below(self, outcomes: dict[str, Outcome], running: list[str]) -> Text:
+        lines = [f"  {describe(run)}{_step(run)}" for name in running if (run := self._runs.get(name))]
+        done = sum(outcome.state is State.FINISHED for outcome in outcomes.values())
+        total = self.grid.size()
+        lines.append(f"{min(done, total)} of {total} runs{self._left(total - done)}")
+        return Text("\n".join(lines))
+
+    def _left(self, runs: int) -> str:
+        if not self._seconds or runs <= 0:
+            return ""
+        parallel = self.slots or max(1.0, sum(self._seconds) / (time.monotonic() - self._begun))
+        left = timedelta(seconds=round(runs * fmean(self._seconds) / parallel))
+        return f", about {left} left"
+
+
+def overview(grid: Grid, outcomes: dict[str, Outcome]) -> Box:
+    """Arms against tasks: finished runs of all, and those that failed or run."""
+    box = Box(title=f"{grid.table.name} ({grid.profile.name}, {grid.protocol.name}): {grid.table.title}")
+    box.add_column("")
+    tasks = list(dict.fromkeys(cell.task for cell in grid.cells))
+    for task in tasks:
+        box.add_column(grid.experiments.tasks[task].title, justify="right")
+    rows: dict[str, dict[str, Cell]] = {}
+    for cell in grid.cells:
+        rows.setdefault(cell.arm.name, {})[cell.task] = cell
+    for name, cells in rows.items():
+        box.add_row(Text(name), *(_stand(cells[task], outcomes) for task in tasks))
+    return box
+
+
+def describe(run: Run) -> str:
+    """A run in a few words."""
+    return f"{run.task} lr {run.lr:g} seed {run.seed}" if run.lr is not None else "backbone for others"
+
+
+def _stand(cell: Cell, outcomes: dict[str, Outcome]) -> Text:
+    if cell.missing is not None:
+        return Text("left out", style="dim")
+    due = cell.due(outcomes)
+    states = Counter(outcomes[run.id].state for run in due)
+    done = sum(run.is_done(outcomes[run.id]) for run in due)
+    text = Text(f"{done}/{cell.size()}")
+    if done == cell.size():
+        text.stylize(STYLES[State.FINISHED])
+    for state in (State.RUNNING, State.FAILED):
+        if states[state]:
+            text.append(f" {states[state]} {state}", style=STYLES[state])
+    return text
+
+
+def _step(run: Run) -> str:
+    """How far a run is, of its own ``metrics.csv``."""
+    try:
+        with (run.folder / "metrics.csv").open(newline="") as file:
+            rows: list[dict[str, Any]] = list(csv.DictReader(file))
+        step = int(rows[-1]["step"]) + 1
+    except (OSError, IndexError, KeyError, ValueError):  # not written yet, or this very moment
+        return ""
+    return f", step {step:,}" + (f" of {run.steps:,}" if run.steps else "")

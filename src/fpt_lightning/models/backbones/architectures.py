@@ -1,0 +1,69 @@
+"""Backbones known by name: architectures whose random rows need no hub, and the one that ships with the package."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Architecture(NamedTuple):
+    """A ``model_type`` of transformers and the fields in which it differs from that type's default config."""
+
+    model_type: str
+    fields: Mapping[str, Any]
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    # ours, without pretrained weights; their positions are random, so there are enough for the longest task
+    "tiny": Architecture("gpt2", {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 2048}),
+    "small": Architecture("gpt2", {"n_layer": 4, "n_embd": 256, "n_head": 8, "n_positions": 2048}),
+    # a control (Tan et al. 2024): GPT-2 of a single block
+    "one_block": Architecture("gpt2", {"n_layer": 1, "n_embd": 768, "n_head": 12, "n_positions": 2048}),
+    # Radford et al. 2019, table 2
+    "gpt2": Architecture("gpt2", {"n_layer": 12, "n_embd": 768, "n_head": 12}),
+    "gpt2-medium": Architecture("gpt2", {"n_layer": 24, "n_embd": 1024, "n_head": 16}),
+    "gpt2-large": Architecture("gpt2", {"n_layer": 36, "n_embd": 1280, "n_head": 20}),
+    "gpt2-xl": Architecture("gpt2", {"n_layer": 48, "n_embd": 1600, "n_head": 25}),
+    # the other backbones of FPT section 3.14 and table 2, under their names on the hub
+    "bert-base-uncased": Architecture("bert", {}),
+    "t5-base": Architecture("t5", {"num_layers": 12, "d_model": 768, "d_ff": 3072, "num_heads": 12}),
+    "allenai/longformer-base-4096": Architecture(
+        "longformer",
+        {
+            "max_position_embeddings": 4098,
+            "type_vocab_size": 1,
+            "pad_token_id": 1,
+            "layer_norm_eps": 1e-5,
+            "attention_window": [512] * 12,
+        },
+    ),
+    "google/vit-base-patch16-224-in21k": Architecture("vit", {}),
+    # decoders with rotary positions: layer norm beside attention, and RMS norm with grouped queries
+    "EleutherAI/pythia-160m": Architecture(
+        "gpt_neox",
+        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    ),
+    "Qwen/Qwen2.5-0.5B": Architecture(
+        "qwen2",
+        {
+            "hidden_size": 896,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "intermediate_size": 4864,
+        },
+    ),
+}
+"""By the name that ``model.backbone`` takes; those of the hub have pretrained weights there."""
+
+EMBEDDED: Mapping[str, Path] = {"pocket": Path(__file__).parents[2] / "assets" / "pocket"}
+"""Folders in Hugging Face's format that ship with the package, by the name that ``model.backbone`` takes."""
+
+WITHOUT_WEIGHTS = frozenset({"tiny", "small", "one_block", "lstm", "lstm_star", "none", "one_attention"})
+
+
+def location(name: str) -> str:
+    """Where a backbone is read from: the folder of an embedded one, otherwise the name itself.
+
+    An embedded name is never a folder of the user's, wherever the command is called; ``./pocket`` is.
+    """
+    return str(EMBEDDED[name]) if name in EMBEDDED else name

@@ -1,0 +1,54 @@
+"""Longformer: BERT with attention in a window (Beltagy et al. 2020; FPT section 3.14)."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from transformers import PretrainedConfig
+
+from fpt_lightning.models.backbones.families.bert import RoBERTa
+
+
+class Longformer(RoBERTa):
+    """A bidirectional encoder with local attention only: no token of a foreign modality is a natural global one.
+
+    The projections of global attention are dropped with it. Sequences are padded to a multiple of the window here
+    rather than in transformers, which pads with the embedding of a token.
+    """
+
+    dropped: ClassVar[tuple[str, ...]] = (*RoBERTa.dropped, r"encoder\.layer\.\d+\.attention\.self\.\w+_global\..*")
+
+    def configure(self, config: PretrainedConfig, max_length: int, dropout: float) -> None:
+        """Narrows windows that are wider than the task is long: every token still sees every other."""
+        super().configure(config, max_length, dropout)
+        windows = config.attention_window
+        if isinstance(windows, int):
+            windows = [windows] * config.num_hidden_layers
+        config.attention_window = [min(window, 2 * max_length) for window in windows]
+
+    def enter(self, body: Any, rows: torch.Tensor | None) -> None:
+        """Drops the projections of global attention."""
+        super().enter(body, rows)
+        for layer in body.encoder.layer:
+            for name in ("query_global", "key_global", "value_global"):
+                delattr(layer.attention.self, name)
+
+    def keep_blocks(self, body: Any, chosen: range) -> None:
+        """Keeps the windows of the blocks too."""
+        super().keep_blocks(body, chosen)
+        body.config.attention_window = [body.config.attention_window[index] for index in chosen]
+
+    def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Pads to a multiple of the widest window, and cuts the padding off again."""
+        batch, length, _ = embeddings.shape
+        padding = -length % max(body.config.attention_window)
+        if mask is None:
+            mask = torch.ones(batch, length, dtype=torch.bool, device=embeddings.device)
+        positions = torch.arange(length, device=embeddings.device)
+        hidden: torch.Tensor = body(
+            inputs_embeds=F.pad(embeddings, (0, 0, 0, padding)),
+            attention_mask=F.pad(mask, (0, padding)).long(),
+            position_ids=F.pad(positions, (0, padding))[None],  # padding stands at the first position, unseen
+            token_type_ids=F.pad(torch.zeros_like(positions), (0, padding))[None],
+        ).last_hidden_state
+        return hidden[:, :length]

@@ -1,0 +1,216 @@
+"""Attention that trains long sequences on a CPU.
+
+torch's fused attention drops no weights there, so with dropout it keeps several tensors of ``[batch, heads, length,
+length]`` for the backward pass: at 1,024 tokens they fill gigabytes, and moving them takes most of a step. Here the
+weights are made slice by slice, small enough for the processor's cache, and made again in the backward pass (Dao et
+al. 2022, FlashAttention, section 3.1); what was dropped is drawn again from the same seed.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from fpt_lightning.models.kernels.dropout import LANES, draw_kept, kept_scale
+
+SLICE = 2**20
+"""Weights in a slice: 4 MiB, three times; smaller ones gain nothing, and every operator starts all threads anew."""
+QUERIES = 128
+"""Queries in a slice: few, so that little is computed above the diagonal of a causal mask."""
+
+
+def sliced_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    causal: bool,
+    scaling: float,
+    dropout: float,
+) -> torch.Tensor:
+    """Scaled dot-product attention in memory that grows with the length, not with its square.
+
+    Draws one number from torch's global generator, the seed of everything dropped.
+
+    Args:
+        query: ``[batch, heads, length, head width]``; 16-bit types are computed in fp32.
+        key: As ``query``.
+        value: As ``query``.
+        mask: Bool, True where a query may look, broadcast to ``[batch, 1, length, length]``; or None.
+        bias: Added to the scores, ``[1 or batch, heads, length, length]``; or None.
+        causal: A query sees no key after it; only without a mask.
+        scaling: Factor of the scores.
+        dropout: Probability that a weight is dropped, between 0 and 1.
+
+    Returns:
+        ``[batch, length, heads, head width]``, differentiable in query, key, value and bias.
+    """
+    result: torch.Tensor = _SlicedAttention.apply(query, key, value, mask, bias, causal, scaling, dropout)
+    return result
+
+
+class _SlicedAttention(torch.autograd.Function):
+    """:func:`sliced_attention`, differentiable once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        causal: bool,
+        scaling: float,
+        dropout: float,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(query, key, value, mask, bias)
+        ctx.choices = causal, scaling, dropout, int(torch.randint(2**63 - 1, ()))
+        with torch.autocast("cpu", enabled=False):
+            slices = _Slices(query, key, value, mask, bias, *ctx.choices)
+            return slices.attend().to(query.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, mask, bias = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            slices = _Slices(query, key, value, mask, bias, *ctx.choices)
+            of_query, of_key, of_value, of_bias = slices.differentiate(_precise(gradient), ctx.needs_input_grad[4])
+        of_inputs = (grad.to(query.dtype) for grad in (of_query, of_key, of_value))
+        return *of_inputs, None, None if of_bias is None else of_bias.to(bias.dtype), None, None, None
+
+
+def _precise(x: torch.Tensor) -> torch.Tensor:
+    """Sums over a thousand keys need 32 bits."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class _Slice(NamedTuple):
+    """Some queries of some heads of one example, the keys that they may see, and what is added to their scores."""
+
+    row: int
+    heads: slice
+    queries: slice
+    keys: slice
+    hidden: torch.Tensor | None  # [queries, keys], 0 or the lowest number
+
+
+class _Slices:
+    """The slices of a call in a fixed order, and the memory that they share.
+
+    A slice's random numbers follow those of the slice before it, so both passes go through all of them in order.
+    """
+
+    def __init__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        causal: bool,
+        scaling: float,
+        dropout: float,
+        seed: int,
+    ) -> None:
+        self.query, self.key, self.value = _precise(query), _precise(key), _precise(value)
+        self.batch, self.heads, self.length, _ = query.shape
+        self.mask = None if mask is None else mask.expand(self.batch, 1, self.length, self.length)
+        self.bias = bias
+        self.causal, self.scaling, self.dropout = causal, scaling, dropout
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queries = min(QUERIES, self.length)
+        self.together = min(self.heads, max(1, SLICE // (self.queries * self.length)))
+        size = self.together * self.queries * self.length
+        self.memory = torch.empty(3, size, dtype=self.query.dtype)
+        self.words = torch.empty(-(-size // LANES), dtype=torch.int64)
+
+    def attend(self) -> torch.Tensor:
+        """The values that each query takes up: ``[batch, length, heads, head width]``."""
+        out = torch.empty_like(self.value.transpose(1, 2), memory_format=torch.contiguous_format)
+        for part in self._all():
+            row, heads, queries, keys, _ = part
+            weights, kept = self._weights(part)
+            taken = torch.bmm(weights.mul_(kept), self.value[row, heads, keys])  # [heads, queries, head width]
+            out[row, queries, heads] = taken.transpose(0, 1)
+        return out.mul_(kept_scale(self.dropout))
+
+    def differentiate(
+        self, gradient: torch.Tensor, with_bias: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The gradients of query, key, value and, if asked for, bias, given that of what :meth:`attend` returned."""
+        gradient = gradient.transpose(1, 2) * kept_scale(self.dropout)  # [batch, heads, length, head width]
+        # heads beside each other in memory, as the layer that made the inputs reads their gradients
+        of_query, of_key, of_value = (
+            torch.zeros_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+            for x in (self.query, self.key, self.value)
+        )
+        of_bias = torch.zeros_like(self.bias, dtype=self.query.dtype) if with_bias and self.bias is not None else None
+        for part in self._all():
+            row, heads, queries, keys, _ = part
+            weights, kept = self._weights(part)
+            above = gradient[row, heads, queries]  # [heads, queries, head width]
+            dropped = kept.mul_(weights)
+            of_value[row, heads, keys] += torch.bmm(dropped.transpose(1, 2), above)
+            # w the weights, d their dropped copy, g the gradient of d: that of the scores is d * g - w * sum(d * g)
+            product = torch.bmm(above, self.value[row, heads, keys].transpose(1, 2), out=self._scores(part))
+            product.mul_(dropped)
+            of_scores = product.addcmul_(weights, product.sum(-1, keepdim=True), value=-1)
+            of_query[row, heads, queries] = torch.bmm(of_scores, self.key[row, heads, keys])
+            of_key[row, heads, keys] += torch.bmm(of_scores.transpose(1, 2), self.query[row, heads, queries])
+            if of_bias is not None:
+                of_bias[row % len(of_bias), heads, queries, keys] += of_scores
+        return of_query.mul_(self.scaling), of_key.mul_(self.scaling), of_value, of_bias
+
+    def _all(self) -> Iterator[_Slice]:
+        for row in range(self.batch):
+            for start in range(0, self.length, self.queries):
+                queries = slice(start, min(start + self.queries, self.length))
+                keys, hidden = self._visible(row, queries)
+                for head in range(0, self.heads, self.together):
+                    yield _Slice(row, slice(head, min(head + self.together, self.heads)), queries, keys, hidden)
+
+    def _visible(self, row: int, queries: slice) -> tuple[slice, torch.Tensor | None]:
+        """The keys up to the last that any of these queries may see, and which of them are hidden from which query."""
+        if self.mask is not None:
+            visible = self.mask[row, 0, queries]
+            seen = visible.any(dim=0).nonzero()
+            keys = slice(0, int(seen[-1]) + 1 if len(seen) else self.length)
+            hidden = ~visible[:, keys]
+        elif self.causal:
+            keys = slice(0, queries.stop)
+            hidden = torch.ones(queries.stop - queries.start, queries.stop, dtype=torch.bool).triu_(queries.start + 1)
+        else:
+            return slice(0, self.length), None
+        lowest = torch.finfo(self.memory.dtype).min
+        return keys, torch.zeros(hidden.shape, dtype=self.memory.dtype).masked_fill_(hidden, lowest)
+
+    def _weights(self, part: _Slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """The softmax of a slice's scores, and 1 or 0 for what dropout keeps of it: ``[heads, queries, keys]``."""
+        row, heads, queries, keys, added = part
+        scores = self._scores(part)
+        if self.bias is not None:
+            bias = self.bias[row % len(self.bias), heads, queries, keys].to(scores.dtype)
+            added = bias if added is None else bias + added
+        torch.baddbmm(
+            scores if added is None else added.expand_as(scores),
+            self.query[row, heads, queries],
+            self.key[row, heads, keys].transpose(1, 2),
+            beta=0 if added is None else 1,
+            alpha=self.scaling,
+            out=scores,
+        )
+        weights = torch.softmax(scores, dim=-1, out=self._memory(1, scores.shape))
+        kept = draw_kept(self.words, scores.numel(), self.dropout, self.generator)
+        return weights, self._memory(2, scores.shape).copy_(kept.view(scores.shape))
+
+    def _scores(self, part: _Slice) -> torch.Tensor:
+        """The memory of a slice's scores ``[heads, queries, keys]``, free again once the weights are made."""
+        sizes = (range_.stop - range_.start for range_ in (part.heads, part.queries, part.keys))
+        return self._memory(0, torch.Size(sizes))
+
+    def _memory(self, index: int, shape: torch.Size) -> torch.Tensor:
+        return self.memory[index, : shape.numel()].view(shape)

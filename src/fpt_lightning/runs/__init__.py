@@ -1,0 +1,1 @@
+"""One run: its folder, outcome, result, metrics and learning curve."""

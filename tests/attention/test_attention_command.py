@@ -1,0 +1,143 @@
+"""`fpt attention` on runs, and the words of the tasks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import Fpt
+from fpt_lightning import CIFAR10LRA, MNIST, BitMemory, BitXOR, ListOps
+from fpt_lightning.attention.words import needed_tokens, token_words
+from fpt_lightning.data.spec import Batch
+
+MEMORY = ["--data.n=20", "--data.patch_size=5", "--data.batch_size=4", "--data.test_examples=20"]
+
+
+def _figures(run: str = "run") -> dict[str, Any]:
+    assert Path(run, "attention.png").read_bytes().startswith(b"\x89PNG")
+    figures: dict[str, Any] = json.loads(Path(run, "attention.json").read_text())
+    for row in figures["mean"]:
+        assert sum(row) == pytest.approx(1, abs=1e-4)
+        assert len(row) == len(figures["tokens"])
+    return figures
+
+
+def test_a_run_of_bit_xor(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert fpt("run", "--config=bit_xor.yaml", *tiny, "--run_folder=run") == 0
+    assert fpt("attention", "--checkpoint=run", "--layer=2", "--examples=40") == 0
+    figures = _figures()
+    assert figures["tokens"] == ["a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3", "b4", "b5"]
+    assert (figures["layer"], figures["examples"], figures["checkpoint"]) == (2, 40, "checkpoints/best.ckpt")
+    assert figures["uniform_share"] == pytest.approx(2 / 5 * sum(1 / seen for seen in range(6, 11)))
+    assert 0 < figures["needed_share"] < 1
+    needed = sum(figures["mean"][i][i] + figures["mean"][i][i + 5] for i in range(5)) / 5
+    assert figures["needed_share"] == pytest.approx(needed, abs=1e-4)
+    out = capsys.readouterr().out
+    assert f"{100 * figures['needed_share']:.1f} % of the answers' attention on the bits needed, 25.8 % if" in out
+    assert "run/attention.png, run/attention.json" in out
+
+
+def test_a_run_is_shown_with_the_weights_of_its_checkpoint(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_memory.yaml", *tiny, *MEMORY, "--model.lr=0.1"]
+    assert fpt("fit", *words, "--run_folder=run") == 0
+    assert fpt("attention", "--checkpoint=run/checkpoints/last.ckpt") == 0
+    last = _figures()["mean"]
+    for path in ("run/checkpoints/best.ckpt", "run/checkpoints/last.ckpt"):
+        content = torch.load(path, weights_only=True)
+        content["state_dict"]["model.input.weight"] *= 0
+        torch.save(content, path)
+    assert fpt("attention", "--checkpoint=run") == 0
+    assert _figures()["mean"] != last
+
+
+def test_images_and_sequences_of_differing_length(fpt: Fpt, tiny: list[str], mnist_root: Path) -> None:
+    images = [f"--data.root={mnist_root}", "--data.validation_examples=20", "--data.eval_batch_size=8"]
+    assert fpt("run", "--config=mnist.yaml", *tiny, *images, "--run_folder=image") == 0
+    assert fpt("attention", "--checkpoint=image") == 0
+    figures = _figures("image")
+    assert (figures["examples"], figures["needed_share"]) == (30, None)
+    assert figures["tokens"][-1] == "row 8, column 8"
+    lists = [f"--data.{split}_examples=40" for split in ("train", "validation", "test")]
+    lists += ["--data.min_length=10", "--data.max_length=60"]
+    assert fpt("run", "--config=listops.yaml", *tiny, *lists, "--run_folder=lists") == 0
+    assert fpt("attention", "--checkpoint=lists", "--examples=5") == 0
+    assert _figures("lists")["aligned_at"] == "last token"
+
+
+def test_what_a_run_folder_lacks_is_named(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def error(*words: str) -> str:
+        capsys.readouterr()
+        assert fpt("attention", *words) in (1, 2)
+        message = capsys.readouterr().err
+        assert message.startswith("fpt: error: ")
+        assert message.count("\n") <= 2
+        return message
+
+    assert "there is no run folder nowhere" in error("--checkpoint=nowhere")
+    Path("empty").mkdir()
+    assert "empty has no config.yaml: it is not a run folder" in error("--checkpoint=empty")
+    assert "arguments are required: --checkpoint" in error()
+    assert "unrecognized arguments: --layr=3" in error("--checkpoint=run", "--layr=3")
+    assert "--examples must be at least 1, got 0" in error("--checkpoint=run", "--examples=0")
+    assert fpt("run", "--config=bit_xor.yaml", *tiny, "--run_folder=run") == 0
+    assert "there is no layer 3: backbone 'tiny' has 2" in error("--checkpoint=run", "--layer=3")
+    Path("run/checkpoints/best.ckpt").rename("run/checkpoints/other.ckpt")
+    assert "run has no checkpoints/best.ckpt: the run ended before a validation" in error("--checkpoint=run")
+    assert "--ckpt_path run/checkpoints/last.ckpt` goes on with it" in error("--checkpoint=run")
+    Path("run/checkpoints/best.ckpt").write_bytes(Path("run/checkpoints/last.ckpt").read_bytes()[:2000])
+    assert "best.ckpt is not a checkpoint" in error("--checkpoint=run")
+    Path("run/config.yaml").write_text("model: [")
+    assert "run/config.yaml is not YAML" in error("--checkpoint=run/checkpoints/other.ckpt")
+
+
+def test_runs_without_a_map_say_why(
+    fpt: Fpt, tiny: list[str], small_language: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in tiny if "backbone" not in word]
+    assert fpt("run", "--config=bit_xor.yaml", "--config=controls/none.yaml", *words, "--run_folder=none") == 0
+    assert fpt("attention", "--checkpoint=none") == 2
+    assert "backbone 'none' has no attention" in capsys.readouterr().err
+    assert fpt("fit", *small_language, "--run_folder=language") == 0
+    assert fpt("attention", "--checkpoint=language") == 2
+    assert "language trained a language model" in capsys.readouterr().err
+    assert fpt("run", "--config=bit_xor.yaml", *tiny, "--model.shuffle_tokens=true", "--run_folder=order") == 0
+    assert fpt("attention", "--checkpoint=order") == 2
+    assert "order reads its tokens in random orders" in capsys.readouterr().err
+
+
+def _first(data: BitMemory | BitXOR, examples: int = 8) -> Batch:
+    batch: Batch = data.examples("test").__getitems__(range(examples))
+    return batch
+
+
+def test_the_bits_needed_decide_the_answer() -> None:
+    memory = BitMemory(n=20, patterns=3, patch_size=5)
+    batch = _first(memory)
+    needed = needed_tokens(memory, batch)
+    assert needed is not None
+    assert needed.shape == (8, 4, 16)
+    assert (needed.sum(-1) == 1).all()
+    for example, answer, token in needed.nonzero().tolist():
+        expected = batch.target[example].view(4, 5)[answer] * 2 - 1
+        assert torch.equal(batch.tokens[example, token].long(), expected)
+    xor = BitXOR(n=4, patterns=3)
+    batch = _first(xor)
+    needed = needed_tokens(xor, batch)
+    assert needed is not None
+    assert torch.equal((needed * batch.tokens[:, None, :, 0]).sum(-1) % 2, batch.target.float())
+
+
+def test_the_words_of_the_tasks() -> None:
+    memory = token_words(BitMemory())
+    assert memory.groups[0] == (0, "string 1")
+    assert memory.groups[-1] == (100, "masked string")
+    assert (memory.names[41], len(memory.names)) == ("string 3, patch 2", 120)
+    assert token_words(BitXOR(n=2, patterns=3)).names == ("a1", "a2", "b1", "b2", "c1", "c2")
+    assert len(set(token_words(BitXOR(n=2, patterns=30)).names)) == 60
+    assert token_words(MNIST()).grid == (8, 8)
+    assert token_words(CIFAR10LRA()).names[33] == "row 2, column 2"
+    lists = ListOps(max_length=50, min_length=10)
+    assert token_words(lists).names[:2] == ("1", "2")
+    assert needed_tokens(lists, Batch(torch.zeros(0), torch.zeros(0))) is None

@@ -1,0 +1,247 @@
+"""Text as a task: tokens, windows, splits, and folders that are no text."""
+
+import copy
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fpt_lightning.data.text.datamodule import RandomWindows, TextFolder, repeat_span
+from fpt_lightning.data.text.tokenizer import encode, load_tokenizer, train_tokenizer
+from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.models.backbones.architectures import EMBEDDED
+
+
+def _folder(root: Path, **options: Any) -> TextFolder:
+    sizes = {"vocabulary": 300, "context": 32, "validation_books": 2, "test_books": 2}
+    return TextFolder(str(root), **{**sizes, **options})
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_back_as_it_was(text: str) -> None:
+    tokenizer = train_tokenizer(["a small text " * 20], 260)
+    tokens = encode(tokenizer, [text])
+    assert tokens[-1] == 0
+    assert tokenizer.decode(tokens[:-1].tolist(), skip_special_tokens=False) == text
+
+
+def test_books_are_in_one_split_whatever_lies_beside_them(text_root: Path) -> None:
+    def held_out() -> tuple[str, ...]:
+        data = _folder(text_root, validation_books=1, test_books=1)
+        return tuple(data.tokenizer.decode(data.corpus.tokens[split][:40].tolist()) for split in ("validation", "test"))
+
+    before = held_out()
+    assert before[0] != before[1]
+    (text_root / "book0.txt").write_text((text_root / "book0.txt").read_text() + "\nmore words")
+    assert held_out() == before or any("book0" in text for text in before)
+    data = _folder(text_root)
+    for split, count in (("train", 4), ("validation", 2), ("test", 2)):
+        assert (np.asarray(data.corpus.tokens[split]) == 0).sum() == count  # each book ends with the end of a text
+
+
+def test_validation_asks_for_every_token_once(text_root: Path) -> None:
+    data = _folder(text_root)
+    tokens = torch.from_numpy(np.asarray(data.corpus.tokens["validation"]).astype(np.int64))
+    windows = list(data.val_dataloader())
+    asked = torch.cat([batch.target.flatten() for batch in windows])
+    read = torch.cat([batch.tokens.flatten() for batch in windows])
+    assert len(tokens) - 1 - 32 < len(asked) <= len(tokens) - 1
+    torch.testing.assert_close(asked, tokens[1 : len(asked) + 1])
+    torch.testing.assert_close(read, tokens[: len(read)])
+
+
+def test_few_windows_are_spread_over_the_books(text_root: Path) -> None:
+    every, few = _folder(text_root), _folder(text_root, evaluation_windows=3)
+    targets = torch.cat([batch.target for batch in every.val_dataloader()])
+    chosen = torch.cat([batch.target for batch in few.val_dataloader()])
+    places = [next(place for place, row in enumerate(targets) if torch.equal(row, window)) for window in chosen]
+    assert places == [0, len(targets) // 3, 2 * len(targets) // 3]
+
+
+def test_a_window_is_a_function_of_seed_and_index(text_root: Path) -> None:
+    stream, other = (_folder(text_root, seed=seed).examples("train") for seed in (1, 2))
+    together = stream.__getitems__([5, 3, 900_000_000])
+    for row, index in enumerate([5, 3, 900_000_000]):
+        alone = stream.__getitems__([index])
+        torch.testing.assert_close(alone.tokens[0], together.tokens[row])
+        torch.testing.assert_close(alone.tokens[0, 1:], alone.target[0, :-1])
+    assert not torch.equal(other.__getitems__([5]).tokens, stream.__getitems__([5]).tokens)
+
+
+def test_windows_lie_in_the_text_and_everywhere_in_it() -> None:
+    tokens = np.arange(100, dtype=np.uint16)
+    batch = RandomWindows(tokens, 20, seed=0).__getitems__(range(2000))
+    first = batch.tokens[:, 0]
+    assert (batch.target == batch.tokens + 1).all()
+    assert set(first.tolist()) == set(range(80))
+
+
+@given(st.integers(17, 80), *[st.floats(0, 1, exclude_max=True)] * 3)
+def test_a_repeated_span_is_copied_from_before_and_nothing_else_changes(
+    size: int, length: float, source: float, place: float
+) -> None:
+    window = np.arange(size)
+    repeat_span(window, length, source, place)
+    changed = np.flatnonzero(window != np.arange(size))
+    assert 8 <= len(changed) <= size // 2
+    assert len(changed) == changed[-1] - changed[0] + 1
+    copied = window[changed]
+    assert (np.diff(copied) == 1).all()
+    assert copied[-1] < changed[0]
+
+
+def test_only_a_share_of_the_training_windows_repeats(text_root: Path) -> None:
+    plain, some = (_folder(text_root, repeat_share=share).examples("train") for share in (0.0, 0.25))
+    ours, theirs = (stream.__getitems__(range(2000)).tokens for stream in (plain, some))
+    assert 0.2 < (ours != theirs).any(dim=1).float().mean() < 0.27
+    held_out = [_folder(text_root, repeat_share=share).examples("validation") for share in (0.0, 1.0)]
+    torch.testing.assert_close(*(stream.__getitems__([0, 1]).tokens for stream in held_out))
+
+
+def test_the_cache_is_used_mended_and_renewed(text_root: Path) -> None:
+    def cached() -> set[str]:
+        return {path.name for path in (text_root / ".fpt_cache").iterdir()}
+
+    first = _folder(text_root)
+    first.prepare_data()
+    (name,) = cached()
+    file = text_root / ".fpt_cache" / name / "train.npy"
+    written = file.stat().st_mtime_ns
+    assert _folder(text_root).fingerprint() == first.fingerprint()
+    assert file.stat().st_mtime_ns == written
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    assert _folder(text_root).fingerprint() == first.fingerprint()
+    assert file.read_bytes() != content
+    _folder(text_root, vocabulary=310).prepare_data()
+    (text_root / "book3.txt").write_text("other words entirely " * 100)
+    assert _folder(text_root).fingerprint() != first.fingerprint()
+    assert len(cached()) == 3
+
+
+def test_a_tokenizer_of_another_folder_is_used_as_it_is(text_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    train_tokenizer(["quite another text, of other words " * 9], 270).save(str(tmp_path / "mine" / "tokenizer.json"))
+    data = _folder(text_root, vocabulary=270, tokenizer=str(tmp_path / "mine"))
+    assert data.tokenizer.token_to_id("other") is not None
+    with pytest.raises(UsageError, match=r"has 270 tokens, data\.vocabulary is 300"):
+        _folder(text_root, tokenizer=str(tmp_path / "mine")).prepare_data()
+    (tmp_path / "mine" / "tokenizer.json").write_text('{"version": "1.0", "mod')
+    with pytest.raises(FPTError, match=r"tokenizer\.json is not a tokenizer"):
+        _folder(text_root, tokenizer=str(tmp_path / "mine")).prepare_data()
+
+
+_WHOLE = json.loads(train_tokenizer(["a small text " * 20], 260).to_str())
+_DAMAGE = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=3)
+    | st.just([])
+    | st.just({})
+)
+
+
+def _places(part: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON document."""
+    children = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    return [path, *(place for key, child in children for place in _places(child, (*path, key)))]
+
+
+_SPARSE = [place for place in _places(_WHOLE) if place[:2] != ("model", "vocab") or place[2:] in ((), ("a",), ("!",))]
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(_SPARSE), _DAMAGE, st.booleans())
+def test_a_damaged_tokenizer_is_an_error_of_ours_or_still_one(
+    tmp_path: Path, place: tuple[Any, ...], value: Any, taken_out: bool
+) -> None:
+    damaged = copy.deepcopy(_WHOLE)
+    if not place:
+        damaged = value
+    else:
+        *path, key = place
+        parent = functools.reduce(lambda part, step: part[step], path, damaged)
+        if taken_out:
+            del parent[key]
+        else:
+            parent[key] = value
+    (tmp_path / "tokenizer.json").write_text(json.dumps(damaged))
+    try:
+        tokenizer = load_tokenizer(tmp_path, 260)
+    except FPTError as error:
+        assert str(error).count("\n") <= 1  # noqa: PT017 - no error is as right
+    else:
+        assert (
+            tokenizer.decode(tokenizer.encode("a small text").ids, skip_special_tokens=False).strip() == "a small text"
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, 'its normalizer is {"type": "Lowercase"}'),
+        ({"truncation": {"max_length": 8}}, "its truncation is"),
+        ({"model": {"type": "WordPiece", "vocab": {}}}, "its model is not a BPE"),
+        ({"model": _WHOLE["model"] | {"dropout": 0.1}}, "its model is not a BPE"),
+        ({"model": _WHOLE["model"] | {"merges": [["a", "zz"]]}}, "is of tokens that its vocabulary lacks"),
+        ({"version": "2.0"}, "its version is 2.0"),
+    ],
+)
+def test_a_tokenizer_that_changes_texts_or_is_not_whole_is_named(tmp_path: Path, change: Any, fault: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(_WHOLE | change))
+    with pytest.raises(FPTError, match=re.escape(fault)):
+        load_tokenizer(tmp_path, 260)
+
+
+def test_the_tokenizer_of_the_pocket_is_read() -> None:
+    assert load_tokenizer(EMBEDDED["pocket"], 4096).get_vocab_size() == 4096
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"one line\nand \xff\xfe another", r"bad\.txt, line 2: byte 0xff is not UTF-8 text"),
+        (b"\x7fELF\x01\n\x00\x00binary", r"bad\.txt, line 2: byte 0x00 is not UTF-8 text"),
+        (b" \n\n", r"bad\.txt is empty"),
+    ],
+)
+def test_a_file_that_is_no_text_is_named(text_root: Path, content: bytes, fault: str) -> None:
+    (text_root / "bad.txt").write_bytes(content)
+    with pytest.raises(FPTError, match=fault):
+        _folder(text_root).prepare_data()
+
+
+def test_folders_without_enough_text_say_so(text_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FPTError, match=r"holds no \.txt file"):
+        _folder(tmp_path / "empty").prepare_data()
+    with pytest.raises(UsageError, match="no folder"):
+        _folder(tmp_path / "nowhere").prepare_data()
+    with pytest.raises(UsageError, match=r"8 \.txt files, of which 4 are for validation and 4"):
+        _folder(text_root, validation_books=4, test_books=4).prepare_data()
+    with pytest.raises(UsageError, match=r"books of .* have \d+ tokens, fewer than a window of data.context 100000"):
+        _folder(text_root, context=100_000).prepare_data()
+    with pytest.raises(UsageError, match=r"data.vocabulary 20000 is larger than the training texts support"):
+        _folder(text_root, vocabulary=20_000).prepare_data()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"root": ""}, {"vocabulary": 256}, {"vocabulary": 70_000}, {"context": 8}, {"validation_books": 0},
+        {"test_books": 0}, {"evaluation_windows": 0}, {"repeat_share": 1.5},
+    ],
+)  # fmt: skip
+def test_sizes_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"data.{next(iter(options))}"):
+        TextFolder(**{"root": "books", **options})

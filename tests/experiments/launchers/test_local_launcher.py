@@ -1,0 +1,192 @@
+"""Processes of this machine: every order gets its verdict, whatever becomes of its process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sweeps import children, grid_of, is_alive, orders_of, sweep, write_experiments
+
+from fpt_lightning.errors import UsageError
+from fpt_lightning.experiments.commands import sweep as sweep_command
+from fpt_lightning.experiments.launchers.local import LocalLauncher, visible_gpus
+from fpt_lightning.experiments.launchers.orders import Order, Verdict
+from fpt_lightning.experiments.launchers.process import OUT_OF_MEMORY
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.outcome import State, lock_of, read_outcome
+
+LONG = 100_000  # steps: nobody waits for the end of these runs
+
+
+def _order(folder: str, *words: str, steps: int = 2) -> Order:
+    """A run of bit-xor on the backbone tiny."""
+    own = ["--config=bit_xor.yaml", "--model.backbone=tiny", f"--trainer.max_steps={steps}", *words]
+    small = ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", "--trainer.accelerator=cpu"]
+    quiet = ["--trainer.enable_progress_bar=false", f"--run_folder={folder}", "--ckpt_path=last"]
+    return Order(Path(folder).name, folder, ("run", *own, *small, *quiet))
+
+
+def _until(done: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+def _verdicts(launcher: LocalLauncher, count: int) -> dict[str, Verdict]:
+    found: dict[str, Verdict] = {}
+    _until(lambda: len(found) == count or found.update({v.id: v for v in launcher.wait(1.0)}) or len(found) == count)
+    return found
+
+
+def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
+    orders = [
+        _order("good"),
+        # known only once the data is looked for
+        _order("bad", "--config=mnist.yaml", "--data.root=nowhere", "--data.download=false"),
+        _order("crash", "--trainer.callbacks+=crashing.Crash"),
+        _order("after"),
+    ]
+    Path("crashing.py").write_text(
+        "import lightning as L\n"
+        "class Crash(L.Callback):\n"
+        "    def on_train_start(self, trainer, module):\n"
+        "        raise ZeroDivisionError('of its own')\n"
+    )
+    with LocalLauncher(jobs=1, threads=1) as launcher:
+        launcher.submit(orders)
+        assert launcher.running() == ["good"]
+        verdicts = _verdicts(launcher, 4)
+        assert launcher.running() == []
+    states = {name: verdict.state for name, verdict in verdicts.items()}
+    assert states == {"good": "finished", "bad": "failed", "crash": "failed", "after": "finished"}
+    assert verdicts["crash"].cause == "ZeroDivisionError: of its own"
+    assert "nowhere" in str(verdicts["bad"].cause)
+    for name in ("bad", "crash"):
+        outcome = read_outcome(Path(name))
+        assert (outcome.state, outcome.cause) == (State.FAILED, verdicts[name].cause)
+    assert read_outcome(Path("good")).state is State.FINISHED
+    assert "Traceback" in Path("crash/log.txt").read_text()
+
+
+def test_a_killed_worker_is_named_and_replaced() -> None:
+    with LocalLauncher(jobs=1, threads=1) as launcher:
+        launcher.submit([_order("killed", steps=LONG), _order("next")])
+        _until(Path("killed/metrics.csv").exists)
+        (worker,) = children(os.getpid())
+        os.kill(worker, signal.SIGKILL)
+        verdicts = _verdicts(launcher, 2)
+    assert (verdicts["killed"].state, verdicts["killed"].cause) == (State.FAILED, OUT_OF_MEMORY)
+    assert verdicts["next"].state is State.FINISHED
+
+
+def test_a_run_that_somebody_else_is_at_is_left_alone() -> None:
+    Path("taken").mkdir()
+    with LocalLauncher(jobs=1, threads=1) as launcher, lock_of(Path("taken")):
+        launcher.submit([_order("taken")])
+        assert _verdicts(launcher, 1) == {"taken": Verdict("taken", State.RUNNING)}
+    assert [path.name for path in Path("taken").iterdir()] == [".lock"]
+
+
+def test_wrong_options_are_known_before_anything_runs() -> None:
+    with LocalLauncher(jobs=1) as launcher:
+        good, bad = launcher.check([_order("good").words, _order("bad", "--data.nn=3").words])
+    assert good is None
+    assert "has no option 'nn'" in str(bad)
+    assert not Path("good").exists()
+
+
+def test_close_leaves_no_process_and_no_lock() -> None:
+    launcher = LocalLauncher(jobs=1, threads=1)
+    launcher.submit([_order("run", steps=LONG), _order("never")])
+    _until(Path("run/metrics.csv").exists)
+    workers = children(os.getpid())
+    assert workers
+    launcher.close()
+    assert not any(map(is_alive, workers))
+    assert read_outcome(Path("run")).state in (State.STOPPED, State.MISSING)
+    assert not Path("never").exists()
+
+
+def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    assert visible_gpus() == ["3", "GPU-5"]
+    assert LocalLauncher().slots == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    cores = len(os.sched_getaffinity(0))
+    assert (LocalLauncher().slots, LocalLauncher().threads) == (cores, 1)
+    assert LocalLauncher(jobs=1).threads == cores
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--address", "auto"], "--address is an option of --launcher ray, not of --launcher local"),
+        (["--gpus", "1", "--launcher", "slurm"], "--gpus is an option of --launcher ray, not of --launcher slurm"),
+        (["--slurm", "time=5", "--launcher", "ray"], "--slurm is an option of --launcher slurm, not of"),
+    ],
+)
+def test_an_option_of_another_launcher_is_refused(words: list[str], said: str) -> None:
+    experiments = write_experiments(Path("experiments.yaml"))
+    with pytest.raises(UsageError, match=said):
+        sweep_command(["small", "--experiments", str(experiments), "--profile", "smoke", *words])
+
+
+def test_a_sweep_makes_its_runs_once_and_picks_up_what_failed() -> None:
+    experiments = write_experiments(Path("experiments.yaml"))
+    done = sweep(experiments, "runs", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 runs are finished" in done.stdout
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").glob("*/result.json")}
+    damaged, other = sorted(before)
+    damaged.write_text(damaged.read_text()[:100])
+    outcome = read_outcome(damaged.parent)
+    assert outcome.state is State.FAILED
+    assert f"{damaged} cannot be read" in str(outcome.cause)
+    done = sweep(experiments, "runs", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    assert read_outcome(damaged.parent).state is State.FINISHED
+    assert other.stat().st_mtime_ns == before[other]
+
+
+def test_orders_of_a_grid_are_its_commands() -> None:
+    grid = grid_of(write_experiments(Path("experiments.yaml"), seeds=3))
+    orders = orders_of(grid)
+    assert len({order.id for order in orders}) == 3
+    printed = subprocess.run(
+        [sys.executable, "-m", "fpt_lightning", "sweep", "small", "--experiments", "experiments.yaml", "--profile",
+         "smoke", "--folder", "runs", "--dry-run"], capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert [line.split()[1:] for line in printed] == [list(order.words) for order in orders]
+
+
+def test_a_test_that_fails_leaves_the_choice_as_it_is() -> None:
+    experiments = write_experiments(Path("experiments.yaml"), rates=(1e-3, 1e-2), seeds=1)
+    grid = grid_of(experiments)
+    (cell,) = grid.cells
+    with LocalLauncher(jobs=1, threads=1) as launcher:
+        launcher.submit(orders_of(grid))
+        _verdicts(launcher, 2)
+    outcomes = grid.outcomes()
+    assert not any(outcome.is_tested for outcome in outcomes.values())
+    lr = cell.chosen(outcomes)
+    (run,) = (run for run in cell.due(outcomes) if run.test)
+    assert run.lr == lr
+    best = RunFolder(run.folder).best
+    whole = best.read_bytes()
+    best.write_bytes(whole[:1000])
+    done = sweep(experiments, "runs", "--jobs", "1")
+    assert done.returncode == 1
+    assert f"{best} is not a checkpoint of fpt-lightning, or not whole" in done.stderr
+    assert cell.chosen(grid.outcomes()) == lr
+    assert "not a checkpoint" in str(grid.outcomes()[run.id].cause)
+    best.write_bytes(whole)
+    assert sweep(experiments, "runs", "--jobs", "1").returncode == 0
+    outcomes = grid.outcomes()
+    assert [name for name, outcome in outcomes.items() if outcome.is_tested] == [run.id]
+    assert outcomes[run.id].cause is None

@@ -1,0 +1,63 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fpt_lightning.experiments.report.statistics import compare, holm, standard_error, standard_errors
+
+
+def test_a_standard_error() -> None:
+    assert standard_error([1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.6454972)  # sqrt(5/3) / 2
+    assert standard_error([1.0]) is None
+    assert standard_errors([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0], [4.0, 5.0]]) == pytest.approx([0.6454972, 0.0])
+    assert standard_errors([[1.0, 2.0]]) == [None, None]
+
+
+def test_a_paired_comparison_uses_the_seeds_that_both_have() -> None:
+    # differences 1, 2, 3: t = 2 / (1 / sqrt(3)) = 3.4641 with two degrees of freedom
+    found = compare({0: 11.0, 1: 13.0, 2: 14.0, 7: 99.0}, {0: 10.0, 1: 11.0, 2: 11.0, 8: 0.0})
+    assert (found.seeds, found.difference) == (3, 2.0)
+    assert found.p == pytest.approx(0.0741799)
+    assert not found.significant  # nothing is before it is corrected
+
+
+@pytest.mark.parametrize(
+    ("arm", "reason"),
+    [
+        ({}, "no seed in common"),
+        ({5: 1.0}, "no seed in common"),
+        ({0: 90.0}, "one seed in common"),
+        ({0: 100.0, 1: 100.0}, "no difference on every seed"),
+        ({0: 50.1, 1: 50.1}, "the same difference on every seed"),
+    ],
+)
+def test_what_cannot_be_tested_says_why(arm: dict[int, float], reason: str) -> None:
+    found = compare(arm, {0: 100.0, 1: 100.0})
+    assert found.p is None
+    assert found.untested is not None
+    assert found.untested.startswith(reason)
+
+
+def test_holms_correction_of_known_values() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holms_correction_is_its_definition(p_values: list[float]) -> None:
+    """The corrected value is the lowest level at which the step-down procedure rejects the hypothesis."""
+    for place, corrected in enumerate(holm(p_values)):
+        assert place in _rejected(p_values, min(1.0, corrected * (1 + 1e-9)))
+        if corrected > 1e-9 and corrected < 1:
+            assert place not in _rejected(p_values, corrected * (1 - 1e-9))
+
+
+def _rejected(p_values: list[float], level: float) -> set[int]:
+    """Holm's procedure at one level: from the smallest on, as long as p is at most level / hypotheses that are left."""
+    if level >= 1:
+        return set(range(len(p_values)))
+    rejected: set[int] = set()
+    for place in sorted(range(len(p_values)), key=p_values.__getitem__):
+        if p_values[place] * (len(p_values) - len(rejected)) > level:
+            break
+        rejected.add(place)
+    return rejected

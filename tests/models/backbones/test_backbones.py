@@ -1,0 +1,178 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.models.backbones.architectures import ARCHITECTURES
+from fpt_lightning.models.backbones.build import BackboneChoice, Initialization, build_backbone
+
+
+def test_pretrained_weights_are_those_of_the_folder(gpt2_folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    stored = load_file(gpt2_folder / "model.safetensors")
+    body = build_backbone(BackboneChoice(str(gpt2_folder)), max_length=16, dropout=0.1).body
+    own = body.state_dict()
+    assert torch.equal(own["wpe.weight"], stored["transformer.wpe.weight"][:16])
+    for name in own.keys() - {"wpe.weight"}:
+        assert torch.equal(own[name], stored[f"transformer.{name}"]), name
+    assert "wte.weight" not in own
+
+
+def test_random_weights_follow_the_seed_and_leave_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, same, other = (build_backbone(BackboneChoice("tiny", seed=seed), 8, 0.1).body for seed in (0, 0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, same.state_dict()[name])
+    assert not torch.equal(first.state_dict()["h.0.attn.c_attn.weight"], other.state_dict()["h.0.attn.c_attn.weight"])
+
+
+def test_the_random_row_takes_a_folders_architecture_not_its_weights(gpt2_folder: Path) -> None:
+    folder = str(gpt2_folder)
+    random = build_backbone(BackboneChoice(folder, "random"), 8, 0.1).body
+    pretrained = build_backbone(BackboneChoice(folder, "pretrained"), 8, 0.1).body
+    assert len(random.h) == len(pretrained.h) == 3
+    assert not torch.equal(random.h[0].attn.c_attn.weight, pretrained.h[0].attn.c_attn.weight)
+
+
+def test_architecture_changes_the_sizes() -> None:
+    body = build_backbone(BackboneChoice("gpt2", "random", {"n_layer": 1, "n_embd": 24, "n_head": 2}), 8, 0.1).body
+    assert (len(body.h), body.config.n_embd) == (1, 24)
+
+
+def test_gpt2s_sizes_are_the_papers() -> None:
+    sizes = {
+        name: (fields["n_layer"], fields["n_embd"])
+        for name, (model_type, fields) in ARCHITECTURES.items()
+        if model_type == "gpt2"
+    }
+    assert sizes["gpt2"] == (12, 768)
+    assert sizes["gpt2-medium"] == (24, 1024)
+    assert sizes["gpt2-large"] == (36, 1280)
+
+
+def test_dropout_is_set_everywhere() -> None:
+    body = build_backbone(BackboneChoice("tiny"), 8, 0.25).body
+    rates = {module.p for module in body.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("name", "initialization", "architecture", "message"),
+    [
+        ("tiny", "pretrained", None, "has no pretrained weights"),
+        ("gpt2", "pretrained", {"n_layer": 3}, "cannot follow"),
+        ("gpt2", "random", {"n_layers_": 3}, "did you mean 'n_layer'"),
+        ("tiny", "random", {"n_head": 5}, "model.architecture does not make a gpt2"),
+        ("tiny", "random", {"n_embd": -8}, "model.architecture does not make a gpt2"),
+    ],
+)
+def test_a_choice_that_contradicts_itself_is_refused(
+    name: str, initialization: Initialization, architecture: dict[str, int] | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_backbone(BackboneChoice(name, initialization, architecture), 8, 0.1)
+
+
+def test_a_sequence_longer_than_the_positions_is_refused(gpt2_folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"the task has 41 tokens.*only 40 positions"):
+        build_backbone(BackboneChoice(str(gpt2_folder)), max_length=41, dropout=0.1)
+
+
+def test_offline_and_neither_folder_nor_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FPTError, match="neither a folder here nor in the Hugging Face cache") as caught:
+        build_backbone(BackboneChoice("nobody/nothing"), 8, 0.1)
+    assert str(caught.value).count("\n") == 1
+    assert "use pocket, which needs no network" in str(caught.value)
+
+
+def test_a_name_in_the_hubs_cache_is_found_offline(gpt2_folder: Path, tmp_path: Path) -> None:
+    """The hub's own layout: refs name a commit, snapshots hold its files."""
+    repository = tmp_path / "hub" / "models--someone--gpt2"
+    shutil.copytree(gpt2_folder, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    words = ["--config=bit_xor.yaml", "--model.backbone=someone/gpt2", "--trainer.fast_dev_run=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fpt_lightning", "fit", *words, "--trainer.accelerator=cpu"],
+        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "HF_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "bit_xor on someone/gpt2 (pretrained)" in done.stderr
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to
+
+
+def test_a_folder_without_a_config(tmp_path: Path) -> None:
+    with pytest.raises(FPTError, match=r"has no config\.json"):
+        build_backbone(BackboneChoice(str(tmp_path)), 8, 0.1)
+
+
+def test_a_folder_without_weights(gpt2_folder: Path, tmp_path: Path) -> None:
+    folder = _copy(gpt2_folder, tmp_path / "copy")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FPTError, match="has no weights"):
+        build_backbone(BackboneChoice(str(folder)), 8, 0.1)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "corrupted"])
+def test_damaged_weights_are_named(gpt2_folder: Path, tmp_path: Path, damage: str) -> None:
+    folder = _copy(gpt2_folder, tmp_path / "copy")
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"\xff" * 64 + whole[64:])
+    with pytest.raises(FPTError, match=r"model\.safetensors is damaged"):
+        build_backbone(BackboneChoice(str(folder)), 8, 0.1)
+
+
+def test_weights_that_are_not_whole_are_refused(gpt2_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = _copy(gpt2_folder, tmp_path / "copy")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.h.1.ln_1.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FPTError, match=r"lacks 1 of its weights, h\.1\.ln_1\.weight"):
+        build_backbone(BackboneChoice(str(folder)), 8, 0.1)
+
+
+def test_weights_of_other_sizes_are_refused(gpt2_folder: Path, tmp_path: Path) -> None:
+    folder = _copy(gpt2_folder, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_embd": 48}))
+    with pytest.raises(FPTError, match=r"do not fit config\.json"):
+        build_backbone(BackboneChoice(str(folder)), 8, 0.1)
+
+
+def test_a_config_that_is_not_json(gpt2_folder: Path, tmp_path: Path) -> None:
+    folder = _copy(gpt2_folder, tmp_path / "copy")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(FPTError, match=r"config\.json"):
+        build_backbone(BackboneChoice(str(folder)), 8, 0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if "xl" not in name and "large" not in name])
+def test_every_architecture_known_by_name_needs_no_hub(name: str) -> None:
+    """At its width but two layers deep."""
+    built = build_backbone(BackboneChoice(name, "random", {"num_hidden_layers": 2} | _narrow(name)), 16, 0.1)
+    hidden = built.family.hidden(built.body, torch.zeros(1, 16, built.width), None)
+    assert hidden.shape == (1, 16, built.width)
+
+
+def _narrow(name: str) -> dict[str, object]:
+    return {"attention_window": [512] * 2} if "longformer" in name else {}
+
+
+def test_a_longformers_window_is_no_wider_than_the_task_needs() -> None:
+    built = build_backbone(BackboneChoice("allenai/longformer-base-4096", "random", layers=1), 16, 0.1)
+    assert built.body.config.attention_window == [32]

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from fpt_lightning.models.kernels.frozen_linear import FrozenLinear, replace_frozen_linears
+
+sizes = st.integers(1, 40)
+
+
+def _pair(layer: nn.Module) -> tuple[nn.Module, FrozenLinear]:
+    layer.requires_grad_(False)
+    assert isinstance(layer.weight, nn.Parameter)
+    return layer, FrozenLinear(layer.weight, layer.bias, transposed=isinstance(layer, Conv1D))  # type: ignore[arg-type]
+
+
+@given(batch=sizes, length=sizes, width=sizes, out=sizes, transposed=st.booleans(), bias=st.booleans())
+def test_it_equals_the_layer_it_replaces(
+    batch: int, length: int, width: int, out: int, transposed: bool, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    layer, ours = _pair(Conv1D(out, width) if transposed else nn.Linear(width, out, bias=bias))
+    x = torch.randn(length, batch, width).transpose(0, 1)  # not contiguous
+    weight = torch.randn(batch, length, out)
+    gradients = []
+    for module, layout in ((layer, x.contiguous()), (ours, x)):
+        entrance = layout.detach().requires_grad_()
+        result = module(entrance)
+        (result * weight).sum().backward()
+        gradients.append((result.detach(), entrance.grad))
+    for theirs, own in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_take_torchs_own_path(dtype: torch.dtype) -> None:
+    layer, ours = _pair(nn.Linear(5, 3).to(dtype))
+    x = torch.randn(2, 5, dtype=dtype)
+    assert torch.equal(ours(x), layer(x))
+
+
+def test_autocast_is_followed() -> None:
+    layer, ours = _pair(nn.Linear(5, 3))
+    x = torch.randn(2, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert ours(x).dtype == torch.bfloat16
+        assert torch.equal(ours(x), layer(x))
+
+
+def test_an_empty_batch_passes() -> None:
+    _, ours = _pair(nn.Linear(5, 3))
+    assert ours(torch.empty(0, 5)).shape == (0, 3)
+
+
+def test_only_wholly_frozen_layers_are_replaced_and_names_stay() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.ModuleDict({"a": Conv1D(2, 3), "b": nn.LayerNorm(2)}), nn.Linear(2, 1))
+    names = list(module.state_dict())
+    module.requires_grad_(False)
+    module[2].bias.requires_grad_(True)
+    replace_frozen_linears(module)
+    assert [type(child).__name__ for child in (module[0], module[1]["a"], module[1]["b"], module[2])] == [
+        "FrozenLinear",
+        "FrozenLinear",
+        "LayerNorm",
+        "Linear",
+    ]
+    assert list(module.state_dict()) == names

@@ -1,0 +1,75 @@
+"""Bodies written as folders of transformers, and checkpoints that are whole at every moment."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Model
+
+from conftest import Fpt
+from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.errors import UsageError
+from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+from fpt_lightning.models.lora import LoraOptions
+from fpt_lightning.training.checkpoint_io import WholeCheckpointIO
+from fpt_lightning.training.language.export_backbone import save_body, whole_body
+from fpt_lightning.training.trainer import FPTTrainer
+
+TASK = TaskSpec("bits", 12, 2, token_width=5)
+
+
+def test_an_exported_body_is_the_body() -> None:
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice("tiny"), "all", dropout=0.0)
+    with torch.no_grad():
+        model.backbone.wpe.weight.mul_(3)
+    save_body(model, Path("body"))
+    loaded, found = GPT2Model.from_pretrained("body", output_loading_info=True)
+    assert not any(found.values())
+    again = FrozenPretrainedTransformer(TASK, BackboneChoice("body"), dropout=0.0)
+    embeddings = torch.randn(2, 12, 32)
+    expected = model.family.hidden(model.backbone, embeddings, None)
+    torch.testing.assert_close(again.family.hidden(again.backbone, embeddings, None), expected)
+    torch.testing.assert_close(loaded(inputs_embeds=embeddings).last_hidden_state, expected)
+
+
+def test_a_body_with_adapters_is_refused() -> None:
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice("tiny"), lora=LoraOptions())
+    with pytest.raises(UsageError, match=r"leave out model\.lora"):
+        whole_body(model)
+
+
+def test_the_bit_row(fpt: Fpt, tiny: list[str]) -> None:
+    bits = ("--data.n=20", "--data.patch_size=5", "--data.validation_examples=20", "--data.test_examples=20")
+    assert fpt("run", "--config=pretrain/bit_memory.yaml", *tiny, *bits, "--run_folder=bit") == 0
+    best = torch.load("bit/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    body = GPT2Model.from_pretrained("bit/backbone")
+    for name, value in body.named_parameters():
+        if name != "wte.weight":
+            torch.testing.assert_close(value, best[f"model.backbone.{name}"])
+    words = [word for word in tiny if "backbone" not in word]
+    assert fpt("run", "--config=bit_xor.yaml", *words, "--model.backbone=bit/backbone", "--run_folder=next") == 0
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = WholeCheckpointIO()
+    writer.save_checkpoint({"step": torch.tensor(1)}, "run/last.ckpt")
+
+    def killed(checkpoint: object, file: io.BufferedWriter) -> None:
+        file.write(b"half of it")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            writer.save_checkpoint({"step": torch.tensor(2)}, "run/last.ckpt")
+    assert torch.load("run/last.ckpt", weights_only=True)["step"] == 1
+    writer.save_checkpoint({"step": torch.tensor(3)}, "run/last.ckpt")
+    assert torch.load("run/last.ckpt", weights_only=True)["step"] == 3
+    assert [path.name for path in Path("run").iterdir()] == ["last.ckpt"]
+
+
+def test_every_run_writes_its_checkpoints_so() -> None:
+    trainer = FPTTrainer(accelerator="cpu", logger=False)
+    assert isinstance(trainer.strategy.checkpoint_io, WholeCheckpointIO)
