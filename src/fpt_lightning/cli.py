@@ -21,6 +21,7 @@ from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.runs.folder import RunFolder, open_run_folder
 from fpt_lightning.runs.learning_curve import plot_learning_curve
+from fpt_lightning.runs.result import read_json
 from fpt_lightning.training.callbacks import (
     EarlyStopping,
     PartsSummary,
@@ -319,7 +320,7 @@ def _untested(folder: RunFolder) -> dict[str, Any]:
     Raises:
         UsageError: If there is none, or it was tested before: the test split is read once.
     """
-    result = folder.read_result()
+    result = read_json(folder.result)
     if result is None:
         raise UsageError(f"{folder.path} holds no finished run: leave --test away to train it")
     if tested := [name for name in result if name.startswith("test_")]:

@@ -102,7 +102,7 @@ class Cell:
         means = {}
         for lr in self.rates:
             results = [outcomes[self.runs[lr, seed].id].result for seed in self.grid_seeds]
-            values = [result["val_accuracy"] for result in results if result is not None]
+            values = [result.validation for result in results if result is not None]
             if len(values) == len(results) and all(value == value for value in values):
                 means[lr] = fmean(values)
         return means

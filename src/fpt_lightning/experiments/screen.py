@@ -66,9 +66,9 @@ class Screen:
         else:
             assert outcome.result is not None
             self._trained.add(run.id)
-            took = float(outcome.result.get("wall_seconds", seconds))
+            took = float(seconds if outcome.result.wall_seconds is None else outcome.result.wall_seconds)
             self._seconds.append(took)
-            figures = f"validation {outcome.result['val_accuracy']:.4f}, {took:.0f} s"
+            figures = f"validation {outcome.result.validation:.4f}, {took:.0f} s"
             self.console.print(Text(f"{what}  {figures}"), soft_wrap=True)
 
     def _below(self, outcomes: dict[str, Outcome], running: list[str]) -> Text:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fpt_lightning.errors import UsageError
+from fpt_lightning.files import write_whole
 
 PACKAGES = (
     "fpt-lightning",
@@ -58,17 +59,10 @@ class RunFolder:
         """The outcome; there only when the run is finished."""
         return self.path / "result.json"
 
-    def read_result(self) -> dict[str, Any] | None:
-        """The outcome; None of a run that is not finished."""
-        result: dict[str, Any] | None = json.loads(self.result.read_text()) if self.result.is_file() else None
-        return result
-
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes the result whole or not at all, with the versions of what made it."""
         versions = {name: metadata.version(name) for name in PACKAGES}
-        part = self.result.with_suffix(".json.part")
-        part.write_text(json.dumps({**result, "versions": versions, "status": "finished"}, indent=2) + "\n")
-        part.replace(self.result)
+        write_whole(self.result, json.dumps({**result, "versions": versions, "status": "finished"}, indent=2) + "\n")
 
 
 def open_run_folder(name: str, folder: str | None, checkpoint: str | None) -> RunFolder:

@@ -4,21 +4,12 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
+from fpt_lightning.files import write_whole
 from fpt_lightning.runs.folder import RunFolder
-
-REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "val_accuracy": (int, float),
-    "steps": int,
-    "best_step": int,
-    "lr": (int, float),
-    "seed": int,
-    "versions": dict,
-}
-"""What every result must hold, and of what kind; one of a run that was tested also holds its test accuracy."""
+from fpt_lightning.runs.result import DamagedResultError, Result, read_json, read_result
 
 
 class State(StrEnum):
@@ -42,13 +33,13 @@ class Outcome:
     """
 
     state: State
-    result: dict[str, Any] | None = None
+    result: Result | None = None
     cause: str | None = None
 
     @property
     def is_tested(self) -> bool:
-        """Whether the result holds a test accuracy."""
-        return is_tested(self.result)
+        """Whether there is a result, with a figure of the test split."""
+        return self.result is not None and self.result.test is not None
 
 
 def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
@@ -58,9 +49,13 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
         folder: The folder; it need not exist.
         makes_backbone: Whether the run is to leave a backbone, without which it is not finished.
     """
-    result, damage = read_result(folder, makes_backbone)
+    damage: DamagedResultError | None = None
+    try:
+        result = read_finished(folder, makes_backbone)
+    except DamagedResultError as error:
+        result, damage = None, error
     if result is not None:
-        return Outcome(State.FINISHED, result, None if is_tested(result) else _cause(folder))
+        return Outcome(State.FINISHED, result, None if result.test is not None else _cause(folder))
     if not folder.is_dir():
         return Outcome(State.MISSING)
     if is_locked(folder):
@@ -72,28 +67,25 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
     return Outcome(State.STOPPED if any(RunFolder(folder).checkpoints.glob("*.ckpt")) else State.MISSING)
 
 
-def read_result(folder: Path, makes_backbone: bool = False) -> tuple[dict[str, Any] | None, str | None]:
-    """The result of a finished run, None where there is none; or what is wrong with it."""
-    file = RunFolder(folder).result
-    result, damage = _read_json(file)
-    if result is None:
-        return None, damage
-    if wrong := [name for name, kind in REQUIRED.items() if not isinstance(result.get(name), kind)]:
-        return None, f"{file} has no usable {', '.join(wrong)}"
-    if makes_backbone and not (folder / "backbone").is_dir():
-        return None, f"{folder} has a result but no backbone"
-    return result, None
+def read_finished(folder: Path, makes_backbone: bool = False) -> Result | None:
+    """The result of a run that left all it was to leave; None where it is not finished.
 
-
-def is_tested(result: dict[str, Any] | None) -> bool:
-    """Whether there is a result, with a test accuracy."""
-    return result is not None and isinstance(result.get("test_accuracy"), int | float)
+    Raises:
+        DamagedResultError: If its result cannot be used, or the backbone is gone.
+    """
+    result = read_result(RunFolder(folder).result)
+    if result is not None and makes_backbone and not (folder / "backbone").is_dir():
+        raise DamagedResultError(f"{folder} has a result but no backbone")
+    return result
 
 
 def _cause(folder: Path) -> str | None:
     """Why the last attempt failed; None where it did not."""
-    failure, damage = _read_json(failure_file(folder))
-    return failure.get("cause", "its cause is unknown") if failure is not None else damage
+    try:
+        failure = read_json(failure_file(folder))
+    except DamagedResultError as error:
+        return str(error)
+    return None if failure is None else str(failure.get("cause", "its cause is unknown"))
 
 
 def failure_file(folder: Path) -> Path:
@@ -103,8 +95,7 @@ def failure_file(folder: Path) -> Path:
 
 def write_failure(folder: Path, cause: str) -> None:
     """Keeps the cause of a failure in the run folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    failure_file(folder).write_text(json.dumps({"cause": cause}) + "\n")
+    write_whole(failure_file(folder), json.dumps({"cause": cause}) + "\n")
 
 
 def lock_of(folder: Path) -> FileLock:
@@ -121,14 +112,3 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-
-
-def _read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """The content of a file, None where there is none; or what is wrong with it."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None, None
-    except (ValueError, OSError) as error:
-        return None, f"{path} cannot be read: {error}"
-    return (content, None) if isinstance(content, dict) else (None, f"{path} holds no result")

@@ -52,7 +52,7 @@ class Images(NamedTuple):
     Attributes:
         pixels: ``[batch, channels, image_size, image_size]`` uint8.
         labels: ``[batch]`` int64.
-        affine: ``[batch, 2, 3]``, how :func:`~fpt_lightning.data.images.augmentation.warp` changes it; None for not at all.
+        affine: ``[batch, 2, 3]``, how ``augmentation.warp`` changes each; None for not at all.
     """
 
     pixels: torch.Tensor

@@ -8,8 +8,8 @@ import torch
 
 from fpt_lightning.data.datamodule import Split
 from fpt_lightning.data.images.datamodule import ImageTable, ImageTask
-from fpt_lightning.data.storage import file_hash
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.files import file_hash
 
 
 class PublishedImages(ImageTask):

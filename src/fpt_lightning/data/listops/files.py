@@ -11,8 +11,8 @@ import numpy as np
 
 from fpt_lightning.data.datamodule import SPLITS, Split
 from fpt_lightning.data.listops.grammar import WORDS, Examples, MalformedError, evaluate
-from fpt_lightning.data.storage import file_hash, write_whole
 from fpt_lightning.errors import FPTError
+from fpt_lightning.files import file_hash, write_whole
 
 FILES: dict[Split, str] = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
 READER_VERSION = 1

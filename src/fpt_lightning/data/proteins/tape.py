@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from fpt_lightning.data.proteins import plain_pickle
-from fpt_lightning.data.storage import write_whole
 from fpt_lightning.errors import FPTError
+from fpt_lightning.files import write_whole
 
 VOCABULARY = ("<pad>", "<mask>", "<cls>", "<sep>", "<unk>", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
 """TAPE's iupac vocabulary: a token's id is its place here. There is no amino acid J."""

@@ -10,7 +10,8 @@ from filelock import Timeout
 
 from fpt_lightning.experiments.grid import Run
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.outcome import State, failure_file, is_tested, lock_of, read_result, write_failure
+from fpt_lightning.runs.outcome import State, failure_file, lock_of, read_finished, write_failure
+from fpt_lightning.runs.result import DamagedResultError
 
 PATIENCE = 2.0
 """Seconds that a worker waits for a lock: longer than a look at it takes, shorter than anyone minds."""
@@ -76,13 +77,15 @@ def _carry_out(order: Order, folder: Path) -> Verdict:
     from fpt_lightning.main import main
 
     files = RunFolder(folder)
-    result, damage = read_result(folder, order.makes_backbone)
-    if damage is not None:
+    try:
+        result = read_finished(folder, order.makes_backbone)
+    except DamagedResultError:
+        result = None
         files.result.unlink(missing_ok=True)
     steps: list[Sequence[str]] = []
     if result is None:
         steps.append(order.words)
-    elif order.test and not is_tested(result):
+    elif order.test and result.test is None:
         steps.append([*order.words, "--test=only", f"--ckpt_path={files.best}"])
     if order.attention and not files.attention.is_file():
         steps.append(["attention", "--checkpoint", order.folder])

@@ -113,7 +113,7 @@ def _rates(task: Task, entries: Mapping[int, Entry], outcomes: Mapping[str, Outc
 def _at_rate(entry: Entry, lr: float, outcomes: Mapping[str, Outcome]) -> svg.Point | None:
     """Validation accuracy at a learning rate; the test split has no part in choosing."""
     found = [outcomes[entry.cell.runs[lr, seed].id].result for seed in entry.cell.grid_seeds]
-    values = [100 * result["val_accuracy"] for result in found if result is not None]
+    values = [100 * result.validation for result in found if result is not None]
     values = [value for value in values if value == value]
     if not values:
         return None
@@ -141,10 +141,10 @@ def _convergence(task: Task, entries: Mapping[int, Entry], _: Mapping[str, Outco
 def _sizes(task: Task, entries: Mapping[int, Entry], _: Mapping[str, Outcome]) -> Markup | None:
     series = []
     for style, entry in entries.items():
-        results = [result for result in entry.results.values() if result.get("trained_parameters")]
+        results = [result for result in entry.results.values() if result.trained_parameters]
         if results:
-            values = [100 * result["test_accuracy"] for result in results]
-            trained, mean = fmean(result["trained_parameters"] for result in results), fmean(values)
+            values = [100 * result.test for result in results if result.test is not None]
+            trained, mean = fmean(result.trained_parameters or 0 for result in results), fmean(values)
             told = f"{entry.cell.arm.name}: {trained:,.0f} trained, test {mean:.1f}"
             series.append(svg.Series(style, [svg.Point(trained, mean, standard_error(values), told)], markers=True))
     if len({point.x for one in series for point in one.points}) < 2:

@@ -51,7 +51,7 @@ def _unequal_budgets(results: Results, task: Task) -> Iterator[str]:
 def _budget(results: Results, entry: Entry) -> dict[str, Any]:
     """What the runs of a cell really had, as far as it may differ between arms."""
     tried = {lr for (lr, _), run in entry.cell.runs.items() if _ended(results, run.id)}
-    batches = sorted({result["batch_size"] for result in entry.results.values() if "batch_size" in result})
+    batches = sorted({result.batch_size for result in entry.results.values() if result.batch_size is not None})
     config = _config(entry.runs[0].folder)
     options = {name: config.get(section, {}).get(key) for name, (section, key) in BUDGET.items()} if config else {}
     return {
@@ -82,7 +82,7 @@ def _other_data(results: Results, task: Task) -> Iterator[str]:
     by_fingerprint: dict[str, list[str]] = {}
     for arm, entry in _with_runs(results, task):
         for result in entry.results.values():
-            if (fingerprint := result.get("data_fingerprint")) is not None:
+            if (fingerprint := result.data_fingerprint) is not None:
                 by_fingerprint.setdefault(fingerprint, []).append(arm)
     if len(by_fingerprint) > 1:
         told = ", ".join(f"{name} ({', '.join(dict.fromkeys(arms))})" for name, arms in by_fingerprint.items())
@@ -124,7 +124,7 @@ def _other_versions(results: Results) -> Iterator[str]:
     by_version: dict[str, list[str]] = {}
     for (arm, task), entry in results.entries.items():
         for result in entry.results.values():
-            made_by = str(result["versions"].get("fpt-lightning", "unknown"))
+            made_by = result.versions.get("fpt-lightning", "unknown")
             if made_by != __version__:
                 by_version.setdefault(made_by, []).append(f"{arm} on {results.grid.experiments.tasks[task].title}")
     for version, places in by_version.items():

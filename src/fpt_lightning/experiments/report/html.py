@@ -168,7 +168,7 @@ def _runs(results: Results, entry: Entry) -> list[Run]:
 
 
 def _shown_run(entry: Entry, run: Run, outcome: Outcome, folder: Path) -> ShownRun:
-    result = outcome.result or {}
+    result = outcome.result
     counts = run in entry.runs
     path = Path(os.path.relpath(run.folder, folder)).as_posix()
     return ShownRun(
@@ -176,9 +176,9 @@ def _shown_run(entry: Entry, run: Run, outcome: Outcome, folder: Path) -> ShownR
         "backbone" if run.lr is None else wording.rate(run.lr),
         outcome.state.value,
         counts,
-        _percentage(result, "val_accuracy"),
-        _percentage(result, "test_accuracy") if counts else "",
-        f"{result['steps']:,}" if result else "",
+        _percentage(result.validation if result else None),
+        _percentage(result.test if result else None) if counts else "",
+        f"{result.steps:,}" if result else "",
         run.folder.name,
         quote(path) + "/",
         f"fpt {shlex.join(run.command)}",
@@ -186,5 +186,5 @@ def _shown_run(entry: Entry, run: Run, outcome: Outcome, folder: Path) -> ShownR
     )
 
 
-def _percentage(result: dict[str, float], name: str) -> str:
-    return f"{100 * result[name]:.1f}" if name in result else ""
+def _percentage(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"

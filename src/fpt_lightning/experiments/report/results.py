@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Any
 
 from fpt_lightning.experiments.grid import Cell, Grid, Run
 from fpt_lightning.experiments.report.statistics import Comparison, compare, holm, standard_error
 from fpt_lightning.experiments.tables import MEASURES, Reference, Task
 from fpt_lightning.runs.metrics import Curve, read_curve
 from fpt_lightning.runs.outcome import Outcome, State
+from fpt_lightning.runs.result import Result
 
 COMPARED = ("accuracy", "train_accuracy", "steps_to_convergence")
 """Measures that are tested against the baseline: those that vary with the seed."""
@@ -81,7 +81,7 @@ class Entry:
 
     cell: Cell
     lr: float | None = None
-    results: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+    results: Mapping[int, Result] = field(default_factory=dict)
     curves: Mapping[int, Curve] = field(default_factory=dict)
     missing: str | None = None
 
@@ -182,10 +182,10 @@ def _steps_to_convergence(entry: Entry, seed: int, task: Task) -> float | None:
 
 
 _MEASURED: dict[str, Callable[[Entry, int, Task], float | None]] = {
-    "accuracy": lambda entry, seed, _: _percent(entry.results[seed]["test_accuracy"]),
+    "accuracy": lambda entry, seed, _: _percent(entry.results[seed].test),
     "train_accuracy": lambda entry, seed, _: _percent(entry.curves[seed].train_accuracy()),
     "steps_to_convergence": _steps_to_convergence,
-    "trained_parameters": lambda entry, seed, _: entry.results[seed].get("trained_parameters"),
+    "trained_parameters": lambda entry, seed, _: entry.results[seed].trained_parameters,
 }
 
 _ABSENT = {

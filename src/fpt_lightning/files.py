@@ -1,0 +1,84 @@
+"""Files and folders that are there whole or not at all, whenever a process dies."""
+
+import hashlib
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+
+STALE = 24 * 3600.0
+"""Seconds after which a part that nobody finished is taken away."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a path to write to, which becomes ``path`` at the end of the block, or nothing if it raises.
+
+    Whoever looks meanwhile sees the old content or none; processes that write one file at a time each write their own.
+    The content is on the disk before the name is.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_parts(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        with suppress(OSError):  # why it could not be written matters more than what is left of it
+            part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file, text in UTF-8, and its folder where that is missing.
+
+    Raises:
+        OSError: If it cannot be written; what was there before stays.
+    """
+    with whole_file(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder to write to, whose files move to their places in ``folder`` once all are there.
+
+    Each file is whole at every moment; links, and files that the block did not write, stay out of it.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
+        yield Path(part)
+        for path in Path(part).rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                place = folder / path.relative_to(part)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal digits.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clear_parts(path: Path) -> None:
+    """Takes away what processes left that were killed long ago."""
+    for part in path.parent.glob(f".{escape(path.name)}.*.part"):
+        with suppress(OSError):  # its writer may have finished meanwhile
+            if time.time() - part.stat().st_mtime > STALE:
+                part.unlink()

@@ -1,0 +1,101 @@
+"""``result.json``: what a finished run measured, and of what."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fpt_lightning.errors import FPTError
+
+METRICS = ("accuracy", "r2")
+"""What judges a run, the higher the better: ``accuracy`` of classes, ``r2`` of a regression."""
+
+
+class DamagedResultError(FPTError):
+    """A ``result.json`` that cannot be read, or is none."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A finished run.
+
+    Attributes:
+        steps: Gradient steps of the whole run.
+        best_step: That of the checkpoint which validation chose.
+        lr: Learning rate.
+        seed: Seed of the run.
+        versions: Versions of the packages that made it.
+        val_accuracy: Validation accuracy of the checkpoint, 0 to 1.
+        test_accuracy: Test accuracy of it, 0 to 1; None of a run that was not tested.
+        val_r2: The same of a regression: coefficient of determination on validation.
+        test_r2: And on test.
+        batch_size: Examples in a training step.
+        data_fingerprint: Names the data.
+        trained_parameters: How many numbers of the model were trained.
+        wall_seconds: What the training took.
+    """
+
+    steps: int
+    best_step: int
+    lr: float
+    seed: int
+    versions: dict[str, str]
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    val_r2: float | None = None
+    test_r2: float | None = None
+    batch_size: int | None = None
+    data_fingerprint: str | None = None
+    trained_parameters: int | None = None
+    wall_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.val_accuracy is None and self.val_r2 is None:
+            raise ValueError("it has neither val_accuracy nor val_r2")
+
+    @property
+    def metric(self) -> str:
+        """Which of :data:`METRICS` judges it."""
+        return "accuracy" if self.val_accuracy is not None else "r2"
+
+    @property
+    def validation(self) -> float:
+        """The metric on validation; may be NaN."""
+        value = self.val_accuracy if self.val_accuracy is not None else self.val_r2
+        assert value is not None
+        return value
+
+    @property
+    def test(self) -> float | None:
+        """The metric on test; None of a run that was not tested."""
+        return self.test_accuracy if self.val_accuracy is not None else self.test_r2
+
+
+def read_result(file: Path) -> Result | None:
+    """Reads a ``result.json``; None where there is none.
+
+    Raises:
+        DamagedResultError: If it is not one.
+    """
+    content = read_json(file)
+    try:
+        return None if content is None else msgspec.convert(content, Result)
+    except msgspec.ValidationError as error:
+        raise DamagedResultError(f"{file} is no usable result: {error}") from error
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """Reads a file of a run that holds one object; None where there is none.
+
+    Raises:
+        DamagedResultError: If it cannot be read or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError, RecursionError) as error:
+        raise DamagedResultError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DamagedResultError(f"{file} holds no object")
+    return content
