@@ -12,14 +12,26 @@ PROFILE := laptop
 LAUNCHER := local
 JOBS :=
 
+TASKS := bit-xor bit-memory listops mnist cifar cifar-lra remote-homology
+# the entries of experiments.yaml
+TABLES := table1 table2 lstm table6 table7 table8 table9 table10 table11 table12 table13 table14 table15 table16 \
+	table17 table21 attention fair pocket controls
+BENCHMARKS := data lstm pretraining sweep
+# two processes of one thread each on 2 cores; make test ARGS="-n 0" for a single one
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo bit-xor bit-memory listops mnist cifar cifar-lra remote-homology test test-slow lint format \
-	benchmark benchmark-data benchmark-lstm benchmark-pretraining benchmark-sweep wheel clean \
-	table1 table2 lstm table6 table7 table8 table9 table10 table11 table12 table13 table14 table15 \
-	table16 table17 table21 attention fair pocket controls
+.PHONY: help install demo test test-slow lint format benchmark wheel clean $(TASKS) $(TABLES) \
+	$(addprefix benchmark-,$(BENCHMARKS))
 
 help:  ## this page
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@printf '\nthe small random transformer on a task, its data fetched, generated, or in ARGS="--data.root FOLDER":\n'
+	@printf '  make %s\n' $(TASKS)
+	@printf '\na table of a paper, or of ours, with PROFILE=smoke, laptop (default) or paper; `fpt sweep` says what each is:\n'
+	@printf '  make %s\n' $(TABLES)
+	@printf '\nother benchmarks:\n'
+	@printf '  make benchmark-%s\n' $(BENCHMARKS)
 
 install: $(INSTALLED)  ## make the environment in .venv
 
@@ -35,98 +47,19 @@ demo: $(INSTALLED)  ## freeze the language model pocket, train it on bit-xor, dr
 		--run_folder $(DEMO) $(ARGS)
 	$(BIN)/fpt attention --checkpoint $(DEMO)
 
-bit-xor: $(INSTALLED)  ## bit-xor on the small random transformer
-	$(BIN)/fpt run --config bit_xor.yaml $(ARGS)
+$(TASKS): $(INSTALLED)
+	$(BIN)/fpt run --config $(subst -,_,$@).yaml $(ARGS)
 
-bit-memory: $(INSTALLED)  ## bit-memory on the small random transformer
-	$(BIN)/fpt run --config bit_memory.yaml $(ARGS)
-
-listops: $(INSTALLED)  ## ListOps on the small random transformer; generates it once
-	$(BIN)/fpt run --config listops.yaml $(ARGS)
-
-mnist: $(INSTALLED)  ## MNIST on the small random transformer; fetches it, or ARGS="--data.root FOLDER"
-	$(BIN)/fpt run --config mnist.yaml $(ARGS)
-
-cifar: $(INSTALLED)  ## CIFAR-10 in colour, likewise
-	$(BIN)/fpt run --config cifar.yaml $(ARGS)
-
-cifar-lra: $(INSTALLED)  ## CIFAR-10 in grey, a pixel a token, likewise
-	$(BIN)/fpt run --config cifar_lra.yaml $(ARGS)
-
-remote-homology: $(INSTALLED)  ## remote homology of proteins, likewise
-	$(BIN)/fpt run --config remote_homology.yaml $(ARGS)
-
-# the report of a table comes also where some of its runs failed, which the status then says
-define table
-$(BIN)/fpt sweep $@ --profile $(PROFILE) --launcher $(LAUNCHER) $(if $(JOBS),--jobs $(JOBS)) $(ARGS); status=$$?; \
-$(BIN)/fpt report $@ --profile $(PROFILE) $(ARGS) && exit $$status
-endef
-
-table1: $(INSTALLED)  ## frozen, fully trained, LSTM (FPT table 1)
-	$(table)
-
-table2: $(INSTALLED)  ## pretraining modality (FPT table 2)
-	$(table)
-
-lstm: $(INSTALLED)  ## random transformer and random LSTMs (FPT section 3.3)
-	$(table)
-
-table6: $(INSTALLED)  ## steps to convergence (FPT table 6)
-	$(table)
-
-table7: $(INSTALLED)  ## underfitting and overfitting (FPT table 7)
-	$(table)
-
-table8: $(INSTALLED)  ## model size (FPT table 8)
-	$(table)
-
-table9: $(INSTALLED)  ## initialisation (FPT table 9)
-	$(table)
-
-table10: $(INSTALLED)  ## only the output layer trains (FPT table 10)
-	$(table)
-
-table11: $(INSTALLED)  ## depth, output and layer norm train (FPT table 11)
-	$(table)
-
-table12: $(INSTALLED)  ## depth, only the output layer trains (FPT table 12)
-	$(table)
-
-table13: $(INSTALLED)  ## training more (FPT table 13)
-	$(table)
-
-table14: $(INSTALLED)  ## training more, one attention layer (FPT table 14)
-	$(table)
-
-table15: $(INSTALLED)  ## trained parts one by one (FPT tables 15 and 19)
-	$(table)
-
-table16: $(INSTALLED)  ## layer norm frozen and trained (FPT table 16)
-	$(table)
-
-table17: $(INSTALLED)  ## other backbones (FPT table 17)
-	$(table)
-
-table21: $(INSTALLED)  ## trained parts one by one, random (FPT table 21)
-	$(table)
-
-attention: $(INSTALLED)  ## attention maps (FPT section 3.5)
-	$(table)
-
-fair: $(INSTALLED)  ## frozen and unfrozen, a learning rate for every arm (Rothermel et al. 2021)
-	$(table)
-
-pocket: $(INSTALLED)  ## pretrained, random, statistics only, likewise
-	$(table)
-
-controls: $(INSTALLED)  ## controls without a backbone (Tan et al. 2024)
-	$(table)
+# the report comes also where some runs failed, which the status then says
+$(TABLES): $(INSTALLED)
+	$(BIN)/fpt sweep $@ --profile $(PROFILE) --launcher $(LAUNCHER) $(if $(JOBS),--jobs $(JOBS)) $(ARGS); status=$$?; \
+	$(BIN)/fpt report $@ --profile $(PROFILE) $(ARGS) && exit $$status
 
 test: $(INSTALLED)  ## the tests that take seconds
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(INSTALLED)  ## ruff and mypy, as pre-commit runs them
 	$(BIN)/ruff check .
@@ -140,17 +73,8 @@ format: $(INSTALLED)  ## let ruff mend what it can
 benchmark: $(INSTALLED)  ## steps a second beside a plain baseline, on this machine
 	$(BIN)/python benchmarks/train_step.py $(ARGS)
 
-benchmark-data: $(INSTALLED)  ## samples a second of every task; ARGS="--root mnist=FOLDER ..." for those with files
-	$(BIN)/python benchmarks/data.py $(ARGS)
-
-benchmark-lstm: $(INSTALLED)  ## the fused LSTM beside loops over time
-	$(BIN)/python benchmarks/lstm.py $(ARGS)
-
-benchmark-pretraining: $(INSTALLED)  ## tokens a second of making a backbone
-	$(BIN)/python benchmarks/pretraining.py $(ARGS)
-
-benchmark-sweep: $(INSTALLED)  ## what a sweep costs beside its runs, and how fast fpt status and fpt report are
-	$(BIN)/python benchmarks/sweep.py $(ARGS)
+$(addprefix benchmark-,$(BENCHMARKS)): benchmark-%: $(INSTALLED)
+	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 wheel: $(INSTALLED)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel --installer uv $(ARGS)

@@ -13,7 +13,6 @@ from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.models.backbones.architectures import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
-TARGETS = re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 TINY = (
     "--model.backbone=tiny --trainer.max_steps=2 --trainer.limit_val_batches=1 --trainer.limit_test_batches=1 "
     "--trainer.accelerator=cpu --trainer.enable_progress_bar=false"
@@ -43,7 +42,7 @@ TRIED = [
     *TABLES,
 ]
 # these would run this suite in itself, change the checkout or make an environment: their commands are only read
-READ = {"install": "uv pip install", "test": "pytest", "test-slow": "pytest -m slow", "lint": "mypy", "format": "ruff"}
+READ = {"install": "uv pip install", "test": "pytest -n 2", "test-slow": "pytest -n 2 -m slow", "lint": "mypy", "format": "ruff"}
 READ |= {"clean": "rm -rf .venv"}
 
 
@@ -57,13 +56,9 @@ def _make(target: str, *words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_every_target_is_tried_here() -> None:
-    assert set(TARGETS) == {*TRIED, *READ}
-
-
-def test_help_lists_every_target() -> None:
-    page = _make("help").stdout
-    assert all(f"make {target} " in page for target in TARGETS)
+def test_every_target_is_in_the_help_and_tried_here() -> None:
+    listed = re.findall(r"^  make ([a-z0-9-]+)", _make("help").stdout, re.MULTILINE)
+    assert sorted(listed) == sorted({*TRIED, *READ})
 
 
 @pytest.mark.parametrize("target", sorted(RUNS.keys() - PREPARED))
