@@ -17,7 +17,7 @@ from run_folders import EXPERIMENTS, finish, grid_of
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Cell, Grid
 from fpt_lightning.experiments.report import FORMATS, render, write_report
-from fpt_lightning.experiments.report.wording import NONE
+from fpt_lightning.experiments.report.units import NONE
 from fpt_lightning.runs.outcome import write_failure
 
 FIGURES = {  # test accuracy by seed

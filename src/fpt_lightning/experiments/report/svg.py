@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
@@ -14,12 +14,12 @@ STYLES = 8
 
 @dataclass(frozen=True)
 class Point:
-    """A value with its error bar and what a tooltip says of it."""
+    """A value with its error bar; the chosen one has a ring."""
 
     x: float
     y: float
     error: float | None = None
-    told: str = ""
+    tooltip: str = ""
     chosen: bool = False
 
 
@@ -49,12 +49,12 @@ class Axis:
     label: str
     low: float
     high: float
-    log: bool = False
-    written: Callable[[float], str] = field(default=lambda value: f"{value:g}")
+    log: bool
+    written: Callable[[float], str]
 
     def share(self, value: float) -> float:
         """How far along the axis a value lies, 0 to 1."""
-        low, high, value = (math.log10(it) if self.log else it for it in (self.low, self.high, value))
+        low, high, value = (math.log10(end) if self.log else end for end in (self.low, self.high, value))
         return (value - low) / (high - low)
 
     def ticks(self) -> list[float]:
@@ -76,16 +76,22 @@ class Axis:
         return candidates[::every]
 
 
-def span(label: str, values: Sequence[float], log: bool = False, written: Callable[[float], str] | None = None) -> Axis:
-    """An axis with a little room on both sides of the values."""
+def span(
+    label: str,
+    values: Sequence[float],
+    log: bool = False,
+    written: Callable[[float], str] = "{:g}".format,
+    least_room: float = 0.5,
+) -> Axis:
+    """An axis with a little room on both sides of the values, at least so much on a linear one."""
     low, high = min(values), max(values)
     if log:
         room = max((high / low) ** 0.06, 1.15)
         low, high = low / room, high * room
     else:
-        room = max((high - low) * 0.06, 0.5)
+        room = max((high - low) * 0.06, least_room)
         low, high = low - room, high + room
-    return Axis(label, low, high, log, written or (lambda value: f"{value:g}"))
+    return Axis(label, low, high, log, written)
 
 
 def chart(title: str, x: Axis, y: Axis, series: Sequence[Series], level: tuple[float, str] | None = None) -> Markup:
@@ -106,7 +112,7 @@ def chart(title: str, x: Axis, y: Axis, series: Sequence[Series], level: tuple[f
             f'<line class="level" x1="{LEFT}" x2="{right}" y1="{height}" y2="{height}"/>',
             f'<text class="level-name" x="{right - 2}" y="{height - 4}" text-anchor="end">{escape(level[1])}</text>',
         ]
-    lines += [_drawn(one, x, y) for one in series]
+    lines += [_drawn(arm, x, y) for arm in series]
     return _svg(title, HEIGHT, lines)
 
 
@@ -186,7 +192,7 @@ def _drawn(series: Series, x: Axis, y: Axis) -> str:
 
 
 def _mark(style: int, x: float, y: float, point: Point | None = None) -> str:
-    """Circle, square, triangle or diamond; the chosen one has a ring."""
+    """Circle, square, triangle or diamond."""
     size = 4.0
     shapes = (
         f'<circle class="dot" cx="{x}" cy="{y}" r="{size}"',
@@ -194,11 +200,11 @@ def _mark(style: int, x: float, y: float, point: Point | None = None) -> str:
         f'<path class="dot" d="M{x} {y - 5:.1f}l4.6 8.2h-9.2z"',
         f'<path class="dot" d="M{x} {y - 5.2:.1f}l5.2 5.2l-5.2 5.2l-5.2 -5.2z"',
     )
-    told = f"><title>{escape(point.told)}</title></" if point and point.told else "></"
+    title = f"><title>{escape(point.tooltip)}</title></" if point and point.tooltip else "></"
     shape = shapes[style % len(shapes)]
     tag = shape[1 : shape.index(" ")]
     ring = f'<circle class="ring" cx="{x}" cy="{y}" r="8.5"/>' if point and point.chosen else ""
-    return f"{ring}{shape}{told}{tag}>"
+    return f"{ring}{shape}{title}{tag}>"
 
 
 def _place_x(x: Axis, value: float) -> float:

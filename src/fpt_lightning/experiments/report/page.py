@@ -1,0 +1,300 @@
+"""A table in words, the same for every format: markdown, LaTeX and HTML escape and frame it."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from fpt_lightning.experiments.grid import Run
+from fpt_lightning.experiments.report.charts import Section, sections_of
+from fpt_lightning.experiments.report.checks import warnings_of
+from fpt_lightning.experiments.report.results import Column, Entry, Figure, Results
+from fpt_lightning.experiments.report.statistics import SIGNIFICANT
+from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, measure_of, rate
+from fpt_lightning.experiments.tables import Table
+from fpt_lightning.runs.outcome import Outcome, State
+from fpt_lightning.runs.result import Result
+
+DEFINITIONS = {
+    ("accuracy", "accuracy"): "Test accuracy, in percent, of the checkpoint that validation chose.",
+    ("accuracy", "r2"): "Test R², the coefficient of determination, of the checkpoint that validation chose.",
+    ("train_accuracy", "accuracy"): "Training accuracy: the mean over the last fifth of the training batches that were "
+    "logged, in percent.",
+    ("train_accuracy", "r2"): "Training R²: the mean over the last fifth of the training batches that were logged.",
+}
+"""Of measures that a task's metric decides on."""
+
+COUNT_DEFINITIONS = {
+    "steps_to_convergence": "Steps to convergence: gradient steps up to the first validation that lacks at most 1 % of "
+    "the way from chance to the run's best validation.",
+    "trained_parameters": "Trained parameters: how many numbers of the model were trained.",
+}
+
+
+@dataclass(frozen=True)
+class FigureText:
+    """A figure of the table.
+
+    Attributes:
+        mean: Mean ± standard error.
+        reference: The paper's, as it gave it; empty where there is none, as all that follows.
+        difference: Ours minus the paper's.
+        comparison: What the test against the baseline found, a sentence.
+        significant: Whether it differs from the baseline.
+        count: How many seeds it is over.
+        lr: The learning rate that was chosen among several.
+        note: The number of the note that says why there is none, or why so few seeds; from 1.
+    """
+
+    mean: str
+    reference: str
+    difference: str
+    comparison: str
+    significant: bool
+    count: str
+    lr: str
+    note: int | None
+
+
+@dataclass(frozen=True)
+class RunText:
+    """A run in the list of its cell; ``counts`` says whether it is part of the figure."""
+
+    seed: int
+    lr: str
+    state: str
+    counts: bool
+    validation: str
+    test: str
+    steps: str
+    folder: str
+    link: str
+    command: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class CellText:
+    """An arm on a task with its runs."""
+
+    arm: str
+    task: str
+    summary: str
+    runs: list[RunText]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that a report says.
+
+    Attributes:
+        table: Name, title, source and note.
+        profile: The budget's name.
+        about: What the profile is for.
+        headings: Of the columns.
+        rows: Every arm with its figures.
+        notes: Why figures are missing; the same reason is given once.
+        over: What a figure is the mean of.
+        reading: How to read the table, a sentence each.
+        rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
+        warnings: What to know before believing it, a sentence each.
+        sections: Charts.
+        attention: Titles and pictures of attention maps.
+        cells: Every run.
+    """
+
+    table: Table
+    profile: str
+    about: str
+    headings: list[str]
+    rows: list[tuple[str, list[FigureText]]]
+    notes: list[str]
+    over: str
+    reading: list[str]
+    rates: list[str]
+    warnings: list[str]
+    sections: list[Section]
+    attention: list[tuple[str, Path]]
+    cells: list[CellText]
+
+    def how_to_read(self, papers: str) -> str:
+        """In full; ``papers`` says where the paper's figures stand."""
+        return " ".join([f"{self.over}, the paper's figure {papers}.", *self.reading])
+
+
+def page_of(results: Results, folder: Path) -> Page:
+    """Puts a table into words.
+
+    Args:
+        results: Its figures.
+        folder: Where the page will lie, which its links to run folders start from.
+    """
+    grid, notes = results.grid, list[str]()
+    rows = [(arm, [_figure(results, arm, column, notes) for column in results.columns]) for arm in results.arms]
+    seeds = len(grid.protocol.seeds)
+    return Page(
+        grid.table,
+        grid.profile.name,
+        grid.profile.about,
+        [_heading(column, grid.table) for column in results.columns],
+        rows,
+        notes,
+        f"Mean ± standard error over {seeds} seeds" if seeds > 1 else "One seed",
+        list(_reading(results)),
+        list(_rates(results)),
+        warnings_of(results),
+        sections_of(results),
+        list(_attention(results)),
+        [_cell(results, entry, folder) for task in results.tasks for entry in results.entries_of(task)],
+    )
+
+
+def _figure(results: Results, arm: str, column: Column, notes: list[str]) -> FigureText:
+    figure, entry = results.figures[arm, column.name], results.entries[arm, column.task.name]
+    count = len(figure.values)
+    ours, paper = figure.mean, figure.reference
+    return FigureText(
+        _mean(figure, column),
+        _reference(figure, column),
+        "" if ours is None or paper is None else column.unit.write_signed(ours - paper.mean),
+        _comparison(figure, column, results.baseline),
+        figure.comparison is not None and figure.comparison.significant,
+        (f"n = {count}" + (f" of {figure.expected}" if count < figure.expected else "")) if count else "",
+        rate(entry.lr) if entry.lr is not None and len(entry.cell.rates) > 1 else "",
+        _note(figure, notes),
+    )
+
+
+def _mean(figure: Figure, column: Column) -> str:
+    """Mean ± standard error; the mean alone of a single seed, and of a number that no seed changes."""
+    if figure.mean is None:
+        return NONE
+    mean, error = column.unit.write(figure.mean), figure.standard_error
+    if error is None or (column.measure == "trained_parameters" and error == 0):
+        return mean
+    return f"{mean} ± {column.unit.write(error)}"
+
+
+def _reference(figure: Figure, column: Column) -> str:
+    """The paper's figure with as many digits as it gave."""
+    if figure.reference is None:
+        return ""
+    mean, error = figure.reference.mean, figure.reference.standard_error
+    written = column.unit.write(mean) if column.unit is COUNT else f"{mean:g}"
+    return written if error is None else f"{written} ± {column.unit.write(error)}"
+
+
+def _comparison(figure: Figure, column: Column, baseline: str) -> str:
+    comparison = figure.comparison
+    if comparison is None or comparison.difference is None:
+        return comparison.untested or "" if comparison else ""
+    difference = f"{column.unit.write_signed(comparison.difference)} against {baseline}"
+    if comparison.p is None or comparison.corrected is None:
+        return f"{difference}, not tested: {comparison.untested}"
+    return (
+        f"{difference}, paired t-test over {comparison.seeds} seeds: {_p_value(comparison.p)}, "
+        f"corrected (Holm) {_p_value(comparison.corrected)}"
+    )
+
+
+def _p_value(value: float) -> str:
+    """A p-value with two digits that count; a tiny one as a bound."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+
+
+def _note(figure: Figure, notes: list[str]) -> int | None:
+    if figure.missing is None:
+        return None
+    count = len(figure.values)
+    note = (f"mean over {count} of {figure.expected} seeds: " if count else "") + figure.missing
+    if note not in notes:
+        notes.append(note)
+    return notes.index(note) + 1
+
+
+def _heading(column: Column, table: Table) -> str:
+    """Names the measure where accuracy does not go without saying."""
+    if table.measures == ("accuracy",) and column.task.metric == "accuracy":
+        return column.task.title
+    return f"{column.task.title}, {measure_of(column.task, column.measure)}"
+
+
+def _reading(results: Results) -> Iterator[str]:
+    """What is measured, how learning rates were chosen, what is bold."""
+    yield from dict.fromkeys(
+        COUNT_DEFINITIONS.get(column.measure) or DEFINITIONS[column.measure, column.task.metric]
+        for column in results.columns
+    )
+    protocol = results.grid.protocol
+    if protocol.lr is None:
+        yield f"Protocol {protocol.name}: one learning rate, given beforehand."
+    else:
+        seeds = len(protocol.seeds[: protocol.grid_seeds])
+        yield (
+            f"Protocol {protocol.name}: of {len(protocol.lr)} learning rates from {rate(min(protocol.lr))} to "
+            f"{rate(max(protocol.lr))} every arm takes the one with the best validation {results.judged_by} "
+            f"(mean over {seeds} seed{'s' * (seeds > 1)})."
+        )
+    comparisons = [figure.comparison for figure in results.figures.values()]
+    tested = sum(comparison is not None and comparison.p is not None for comparison in comparisons)
+    if tested:
+        yield (
+            f"Bold differs from {results.baseline}: paired t-test over seeds, "
+            f"p < {SIGNIFICANT:g} after Holm's correction over {tested} comparison{'s' * (tested > 1)}."
+        )
+
+
+def _rates(results: Results) -> Iterator[str]:
+    for arm in results.arms:
+        entries = [results.entries[arm, task.name] for task in results.tasks]
+        chosen = [f"{entry.task.title} {rate(entry.lr)}" for entry in entries if entry.lr is not None]
+        if chosen:
+            yield f"{arm}: {', '.join(chosen)}"
+
+
+def _attention(results: Results) -> Iterator[tuple[str, Path]]:
+    """The attention maps of the first run of every cell that left them."""
+    for task in results.tasks:
+        for entry in results.entries_of(task):
+            for run in entry.runs:
+                if (picture := results.outcomes[run.id].attention) is not None:
+                    yield f"{entry.cell.arm.name} on {task.title}, seed {run.seed}", picture
+                    break
+
+
+def _cell(results: Results, entry: Entry, folder: Path) -> CellText:
+    arm, task, outcomes = entry.cell.arm.name, entry.task.title, results.outcomes
+    if entry.cell.missing is not None:
+        return CellText(arm, task, entry.cell.missing, [])
+    due = entry.cell.due(outcomes)
+    # the run that made the backbone, the grid, and the other seeds of what it chose
+    runs = [*{run.needs.id: run.needs for run in due if run.needs is not None}.values(), *due]
+    states = [outcomes[run.id].state for run in runs]
+    counts = [f"{states.count(state)} {state}" for state in State if state in states]
+    chosen = [f"lr {rate(entry.lr)}"] if entry.lr is not None else []
+    return CellText(arm, task, ", ".join(chosen + counts), [_run(entry, run, outcomes[run.id], folder) for run in runs])
+
+
+def _run(entry: Entry, run: Run, outcome: Outcome, folder: Path) -> RunText:
+    result, counts = outcome.result, run in entry.runs
+    is_there = outcome.state is not State.MISSING and run.folder.is_dir()  # an archived run has no folder
+    return RunText(
+        run.seed,
+        "backbone" if run.lr is None else rate(run.lr),
+        outcome.state.value,
+        counts,
+        _judged(result, result.validation) if result else "",
+        _judged(result, result.test) if result and counts else "",
+        f"{result.steps:,}" if result else "",
+        run.folder.name,
+        quote(Path(os.path.relpath(run.folder, folder)).as_posix()) + "/" if is_there else "",
+        f"fpt {shlex.join(run.command)}",
+        outcome.cause or "",
+    )
+
+
+def _judged(result: Result, value: float | None) -> str:
+    unit = UNITS[result.metric]
+    return "" if value is None else unit.write(unit.factor * value)

@@ -1,0 +1,76 @@
+"""How figures are written: percentages, R², counts, learning rates."""
+
+import math
+from dataclasses import dataclass
+
+from fpt_lightning.experiments.tables import MEASURES, Task
+
+NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a figure is counted in.
+
+    Attributes:
+        name: In a sentence.
+        axis: Along the axis of a chart.
+        factor: What a value of ``result.json`` or ``metrics.csv`` is multiplied by.
+        digits: Digits behind the point.
+        least_height: What a chart shows of it at least, so that small differences look small.
+        lowest: What is less a chart draws at its edge.
+    """
+
+    name: str
+    axis: str
+    factor: float
+    digits: int
+    least_height: float = 0.0
+    lowest: float = -math.inf
+
+    def write(self, value: float) -> str:
+        """A figure, with thousands apart."""
+        return f"{value:,.{self.digits}f}"
+
+    def write_signed(self, value: float) -> str:
+        """A difference."""
+        return (MINUS if value < 0 else "+") + self.write(abs(value))
+
+
+COUNT = Unit("count", "", 1, 0)
+UNITS = {"accuracy": Unit("accuracy", "accuracy, %", 100, 1, 5), "r2": Unit("R²", "R²", 1, 3, 0.05, -1)}
+"""By what judges a task."""
+
+
+def unit_of(task: Task) -> Unit:
+    """The unit of what judges a task."""
+    return UNITS[task.metric]
+
+
+def chance_of(task: Task) -> float:
+    """What guessing achieves, in the task's unit: 0 of a regression, where the mean is the guess."""
+    return task.chance if task.metric == "accuracy" else 0.0
+
+
+def measure_of(task: Task, measure: str) -> str:
+    """What a column of a task holds, as its heading says it."""
+    return MEASURES[measure].replace(UNITS["accuracy"].axis, unit_of(task).axis)
+
+
+def at_start(text: str) -> str:
+    """Words at the start of a sentence."""
+    return text[0].upper() + text[1:]
+
+
+def rate(lr: float) -> str:
+    """A learning rate as the papers write it: 3e-4."""
+    mantissa, exponent = f"{lr:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def short(count: float) -> str:
+    """A count in thousands or millions."""
+    for factor, name in ((1e6, "M"), (1e3, "k")):
+        if abs(count) >= factor * 0.9995:
+            return f"{count / factor:.3g}{name}"
+    return f"{count:.3g}"
