@@ -7,7 +7,6 @@ from markupsafe import Markup
 
 from fpt_lightning import __version__
 from fpt_lightning.experiments.report.page import Page
-from fpt_lightning.experiments.report.svg import swatch
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,7 +25,6 @@ def html(page: Page) -> str:
     pictures = [(title, base64.b64encode(picture.read_bytes()).decode()) for title, picture in page.attention]
     return environment.get_template("report.html").render(
         page=page,
-        swatch=swatch,
         pictures=pictures,
         version=__version__,
         style=_file("report.css"),

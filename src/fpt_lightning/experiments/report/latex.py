@@ -42,7 +42,7 @@ def latex(page: Page) -> str:
         r"\begin{table}",
         r"\centering",
         *([r"\footnotesize\setlength{\tabcolsep}{3pt}"] if columns > MOST_COLUMNS else []),
-        rf"\caption{{{escaped(f'{page.table.title} ({page.table.source}; profile {page.profile})')}}}",
+        rf"\caption{{{escaped(f'{page.table.title} ({page.table.source}; profile {page.profile.name})')}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', page.table.name)}}}",
         rf"\begin{{tabular}}{{l{'r' * columns}}}",
         r"\toprule",

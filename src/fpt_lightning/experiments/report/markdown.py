@@ -17,7 +17,7 @@ def markdown(page: Page) -> str:
     ]
     blocks = [
         f"## {escaped(page.table.title)}",
-        escaped(f"{page.table.source}; profile {page.profile}."),
+        escaped(f"{page.table.source}; profile {page.profile.name}."),
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
         "\n".join(f"[^{number}]: {escaped(note)}" for number, note in enumerate(page.notes, 1)),
         escaped(page.how_to_read("in brackets")),

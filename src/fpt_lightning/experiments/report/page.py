@@ -12,8 +12,8 @@ from fpt_lightning.experiments.report.charts import Section, sections_of
 from fpt_lightning.experiments.report.checks import warnings_of
 from fpt_lightning.experiments.report.results import Column, Entry, Figure, Results
 from fpt_lightning.experiments.report.statistics import SIGNIFICANT
-from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, measure_of, rate
-from fpt_lightning.experiments.tables import Table
+from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, rate
+from fpt_lightning.experiments.tables import MEASURES, Profile, Table
 from fpt_lightning.runs.outcome import Outcome, State
 from fpt_lightning.runs.result import Result
 
@@ -90,9 +90,6 @@ class Page:
     """All that a report says.
 
     Attributes:
-        table: Name, title, source and note.
-        profile: The budget's name.
-        about: What the profile is for.
         headings: Of the columns.
         rows: Every arm with its figures.
         notes: Why figures are missing; the same reason is given once.
@@ -100,14 +97,12 @@ class Page:
         reading: How to read the table, a sentence each.
         rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
         warnings: What to know before believing it, a sentence each.
-        sections: Charts.
         attention: Titles and pictures of attention maps.
         cells: Every run.
     """
 
     table: Table
-    profile: str
-    about: str
+    profile: Profile
     headings: list[str]
     rows: list[tuple[str, list[FigureText]]]
     notes: list[str]
@@ -136,8 +131,7 @@ def page_of(results: Results, folder: Path) -> Page:
     seeds = len(grid.protocol.seeds)
     return Page(
         grid.table,
-        grid.profile.name,
-        grid.profile.about,
+        grid.profile,
         [_heading(column, grid.table) for column in results.columns],
         rows,
         notes,
@@ -218,7 +212,8 @@ def _heading(column: Column, table: Table) -> str:
     """Names the measure where accuracy does not go without saying."""
     if table.measures == ("accuracy",) and column.task.metric == "accuracy":
         return column.task.title
-    return f"{column.task.title}, {measure_of(column.task, column.measure)}"
+    measure = MEASURES[column.measure].replace(UNITS["accuracy"].axis, UNITS[column.task.metric].axis)
+    return f"{column.task.title}, {measure}"
 
 
 def _reading(results: Results) -> Iterator[str]:

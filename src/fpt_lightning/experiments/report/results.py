@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 
 from fpt_lightning.experiments.grid import Cell, Grid, Run
 from fpt_lightning.experiments.report.statistics import Comparison, compare, holm, standard_error
-from fpt_lightning.experiments.report.units import COUNT, Unit, chance_of, unit_of
+from fpt_lightning.experiments.report.units import COUNT, UNITS, Unit
 from fpt_lightning.experiments.tables import Reference, Task
 from fpt_lightning.runs.metrics import Curve
 from fpt_lightning.runs.outcome import Outcome, State
@@ -37,8 +37,8 @@ class Figure:
         values: By seed, in the column's unit.
         expected: How many seeds there are to be.
         reference: The paper's figure.
-        missing: Why there is no value, or why there are fewer than expected.
-        comparison: Beside the baseline; None for the baseline itself.
+        missing: Why there are fewer.
+        comparison: Beside the baseline; None of the baseline itself.
     """
 
     values: Mapping[int, float]
@@ -62,8 +62,6 @@ class Entry:
     """A cell with the runs that count.
 
     Attributes:
-        cell: Arm, task and runs.
-        task: The task.
         lr: The learning rate that validation chose, or the only one; None as long as it is open.
         results: The finished runs at that learning rate, by seed.
         curves: Their learning curves.
@@ -83,17 +81,23 @@ class Entry:
         return [self.cell.runs[self.lr, seed] for seed in self.results] if self.lr is not None else []
 
     @property
+    def unit(self) -> Unit:
+        return UNITS[self.task.metric]
+
+    @property
     def chance(self) -> float:
         """What guessing achieves, as ``result.json`` and ``metrics.csv`` measure it."""
-        return chance_of(self.task) / unit_of(self.task).factor
+        return self.task.chance / self.unit.factor
 
-    def shown(self, value: float | None) -> float | None:
-        """A value of the task's metric in the unit of the report."""
-        return None if value is None else unit_of(self.task).factor * value
-
-    def steps_to_convergence(self, seed: int) -> int | None:
-        """Gradient steps that a run took; None where it was never better than chance."""
-        return self.curves[seed].steps_to_convergence(self.chance)
+    def measured(self, measure: str, seed: int) -> float | None:
+        """What a run measured, in the unit of the report; None where it did not."""
+        result, curve = self.results[seed], self.curves[seed]
+        if measure == "steps_to_convergence":
+            return curve.steps_to_convergence(self.chance)
+        if measure == "trained_parameters":
+            return result.trained_parameters
+        value = result.test if measure == "accuracy" else curve.train_accuracy()
+        return None if value is None else self.unit.factor * value
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Results:
     @property
     def judged_by(self) -> str:
         """The metric of the tasks, in a sentence."""
-        return " or ".join(dict.fromkeys(unit_of(task).name for task in self.tasks))
+        return " or ".join(dict.fromkeys(UNITS[task.metric].name for task in self.tasks))
 
 
 def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
@@ -138,7 +142,7 @@ def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
 
 def _column(task: Task, measure: str, measures: tuple[str, ...]) -> Column:
     name = task.name if len(measures) == 1 else f"{task.name}.{measure}"
-    return Column(task, measure, name, unit_of(task) if measure in ("accuracy", "train_accuracy") else COUNT)
+    return Column(task, measure, name, UNITS[task.metric] if measure in ("accuracy", "train_accuracy") else COUNT)
 
 
 def _entry(cell: Cell, grid: Grid, outcomes: Mapping[str, Outcome]) -> Entry:
@@ -175,20 +179,13 @@ def _why_open(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> str:
 
 
 def _figure(entry: Entry, column: Column) -> Figure:
-    measured = {seed: _MEASURED[column.measure](entry, seed) for seed in entry.results}
+    measured = {seed: entry.measured(column.measure, seed) for seed in entry.results}
     values = {seed: value for seed, value in measured.items() if value is not None and math.isfinite(value)}
     missing, absent = entry.missing, len(measured) - len(values)
     if missing is None and absent:
         missing = f"{absent} of {len(measured)} runs {_ABSENT[column.measure].format(metric=column.unit.name)}"
     return Figure(values, len(entry.cell.seeds), entry.cell.arm.reference.get(column.name), missing)
 
-
-_MEASURED: dict[str, Callable[[Entry, int], float | None]] = {
-    "accuracy": lambda entry, seed: entry.shown(entry.results[seed].test),
-    "train_accuracy": lambda entry, seed: entry.shown(entry.curves[seed].train_accuracy()),
-    "steps_to_convergence": Entry.steps_to_convergence,
-    "trained_parameters": lambda entry, seed: entry.results[seed].trained_parameters,
-}
 
 _ABSENT = {
     "accuracy": "ended without a number",

@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from fpt_lightning.experiments.tables import MEASURES, Task
-
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
@@ -33,33 +31,12 @@ class Unit:
         return f"{value:,.{self.digits}f}"
 
     def write_signed(self, value: float) -> str:
-        """A difference."""
         return (MINUS if value < 0 else "+") + self.write(abs(value))
 
 
-COUNT = Unit("count", "", 1, 0)
+COUNT = Unit("count", "count", 1, 0)
 UNITS = {"accuracy": Unit("accuracy", "accuracy, %", 100, 1, 5), "r2": Unit("R²", "R²", 1, 3, 0.05, -1)}
-"""By what judges a task."""
-
-
-def unit_of(task: Task) -> Unit:
-    """The unit of what judges a task."""
-    return UNITS[task.metric]
-
-
-def chance_of(task: Task) -> float:
-    """What guessing achieves, in the task's unit: 0 of a regression, where the mean is the guess."""
-    return task.chance if task.metric == "accuracy" else 0.0
-
-
-def measure_of(task: Task, measure: str) -> str:
-    """What a column of a task holds, as its heading says it."""
-    return MEASURES[measure].replace(UNITS["accuracy"].axis, unit_of(task).axis)
-
-
-def at_start(text: str) -> str:
-    """Words at the start of a sentence."""
-    return text[0].upper() + text[1:]
+"""By the metric of a task."""
 
 
 def rate(lr: float) -> str:
