@@ -156,11 +156,14 @@ class Grid:
         makers = {run.needs.id for cell in self.cells for run in cell.runs.values() if run.needs}
         return len(decided | makers) + sum(cell.size() - len(cell.grid_runs()) for cell in self.cells)
 
-    def outcomes(self) -> dict[str, Outcome]:
-        """What the folders say of every run that the table may ever ask for."""
+    def all_runs(self) -> list[Run]:
+        """Every run that the table may ever ask for, once."""
         runs = {run.id: run for cell in self.cells for run in cell.runs.values()}
-        runs |= {run.needs.id: run.needs for run in list(runs.values()) if run.needs is not None}
-        return {run.id: self.runs.outcome(run.folder.name, run.makes_backbone) for run in runs.values()}
+        return list((runs | {run.needs.id: run.needs for run in runs.values() if run.needs is not None}).values())
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """What became of :meth:`all_runs`, by id."""
+        return {run.id: self.runs.outcome(run.folder.name, run.makes_backbone) for run in self.all_runs()}
 
 
 def make_grid(

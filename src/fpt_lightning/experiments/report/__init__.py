@@ -5,18 +5,16 @@ from pathlib import Path
 
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Grid
-from fpt_lightning.experiments.report.html import html
-from fpt_lightning.experiments.report.latex import latex
-from fpt_lightning.experiments.report.markdown import markdown
+from fpt_lightning.experiments.report import html, latex, markdown
 from fpt_lightning.experiments.report.page import Page, page_of
 from fpt_lightning.experiments.report.results import collect
 from fpt_lightning.files import write_whole
 from fpt_lightning.runs.outcome import Outcome
 
-FORMATS: dict[str, Callable[[Page], str]] = {"markdown": markdown, "latex": latex, "html": html}
+FORMATS: dict[str, Callable[[Page], str]] = {"markdown": markdown.frame, "latex": latex.frame, "html": html.frame}
 
 ARCHIVED = {"markdown": "README.md", "latex": "table.tex", "html": "page.html"}
-"""The pages of an archived table."""
+"""The pages of an archived table: the first is what GitHub shows of its folder."""
 
 
 def render(grid: Grid, outcomes: Mapping[str, Outcome], kind: str, folder: Path | None = None) -> str:

@@ -101,24 +101,21 @@ def _at_rate(results: Results, entry: Entry, lr: float) -> Point | None:
     if not values:
         return None
     mean, error = fmean(values), standard_error(values)
-    tooltip = f"{entry.cell.arm.name}, lr {rate(lr)}: validation {unit.write(mean)}"
+    tooltip = f"{entry.arm}, lr {rate(lr)}: validation {unit.write(mean)}"
     return Point(lr, mean, error, tooltip + (f" ± {unit.write(error)}" if error else ""), chosen=lr == entry.lr)
 
 
 def _convergence(results: Results, task: Task) -> Dots | None:
-    rows = []
+    rows, everything = [], list[float]()
     for style, entry in enumerate(results.entries_of(task)):
-        name = entry.cell.arm.name
-        points = [
-            Point(steps, 0, tooltip=f"{name}, seed {seed}: {steps:,.0f} steps")
-            for seed in entry.curves
-            if (steps := entry.measured("steps_to_convergence", seed))
-        ]
+        steps = entry.measured("steps_to_convergence")
+        points = [Point(at, 0, tooltip=f"{entry.arm}, seed {seed}: {at:,.0f} steps") for seed, at in steps.items()]
         if points:
-            rows.append((name, style, points, fmean(point.x for point in points)))
+            rows.append((entry.arm, style, points, fmean(steps.values())))
+            everything += steps.values()
     if not rows:
         return None
-    x = x_axis("gradient steps", [point.x for _, _, points, _ in rows for point in points], True, short)
+    x = x_axis("gradient steps", everything, True, short)
     return Dots(f"Steps to convergence on {task.title}", x, rows)
 
 
@@ -129,7 +126,7 @@ def _sizes(results: Results, task: Task) -> Chart | None:
         values = _finite(unit.factor * result.test for result in sized if result.test is not None)
         if values:
             trained, mean = fmean(result.trained_parameters or 0 for result in sized), fmean(values)
-            tooltip = f"{entry.cell.arm.name}: {trained:,.0f} trained, test {unit.write(mean)}"
+            tooltip = f"{entry.arm}: {trained:,.0f} trained, test {unit.write(mean)}"
             arms.append(Series(style, [Point(trained, mean, standard_error(values), tooltip)]))
     if len({point.x for series in arms for point in series.points}) < 2:
         return None

@@ -41,7 +41,7 @@ def warnings_of(results: Results) -> list[str]:
 
 def _unequal_budgets(results: Results, task: Task) -> Iterator[str]:
     """Arms of a column that were given different budgets; the step at which a run stopped early is none."""
-    budgets = {entry.cell.arm.name: _budget(results, entry) for entry in results.entries_of(task) if entry.results}
+    budgets = {entry.arm: _budget(results, entry) for entry in results.entries_of(task) if entry.results}
     for name in dict.fromkeys(name for budget in budgets.values() for name in budget):
         arms = defaultdict[str, list[str]](list)
         for arm, budget in budgets.items():
@@ -75,7 +75,7 @@ def _other_data(results: Results, task: Task) -> Iterator[str]:
     for entry in results.entries_of(task):
         for fingerprint in {result.data_fingerprint: None for result in entry.results.values()}:
             if fingerprint is not None:
-                arms[fingerprint].append(entry.cell.arm.name)
+                arms[fingerprint].append(entry.arm)
     if len(arms) > 1:
         yield f"Different data on {task.title}: the fingerprints are {_values(arms)}."
 

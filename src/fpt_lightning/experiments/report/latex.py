@@ -28,7 +28,7 @@ MOST_COLUMNS = 4
 """Columns that fit across a page in the size of its text."""
 
 
-def latex(page: Page) -> str:
+def frame(page: Page) -> str:
     r"""A ``table`` environment: our figures, the paper's in a grey row below, notes and warnings in small print."""
     small = [
         *(rf"\textsuperscript{{{number}}}~{escaped(note)}" for number, note in enumerate(page.notes, 1)),

@@ -8,7 +8,7 @@ from fpt_lightning.experiments.report.page import FigureText, Page
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&]|^[-+#](?=\s))")
 
 
-def markdown(page: Page) -> str:
+def frame(page: Page) -> str:
     """The table, footnotes for what is missing, and warnings below it."""
     rows = [
         ["", *map(escaped, page.headings)],

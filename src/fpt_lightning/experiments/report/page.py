@@ -5,31 +5,38 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote
 
 from fpt_lightning.experiments.grid import Run
 from fpt_lightning.experiments.report.charts import Section, sections_of
 from fpt_lightning.experiments.report.checks import warnings_of
-from fpt_lightning.experiments.report.results import Column, Entry, Figure, Results
-from fpt_lightning.experiments.report.statistics import SIGNIFICANT
-from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, rate
-from fpt_lightning.experiments.tables import MEASURES, Profile, Table
+from fpt_lightning.experiments.report.results import Column, Entry, Results
+from fpt_lightning.experiments.report.statistics import SIGNIFICANT, Comparison, standard_error
+from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
+from fpt_lightning.experiments.tables import MEASURES, Profile, Reference, Table
 from fpt_lightning.runs.outcome import Outcome, State
 from fpt_lightning.runs.result import Result
 
 DEFINITIONS = {
-    ("accuracy", "accuracy"): "Test accuracy, in percent, of the checkpoint that validation chose.",
-    ("accuracy", "r2"): "Test R², the coefficient of determination, of the checkpoint that validation chose.",
-    ("train_accuracy", "accuracy"): "Training accuracy: the mean over the last fifth of the training batches that were "
-    "logged, in percent.",
-    ("train_accuracy", "r2"): "Training R²: the mean over the last fifth of the training batches that were logged.",
-}
-"""Of measures that a task's metric decides on."""
-
-COUNT_DEFINITIONS = {
+    "accuracy": "Test accuracy, in percent, of the checkpoint that validation chose.",
+    "train_accuracy": "Training accuracy: the mean over the last fifth of the training batches that were logged, in "
+    "percent.",
     "steps_to_convergence": "Steps to convergence: gradient steps up to the first validation that lacks at most 1 % of "
     "the way from chance to the run's best validation.",
     "trained_parameters": "Trained parameters: how many numbers of the model were trained.",
+}
+
+OF_REGRESSIONS = {
+    "accuracy": "Test R², the coefficient of determination, of the checkpoint that validation chose.",
+    "train_accuracy": "Training R²: the mean over the last fifth of the training batches that were logged.",
+}
+
+ABSENT = {
+    "accuracy": "ended without a number",
+    "train_accuracy": "logged no training {metric}",
+    "steps_to_convergence": "were never better than chance on validation",
+    "trained_parameters": "do not say how many parameters they train",
 }
 
 
@@ -45,7 +52,7 @@ class FigureText:
         significant: Whether it differs from the baseline.
         count: How many seeds it is over.
         lr: The learning rate that was chosen among several.
-        note: The number of the note that says why there is none, or why so few seeds; from 1.
+        note: The number of the note that says why there is none, or why so few seeds.
     """
 
     mean: str
@@ -146,45 +153,43 @@ def page_of(results: Results, folder: Path) -> Page:
 
 
 def _figure(results: Results, arm: str, column: Column, notes: list[str]) -> FigureText:
-    figure, entry = results.figures[arm, column.name], results.entries[arm, column.task.name]
-    count = len(figure.values)
-    ours, paper = figure.mean, figure.reference
+    entry = results.entries[arm, column.task.name]
+    values = list(results.values[arm, column.name].values())
+    reference, unit = entry.cell.arm.reference.get(column.name), column.unit
+    count, seeds = len(values), len(entry.cell.seeds)
+    comparison = results.comparisons.get((arm, column.name))
     return FigureText(
-        _mean(figure, column),
-        _reference(figure, column),
-        "" if ours is None or paper is None else column.unit.write_signed(ours - paper.mean),
-        _comparison(figure, column, results.baseline),
-        figure.comparison is not None and figure.comparison.significant,
-        (f"n = {count}" + (f" of {figure.expected}" if count < figure.expected else "")) if count else "",
+        _mean(values, column),
+        "" if reference is None else _reference(reference, unit),
+        unit.write_signed(fmean(values) - reference.mean) if values and reference is not None else "",
+        "" if comparison is None else _comparison(comparison, unit, results.baseline),
+        comparison is not None and comparison.significant,
+        (f"n = {count}" + (f" of {seeds}" if count < seeds else "")) if count else "",
         rate(entry.lr) if entry.lr is not None and len(entry.cell.rates) > 1 else "",
-        _note(figure, notes),
+        _note(entry, column, count, notes),
     )
 
 
-def _mean(figure: Figure, column: Column) -> str:
+def _mean(values: list[float], column: Column) -> str:
     """Mean ± standard error; the mean alone of a single seed, and of a number that no seed changes."""
-    if figure.mean is None:
+    if not values:
         return NONE
-    mean, error = column.unit.write(figure.mean), figure.standard_error
+    mean, error = column.unit.write(fmean(values)), standard_error(values)
     if error is None or (column.measure == "trained_parameters" and error == 0):
         return mean
     return f"{mean} ± {column.unit.write(error)}"
 
 
-def _reference(figure: Figure, column: Column) -> str:
+def _reference(reference: Reference, unit: Unit) -> str:
     """The paper's figure with as many digits as it gave."""
-    if figure.reference is None:
-        return ""
-    mean, error = figure.reference.mean, figure.reference.standard_error
-    written = column.unit.write(mean) if column.unit is COUNT else f"{mean:g}"
-    return written if error is None else f"{written} ± {column.unit.write(error)}"
+    mean = unit.write(reference.mean) if unit is COUNT else f"{reference.mean:g}"
+    return mean if reference.standard_error is None else f"{mean} ± {unit.write(reference.standard_error)}"
 
 
-def _comparison(figure: Figure, column: Column, baseline: str) -> str:
-    comparison = figure.comparison
-    if comparison is None or comparison.difference is None:
-        return comparison.untested or "" if comparison else ""
-    difference = f"{column.unit.write_signed(comparison.difference)} against {baseline}"
+def _comparison(comparison: Comparison, unit: Unit, baseline: str) -> str:
+    if comparison.difference is None:
+        return comparison.untested or ""
+    difference = f"{unit.write_signed(comparison.difference)} against {baseline}"
     if comparison.p is None or comparison.corrected is None:
         return f"{difference}, not tested: {comparison.untested}"
     return (
@@ -198,11 +203,13 @@ def _p_value(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
 
 
-def _note(figure: Figure, notes: list[str]) -> int | None:
-    if figure.missing is None:
+def _note(entry: Entry, column: Column, count: int, notes: list[str]) -> int | None:
+    """The number, from 1, of the note that says why there are fewer values than seeds."""
+    finished = len(entry.results)
+    if entry.missing is None and count == finished:
         return None
-    count = len(figure.values)
-    note = (f"mean over {count} of {figure.expected} seeds: " if count else "") + figure.missing
+    absent = f"{finished - count} of {finished} runs {ABSENT[column.measure].format(metric=column.unit.name)}"
+    note = (f"mean over {count} of {len(entry.cell.seeds)} seeds: " if count else "") + (entry.missing or absent)
     if note not in notes:
         notes.append(note)
     return notes.index(note) + 1
@@ -218,10 +225,8 @@ def _heading(column: Column, table: Table) -> str:
 
 def _reading(results: Results) -> Iterator[str]:
     """What is measured, how learning rates were chosen, what is bold."""
-    yield from dict.fromkeys(
-        COUNT_DEFINITIONS.get(column.measure) or DEFINITIONS[column.measure, column.task.metric]
-        for column in results.columns
-    )
+    definitions = {"accuracy": DEFINITIONS, "r2": DEFINITIONS | OF_REGRESSIONS}
+    yield from dict.fromkeys(definitions[column.task.metric][column.measure] for column in results.columns)
     protocol = results.grid.protocol
     if protocol.lr is None:
         yield f"Protocol {protocol.name}: one learning rate, given beforehand."
@@ -232,9 +237,7 @@ def _reading(results: Results) -> Iterator[str]:
             f"{rate(max(protocol.lr))} every arm takes the one with the best validation {results.judged_by} "
             f"(mean over {seeds} seed{'s' * (seeds > 1)})."
         )
-    comparisons = [figure.comparison for figure in results.figures.values()]
-    tested = sum(comparison is not None and comparison.p is not None for comparison in comparisons)
-    if tested:
+    if tested := sum(comparison.p is not None for comparison in results.comparisons.values()):
         yield (
             f"Bold differs from {results.baseline}: paired t-test over seeds, "
             f"p < {SIGNIFICANT:g} after Holm's correction over {tested} comparison{'s' * (tested > 1)}."
@@ -255,12 +258,12 @@ def _attention(results: Results) -> Iterator[tuple[str, Path]]:
         for entry in results.entries_of(task):
             for run in entry.runs:
                 if (picture := results.outcomes[run.id].attention) is not None:
-                    yield f"{entry.cell.arm.name} on {task.title}, seed {run.seed}", picture
+                    yield f"{entry.arm} on {task.title}, seed {run.seed}", picture
                     break
 
 
 def _cell(results: Results, entry: Entry, folder: Path) -> CellText:
-    arm, task, outcomes = entry.cell.arm.name, entry.task.title, results.outcomes
+    arm, task, outcomes = entry.arm, entry.task.title, results.outcomes
     if entry.cell.missing is not None:
         return CellText(arm, task, entry.cell.missing, [])
     due = entry.cell.due(outcomes)
