@@ -74,8 +74,10 @@ class RunFolders:
         metrics = RunFolder(self.folder / name).metrics
         try:
             with metrics.open(newline="", encoding="utf-8") as file:
-                header, *rows = csv.reader(file)
-            return [dict(zip(header, row, strict=True)) for row in rows]
+                rows = list(csv.DictReader(file, restval=""))  # the last one may be cut off
+            if any(None in row for row in rows):
+                raise ValueError("a row has more figures than there are columns")
+            return rows
         except FileNotFoundError:
             return []
         except (OSError, ValueError, csv.Error) as error:

@@ -191,6 +191,13 @@ def test_steps_to_convergence() -> None:
     assert "1 % of the way from chance" in told
 
 
+def test_steps_between_round_numbers_have_an_axis() -> None:
+    grid = grid_of("table6", arms=["FPT"])
+    for run in grid.cells[0].runs.values():
+        finish(run, curve=[0.6] * 11 + [0.9])
+    assert ">1.3k</text>" in _rendered(grid, "html")
+
+
 def test_several_measures_of_a_task() -> None:
     grid = grid_of("table7")
     for run in _cell(grid, "FPT", "mnist").runs.values():

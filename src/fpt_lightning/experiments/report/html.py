@@ -1,21 +1,26 @@
 """A table as one HTML file that needs nothing else: figures, charts, and every run with its command."""
 
 import base64
+from functools import cache
+from typing import TYPE_CHECKING
 
 from fpt_lightning import __version__
 from fpt_lightning.experiments.report.page import Page
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 
 def frame(page: Page) -> str:
     """The whole page."""
+    pictures = [(title, base64.b64encode(picture.read_bytes()).decode()) for title, picture in page.attention]
+    return _template().render(page=page, pictures=pictures, version=__version__)
+
+
+@cache
+def _template() -> "Template":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("fpt_lightning.experiments.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    pictures = [(title, base64.b64encode(picture.read_bytes()).decode()) for title, picture in page.attention]
-    return environment.get_template("report.html").render(page=page, pictures=pictures, version=__version__)
+    loader = PackageLoader("fpt_lightning.experiments.report")
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=loader, undefined=StrictUndefined, **options).get_template("report.html")

@@ -54,20 +54,21 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Round values within the range: about five."""
-        if not self.log:
-            rough = (self.high - self.low) / 5
-            unit = 10 ** math.floor(math.log10(rough))
-            step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
-            first = math.ceil(self.low / step - 1e-9)
-            return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        candidates: list[float] = []
-        for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
-            candidates = [factor * 10.0**decade for decade in decades for factor in factors]
-            candidates = [value for value in candidates if self.low * 0.999 <= value <= self.high * 1.001]
-            if len(candidates) >= 3:
-                break
-        return candidates[:: math.ceil(len(candidates) / 6)]
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            candidates: list[float] = []
+            for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+                candidates = [factor * 10.0**decade for decade in decades for factor in factors]
+                candidates = [value for value in candidates if self.low * 0.999 <= value <= self.high * 1.001]
+                if len(candidates) >= 3:
+                    break
+            if candidates:  # none lies between 1,100 and 1,400
+                return candidates[:: math.ceil(len(candidates) / 6)]
+        rough = (self.high - self.low) / 5
+        unit = 10 ** math.floor(math.log10(rough))
+        step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
+        first = math.ceil(self.low / step - 1e-9)
+        return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
 @dataclass(frozen=True)
