@@ -18,14 +18,7 @@ ARCHIVED = {"markdown": "README.md", "latex": "table.tex", "html": "page.html"}
 
 
 def render(grid: Grid, outcomes: Mapping[str, Outcome], kind: str, folder: Path | None = None) -> str:
-    """Writes a table in one of :data:`FORMATS`.
-
-    Args:
-        grid: The table's cells and runs.
-        outcomes: What became of the runs, of :meth:`Grid.outcomes`.
-        kind: ``markdown``, ``latex`` or ``html``.
-        folder: Where the page will lie, which its links to run folders start from; by default where the runs lie.
-    """
+    """A table in one of :data:`FORMATS`; its links start from ``folder``, by default that of the runs."""
     return FORMATS[kind](page_of(collect(grid, outcomes), folder or grid.folder))
 
 
@@ -34,8 +27,8 @@ def write_report(grid: Grid, outcomes: Mapping[str, Outcome], kind: str = "markd
 
     Args:
         grid: The table's cells and runs.
-        outcomes: What became of the runs.
-        kind: ``markdown``, ``latex`` or ``html``.
+        outcomes: What became of the runs, of :meth:`Grid.outcomes`.
+        kind: One of :data:`FORMATS`.
         out: The file; without one, HTML goes to ``TABLE.html`` beside the runs, the others to no file.
 
     Returns:

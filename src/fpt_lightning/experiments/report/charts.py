@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 from fpt_lightning.experiments.report.results import Entry, Results
@@ -15,49 +14,13 @@ MOST_POINTS = 120
 """Points of a drawn curve: more cannot be told apart at its size."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """Charts of one kind, one a task under its title."""
-
-    title: str
-    about: str
-    charts: list[tuple[str, Chart | Dots]]
-
-
-def sections_of(results: Results) -> list[Section]:
-    """All charts that there is something to draw for."""
-    metric = results.judged_by
-    kinds: list[tuple[Callable[[Results, Task], Chart | Dots | None], str, str]] = [
-        (
-            _learning_curves,
-            "Learning curves",
-            f"Validation {metric} against gradient steps, at the chosen learning rate: mean over seeds and, as a band, "
-            "their standard error, as far as all seeds were trained.",
-        ),
-        (
-            _rates,
-            f"{_capital(metric)} against learning rate",
-            f"Validation {metric} of the checkpoint that was kept, mean ± standard error over the seeds that ran the "
-            "grid; the ring marks the learning rate that was chosen. An arm whose best lies elsewhere than that of "
-            "another cannot be judged at one learning rate for both.",
-        ),
-        (
-            _convergence,
-            "Steps to convergence",
-            "Gradient steps up to the first validation that lacks at most 1 % of the way from chance to the run's best "
-            "validation: a dot a seed, a bar at the mean.",
-        ),
-        (
-            _sizes,
-            "Model size",
-            f"Test {metric} against the number of trained parameters, mean ± standard error over seeds.",
-        ),
-    ]
-    sections = [
-        Section(title, about, [(task.title, chart) for task in results.tasks if (chart := draw(results, task))])
-        for draw, title, about in kinds
-    ]
-    return [section for section in sections if section.charts]
+def charts_of(results: Results) -> dict[str, list[tuple[str, Chart | Dots]]]:
+    """All that there is something to draw for: by kind, a chart for each task under its title."""
+    kinds = {"curves": _learning_curves, "rates": _rates, "convergence": _convergence, "sizes": _sizes}
+    return {
+        kind: [(task.title, chart) for task in results.tasks if (chart := draw(results, task)) is not None]
+        for kind, draw in kinds.items()
+    }
 
 
 def _learning_curves(results: Results, task: Task) -> Chart | None:
@@ -73,12 +36,10 @@ def _mean_curve(entry: Entry) -> list[Point]:
     return [Point(step, fmean(seeds), standard_error(seeds)) for step, seeds in values.items()]
 
 
-def thinned(steps: Sequence[int]) -> Sequence[int]:
+def thinned(steps: Sequence[int]) -> list[int]:
     """At most :data:`MOST_POINTS` of the steps, evenly spaced, the first and the last among them."""
-    if len(steps) <= MOST_POINTS:
-        return steps
-    last = len(steps) - 1
-    return [steps[round(index * last / (MOST_POINTS - 1))] for index in range(MOST_POINTS)]
+    count = min(len(steps), MOST_POINTS)
+    return [steps[round(index * (len(steps) - 1) / max(1, count - 1))] for index in range(count)]
 
 
 def _rates(results: Results, task: Task) -> Chart | None:
@@ -89,8 +50,9 @@ def _rates(results: Results, task: Task) -> Chart | None:
         Series(style, [point for lr in entry.cell.rates if (point := _at_rate(results, entry, lr))])
         for style, entry in enumerate(entries)
     ]
-    title = f"{_capital(UNITS[task.metric].name)} against learning rate on {task.title}"
-    return _chart(title, task, arms, "learning rate", True, rate)
+    return _chart(
+        f"{UNITS[task.metric].title} against learning rate on {task.title}", task, arms, "learning rate", True, rate
+    )
 
 
 def _at_rate(results: Results, entry: Entry, lr: float) -> Point | None:
@@ -130,11 +92,7 @@ def _sizes(results: Results, task: Task) -> Chart | None:
             arms.append(Series(style, [Point(trained, mean, standard_error(values), tooltip)]))
     if len({point.x for series in arms for point in series.points}) < 2:
         return None
-    return _chart(f"{_capital(unit.name)} against size on {task.title}", task, arms, "trained parameters", True, short)
-
-
-def _capital(words: str) -> str:
-    return words[0].upper() + words[1:]
+    return _chart(f"{unit.title} against size on {task.title}", task, arms, "trained parameters", True, short)
 
 
 def _finite(values: Iterable[float]) -> list[float]:

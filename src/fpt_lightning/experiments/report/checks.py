@@ -23,6 +23,7 @@ BUDGET = {
 
 def warnings_of(results: Results) -> list[str]:
     """Everything that makes the figures of a table less comparable than they look, a sentence each."""
+    curves = [curve for entry in results.entries.values() for curve in entry.curves.values()]
     return [
         *(sentence for task in results.tasks for sentence in _unequal_budgets(results, task)),
         *(sentence for task in results.tasks for sentence in _other_data(results, task)),
@@ -30,12 +31,7 @@ def warnings_of(results: Results) -> list[str]:
         *_narrow_grids(results),
         *_still_rising(results),
         *_other_versions(results),
-        *(
-            f"{curve.problem}."
-            for entry in results.entries.values()
-            for curve in entry.curves.values()
-            if curve.problem
-        ),
+        *(f"{curve.problem}." for curve in curves if curve.problem),
     ]
 
 
@@ -55,19 +51,13 @@ def _budget(results: Results, entry: Entry) -> dict[str, Any]:
     ended = (State.FINISHED, State.FAILED)
     tried = {lr for (lr, _), run in entry.cell.runs.items() if results.outcomes[run.id].state in ended}
     batches = sorted({result.batch_size for result in entry.results.values() if result.batch_size is not None})
-    config = results.grid.runs.config(entry.runs[0].folder.name)
-    options = {name: _option(config, *place) for name, place in BUDGET.items()} if config else {}
-    return {
-        "learning rates": len(tried),
-        "seeds": len(entry.results),
-        "batch size": " and ".join(map(str, batches)) or "unknown",
-        **{name: "none" if value is None else value for name, value in options.items()},
-    }
-
-
-def _option(config: dict[str, Any], section: str, name: str) -> Any:
-    options = config.get(section)
-    return options.get(name) if isinstance(options, dict) else None
+    config = results.grid.runs.config(entry.runs[0].folder.name) or {}
+    batch = " and ".join(map(str, batches)) or "unknown"
+    budget: dict[str, Any] = {"learning rates": len(tried), "seeds": len(entry.results), "batch size": batch}
+    for name, (section, option) in BUDGET.items():
+        if isinstance(options := config.get(section), dict):
+            budget[name] = "none" if options.get(option) is None else options[option]
+    return budget
 
 
 def _other_data(results: Results, task: Task) -> Iterator[str]:
@@ -88,22 +78,21 @@ def _values(arms: dict[str, list[str]]) -> str:
 def _other_metrics(results: Results) -> Iterator[str]:
     """A regression that the table takes for a classification, or the other way round: its figures mean nothing."""
     for task in results.tasks:
-        entries = results.entries_of(task)
-        for metric in {result.metric: None for entry in entries for result in entry.results.values()}:
-            if metric != task.metric:
-                yield f"Runs on {task.title} measured {metric}: give its task `metric: {metric}`."
+        metrics = {result.metric for entry in results.entries_of(task) for result in entry.results.values()}
+        for metric in metrics - {task.metric}:
+            yield f"Runs on {task.title} measured {metric}: give its task `metric: {metric}`."
 
 
 def _narrow_grids(results: Results) -> Iterator[str]:
     titles = defaultdict[tuple[str, float, str], list[str]](list)
-    for (arm, _), entry in results.entries.items():
+    for entry in results.entries.values():
         rates = entry.cell.rates
         if len(rates) > 1 and entry.lr in (rates[0], rates[-1]) and not _is_level(results, entry):
             edge = "smallest" if entry.lr == rates[0] else "largest"
-            titles[arm, entry.lr, edge].append(entry.task.title)
+            titles[entry.arm, entry.lr, edge].append(entry.task.title)
     for (arm, lr, edge), tasks in titles.items():
-        chosen = f"{arm} chose the {edge} learning rate, {rate(lr)}"
-        yield f"{chosen}, on {', '.join(tasks)}: the grid may be too narrow."
+        where = f"{rate(lr)}, on {', '.join(tasks)}"
+        yield f"{arm} chose the {edge} learning rate, {where}: the grid may be too narrow."
 
 
 def _is_level(results: Results, entry: Entry) -> bool:
@@ -117,20 +106,18 @@ def _still_rising(results: Results) -> Iterator[str]:
     """Convergence is not known of a run that ends at its best."""
     if "steps_to_convergence" not in results.grid.table.measures:
         return
-    for (arm, _), entry in results.entries.items():
-        rising = sum(curve.still_rising for curve in entry.curves.values())
-        if rising:
+    for entry in results.entries.values():
+        if rising := sum(curve.still_rising for curve in entry.curves.values()):
             ended = f"{rising} of {len(entry.curves)} runs ended at their best"
-            yield f"{arm} on {entry.task.title}: {ended}, so may not have converged."
+            yield f"{entry.arm} on {entry.task.title}: {ended}, so may not have converged."
 
 
 def _other_versions(results: Results) -> Iterator[str]:
     places = defaultdict[str, list[str]](list)
-    for (arm, _), entry in results.entries.items():
+    for entry in results.entries.values():
         for result in entry.results.values():
-            version = result.versions.get("fpt-lightning", "unknown")
-            if version != __version__:
-                places[version].append(f"{arm} on {entry.task.title}")
+            if (version := result.versions.get("fpt-lightning", "unknown")) != __version__:
+                places[version].append(f"{entry.arm} on {entry.task.title}")
     for version, cells in places.items():
         where = ", ".join(dict.fromkeys(cells))
         yield f"{len(cells)} runs were made by fpt-lightning {version}, not by {__version__}: {where}."

@@ -2,13 +2,11 @@
 
 import base64
 from functools import cache
-from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from fpt_lightning import __version__
 from fpt_lightning.experiments.report.page import Page
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 
 def frame(page: Page) -> str:
@@ -18,9 +16,12 @@ def frame(page: Page) -> str:
 
 
 @cache
-def _template() -> "Template":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("fpt_lightning.experiments.report")
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    return Environment(loader=loader, undefined=StrictUndefined, **options).get_template("report.html")
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("fpt_lightning.experiments.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("report.html")

@@ -9,14 +9,14 @@ from statistics import fmean
 from urllib.parse import quote
 
 from fpt_lightning.experiments.grid import Run
-from fpt_lightning.experiments.report.charts import Section, sections_of
+from fpt_lightning.experiments.report.charts import charts_of
 from fpt_lightning.experiments.report.checks import warnings_of
 from fpt_lightning.experiments.report.results import Column, Entry, Results
 from fpt_lightning.experiments.report.statistics import SIGNIFICANT, Comparison, standard_error
+from fpt_lightning.experiments.report.svg import Chart, Dots
 from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
 from fpt_lightning.experiments.tables import MEASURES, Profile, Reference, Table
 from fpt_lightning.runs.outcome import Outcome, State
-from fpt_lightning.runs.result import Result
 
 DEFINITIONS = {
     "accuracy": "Test accuracy, in percent, of the checkpoint that validation chose.",
@@ -42,14 +42,13 @@ ABSENT = {
 
 @dataclass(frozen=True)
 class FigureText:
-    """A figure of the table.
+    """A figure of the table; what there is not is empty.
 
     Attributes:
         mean: Mean ± standard error.
-        reference: The paper's, as it gave it; empty where there is none, as all that follows.
+        reference: The paper's, as it gave it.
         difference: Ours minus the paper's.
-        comparison: What the test against the baseline found, a sentence.
-        significant: Whether it differs from the baseline.
+        comparison: What the test against the baseline found, a sentence; ``significant`` in short.
         count: How many seeds it is over.
         lr: The learning rate that was chosen among several.
         note: The number of the note that says why there is none, or why so few seeds.
@@ -69,17 +68,15 @@ class FigureText:
 class RunText:
     """A run in the list of its cell; ``counts`` says whether it is part of the figure."""
 
-    seed: int
-    lr: str
-    state: str
+    run: Run
+    outcome: Outcome
     counts: bool
+    lr: str
     validation: str
     test: str
     steps: str
-    folder: str
     link: str
     command: str
-    cause: str
 
 
 @dataclass(frozen=True)
@@ -97,15 +94,13 @@ class Page:
     """All that a report says.
 
     Attributes:
-        headings: Of the columns.
-        rows: Every arm with its figures.
         notes: Why figures are missing; the same reason is given once.
         over: What a figure is the mean of.
         reading: How to read the table, a sentence each.
         rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
-        warnings: What to know before believing it, a sentence each.
+        metric: What judges the tasks.
+        charts: By kind and task; see :func:`charts_of`.
         attention: Titles and pictures of attention maps.
-        cells: Every run.
     """
 
     table: Table
@@ -117,7 +112,8 @@ class Page:
     reading: list[str]
     rates: list[str]
     warnings: list[str]
-    sections: list[Section]
+    metric: str
+    charts: dict[str, list[tuple[str, Chart | Dots]]]
     attention: list[tuple[str, Path]]
     cells: list[CellText]
 
@@ -127,28 +123,24 @@ class Page:
 
 
 def page_of(results: Results, folder: Path) -> Page:
-    """Puts a table into words.
-
-    Args:
-        results: Its figures.
-        folder: Where the page will lie, which its links to run folders start from.
-    """
+    """Puts a table into words; links to run folders start from ``folder``, where the page will lie."""
     grid, notes = results.grid, list[str]()
-    rows = [(arm, [_figure(results, arm, column, notes) for column in results.columns]) for arm in results.arms]
     seeds = len(grid.protocol.seeds)
+    metric = " or ".join(dict.fromkeys(UNITS[task.metric].name for task in results.tasks))
     return Page(
-        grid.table,
-        grid.profile,
-        [_heading(column, grid.table) for column in results.columns],
-        rows,
-        notes,
-        f"Mean ± standard error over {seeds} seeds" if seeds > 1 else "One seed",
-        list(_reading(results)),
-        list(_rates(results)),
-        warnings_of(results),
-        sections_of(results),
-        list(_attention(results)),
-        [_cell(results, entry, folder) for task in results.tasks for entry in results.entries_of(task)],
+        table=grid.table,
+        profile=grid.profile,
+        headings=[_heading(column, grid.table) for column in results.columns],
+        rows=[(arm, [_figure(results, arm, column, notes) for column in results.columns]) for arm in results.arms],
+        notes=notes,
+        over=f"Mean ± standard error over {seeds} seeds" if seeds > 1 else "One seed",
+        reading=list(_reading(results, metric)),
+        rates=list(_rates(results)),
+        warnings=warnings_of(results),
+        metric=metric,
+        charts=charts_of(results),
+        attention=list(_attention(results)),
+        cells=[_cell(results, entry, folder) for task in results.tasks for entry in results.entries_of(task)],
     )
 
 
@@ -159,14 +151,14 @@ def _figure(results: Results, arm: str, column: Column, notes: list[str]) -> Fig
     count, seeds = len(values), len(entry.cell.seeds)
     comparison = results.comparisons.get((arm, column.name))
     return FigureText(
-        _mean(values, column),
-        "" if reference is None else _reference(reference, unit),
-        unit.write_signed(fmean(values) - reference.mean) if values and reference is not None else "",
-        "" if comparison is None else _comparison(comparison, unit, results.baseline),
-        comparison is not None and comparison.significant,
-        (f"n = {count}" + (f" of {seeds}" if count < seeds else "")) if count else "",
-        rate(entry.lr) if entry.lr is not None and len(entry.cell.rates) > 1 else "",
-        _note(entry, column, count, notes),
+        mean=_mean(values, column),
+        reference="" if reference is None else _reference(reference, unit),
+        difference=unit.write_signed(fmean(values) - reference.mean) if values and reference is not None else "",
+        comparison="" if comparison is None else _comparison(comparison, unit, results.baseline),
+        significant=comparison is not None and comparison.significant,
+        count=(f"n = {count}" + (f" of {seeds}" if count < seeds else "")) if count else "",
+        lr=rate(entry.lr) if entry.lr is not None and len(entry.cell.rates) > 1 else "",
+        note=_note(entry, column, count, notes),
     )
 
 
@@ -192,15 +184,8 @@ def _comparison(comparison: Comparison, unit: Unit, baseline: str) -> str:
     difference = f"{unit.write_signed(comparison.difference)} against {baseline}"
     if comparison.p is None or comparison.corrected is None:
         return f"{difference}, not tested: {comparison.untested}"
-    return (
-        f"{difference}, paired t-test over {comparison.seeds} seeds: {_p_value(comparison.p)}, "
-        f"corrected (Holm) {_p_value(comparison.corrected)}"
-    )
-
-
-def _p_value(value: float) -> str:
-    """A p-value with two digits that count; a tiny one as a bound."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+    p, corrected = ("p < 0.001" if p < 0.001 else f"p = {p:.2g}" for p in (comparison.p, comparison.corrected))
+    return f"{difference}, paired t-test over {comparison.seeds} seeds: {p}, corrected (Holm) {corrected}"
 
 
 def _note(entry: Entry, column: Column, count: int, notes: list[str]) -> int | None:
@@ -223,7 +208,7 @@ def _heading(column: Column, table: Table) -> str:
     return f"{column.task.title}, {measure}"
 
 
-def _reading(results: Results) -> Iterator[str]:
+def _reading(results: Results, metric: str) -> Iterator[str]:
     """What is measured, how learning rates were chosen, what is bold."""
     definitions = {"accuracy": DEFINITIONS, "r2": DEFINITIONS | OF_REGRESSIONS}
     yield from dict.fromkeys(definitions[column.task.metric][column.measure] for column in results.columns)
@@ -234,7 +219,7 @@ def _reading(results: Results) -> Iterator[str]:
         seeds = len(protocol.seeds[: protocol.grid_seeds])
         yield (
             f"Protocol {protocol.name}: of {len(protocol.lr)} learning rates from {rate(min(protocol.lr))} to "
-            f"{rate(max(protocol.lr))} every arm takes the one with the best validation {results.judged_by} "
+            f"{rate(max(protocol.lr))} every arm takes the one with the best validation {metric} "
             f"(mean over {seeds} seed{'s' * (seeds > 1)})."
         )
     if tested := sum(comparison.p is not None for comparison in results.comparisons.values()):
@@ -277,22 +262,16 @@ def _cell(results: Results, entry: Entry, folder: Path) -> CellText:
 
 def _run(entry: Entry, run: Run, outcome: Outcome, folder: Path) -> RunText:
     result, counts = outcome.result, run in entry.runs
+    unit = UNITS[result.metric if result else entry.task.metric]
     is_there = outcome.state is not State.MISSING and run.folder.is_dir()  # an archived run has no folder
     return RunText(
-        run.seed,
-        "backbone" if run.lr is None else rate(run.lr),
-        outcome.state.value,
-        counts,
-        _judged(result, result.validation) if result else "",
-        _judged(result, result.test) if result and counts else "",
-        f"{result.steps:,}" if result else "",
-        run.folder.name,
-        quote(Path(os.path.relpath(run.folder, folder)).as_posix()) + "/" if is_there else "",
-        f"fpt {shlex.join(run.command)}",
-        outcome.cause or "",
+        run=run,
+        outcome=outcome,
+        counts=counts,
+        lr="backbone" if run.lr is None else rate(run.lr),
+        validation=unit.write(unit.factor * result.validation) if result else "",
+        test=unit.write(unit.factor * result.test) if result and counts and result.test is not None else "",
+        steps=f"{result.steps:,}" if result else "",
+        link=quote(Path(os.path.relpath(run.folder, folder)).as_posix()) + "/" if is_there else "",
+        command=f"fpt {shlex.join(run.command)}",
     )
-
-
-def _judged(result: Result, value: float | None) -> str:
-    unit = UNITS[result.metric]
-    return "" if value is None else unit.write(unit.factor * value)

@@ -99,11 +99,6 @@ class Results:
         """The cells of a task, by rows."""
         return [self.entries[arm, task.name] for arm in self.arms]
 
-    @property
-    def judged_by(self) -> str:
-        """The metric of the tasks, in a sentence."""
-        return " or ".join(dict.fromkeys(UNITS[task.metric].name for task in self.tasks))
-
 
 def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
     """Works out every figure of a table from what its runs left.

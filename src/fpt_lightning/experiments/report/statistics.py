@@ -31,7 +31,6 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected p-value is below :data:`SIGNIFICANT`."""
         return self.corrected is not None and self.corrected < SIGNIFICANT
 
 
@@ -43,14 +42,10 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 def compare(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison:
-    """Paired t-test over the seeds that arm and baseline have in common.
+    """Paired t-test over the seeds that arm and baseline, each with its values by seed, have in common.
 
     Fewer than two common seeds, or differences that are the same on every seed, leave nothing to estimate a variance
     from: a t-test would give no value there, or p = 0 from two seeds that happen to agree.
-
-    Args:
-        arm: Values by seed.
-        baseline: Values by seed.
     """
     seeds = sorted(arm.keys() & baseline.keys())
     differences = [arm[seed] - baseline[seed] for seed in seeds]

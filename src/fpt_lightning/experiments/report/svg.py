@@ -94,11 +94,9 @@ class Dots:
 def x_axis(label: str, values: Sequence[float], log: bool, written: Callable[[float], str]) -> Axis:
     """From left to right, with a little room on both sides of the values."""
     low, high = min(values), max(values)
-    if log:
-        room = max((high / low) ** 0.06, 1.15)
-        return Axis(label, low / room, high * room, LEFT, RIGHT, log, written)
-    room = max((high - low) * 0.06, 0.5)
-    return Axis(label, low - room, high + room, LEFT, RIGHT, log, written)
+    room = max((high / low) ** 0.06, 1.15) if log else max((high - low) * 0.06, 0.5)
+    ends = (low / room, high * room) if log else (low - room, high + room)
+    return Axis(label, *ends, LEFT, RIGHT, log, written)
 
 
 def y_axis(label: str, values: Sequence[float], least_room: float) -> Axis:

@@ -12,6 +12,7 @@ class Unit:
 
     Attributes:
         name: In a sentence.
+        title: At its start.
         axis: Along the axis of a chart.
         factor: What a value of ``result.json`` or ``metrics.csv`` is multiplied by.
         digits: Digits behind the point.
@@ -20,6 +21,7 @@ class Unit:
     """
 
     name: str
+    title: str
     axis: str
     factor: float
     digits: int
@@ -34,8 +36,11 @@ class Unit:
         return (MINUS if value < 0 else "+") + self.write(abs(value))
 
 
-COUNT = Unit("count", "count", 1, 0)
-UNITS = {"accuracy": Unit("accuracy", "accuracy, %", 100, 1, 5), "r2": Unit("R²", "R²", 1, 3, 0.05, -1)}
+COUNT = Unit("count", "Count", "count", 1, 0)
+UNITS = {
+    "accuracy": Unit("accuracy", "Accuracy", "accuracy, %", 100, 1, 5),
+    "r2": Unit("R²", "R²", "R²", 1, 3, 0.05, -1),
+}
 """By the metric of a task."""
 
 
