@@ -80,7 +80,7 @@ def report(words: Sequence[str]) -> None:
     """``fpt report TABLE``: the table, with the paper's figures beside ours.
 
     Raises:
-        FPTError: If the file cannot be written.
+        FPTError: If the file, or the archive, cannot be written.
     """
     from fpt_lightning.experiments.report import ARCHIVED, FORMATS, write_report
 
@@ -93,6 +93,8 @@ def report(words: Sequence[str]) -> None:
     grid = _grid(options, settings)
     outcomes = grid.outcomes()
     if options.archive is not None:
+        if options.out is not None:
+            raise UsageError("--archive writes its own pages: leave out --out")
         write_archive(grid.runs, {run.folder.name: outcomes[run.id] for run in grid.all_runs()}, options.archive)
         archived = _grid(argparse.Namespace(**{**vars(options), "folder": options.archive}), settings)
         for kind, name in ARCHIVED.items():
