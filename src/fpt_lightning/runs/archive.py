@@ -131,8 +131,8 @@ class Archive:
     def rows(self, name: str) -> list[dict[str, str]]:
         header, rows = self._curves
         line = self._line(name)
-        found = rows.get(str(line.run), []) if line is not None else []
-        return [dict(zip(header[1:], row[1:], strict=True)) for row in found]
+        of_run = rows.get(str(line.run), []) if line is not None else []
+        return [dict(zip(header[1:], row[1:], strict=True)) for row in of_run]
 
     def _line(self, name: str) -> _Line | None:
         return self._lines[name][1] if name in self._lines else None
