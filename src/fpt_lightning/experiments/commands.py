@@ -13,6 +13,7 @@ from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, make_grid
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.options import OptionParser
+from fpt_lightning.runs.archive import Archive, write_archive
 from fpt_lightning.runs.outcome import State
 
 LAUNCHERS = ("local", "ray", "slurm")
@@ -29,6 +30,8 @@ def sweep(words: Sequence[str]) -> None:
     parser = _parser("sweep", "make every run of a table that is missing, stopped or failed", [making])
     options, settings = _parse(parser, words)
     grid = _grid(options, settings)
+    if isinstance(grid.runs, Archive):
+        raise UsageError(f"{grid.folder} is the archive of a table: its sweep needs another --folder")
     outcomes = grid.outcomes()
     if options.dry_run:
         for run in grid.due(outcomes):
@@ -77,16 +80,26 @@ def report(words: Sequence[str]) -> None:
     """``fpt report TABLE``: the table, with the paper's figures beside ours.
 
     Raises:
-        FPTError: If the file cannot be written.
+        FPTError: If the file, or the archive, cannot be written.
     """
-    from fpt_lightning.experiments.report import FORMATS, write_report
+    from fpt_lightning.experiments.report import ARCHIVED, FORMATS, write_report
 
     parser = _parser("report", "print a table beside the paper's figures, or write it as a page")
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="markdown (default), latex or html")
     parser.add_argument("--out", type=Path, help="the file; html goes to FOLDER/TABLE.html without it")
+    parser.add_argument("--archive", type=Path, metavar="FOLDER", help="keep the table there instead, fit to be "
+                        "committed: all three pages, and its runs and learning curves in one file each")  # fmt: skip
     options, settings = _parse(parser, words)
     grid = _grid(options, settings)
     outcomes = grid.outcomes()
+    if options.archive is not None:
+        if options.out is not None:
+            raise UsageError("--archive writes its own pages: leave out --out")
+        write_archive(grid.runs, {run.folder.name: outcomes[run.id] for run in grid.all_runs()}, options.archive)
+        archived = _grid(argparse.Namespace(**{**vars(options), "folder": options.archive}), settings)
+        for kind, name in ARCHIVED.items():
+            print(write_report(archived, archived.outcomes(), kind, options.archive / name), end="")
+        return
     print(write_report(grid, outcomes, options.format, options.out), end="")
     _say_if_other_runs(grid, outcomes)
 
@@ -200,7 +213,7 @@ def _say_if_other_runs(grid: Grid, outcomes: dict[str, Any]) -> None:
     """An option more or less makes other runs: says so where the folder has runs, and none of those asked for."""
     if any(outcome.state is not State.MISSING for outcome in outcomes.values()):
         return
-    if others := sum(1 for _ in grid.folder.glob("*/result.json")):
+    if others := len(grid.runs):
         print(
             f"{grid.folder} has {others} runs, but none of {grid.table.name} with these options: "
             "give all those of its sweep (--profile, --trainer.precision, ...).",

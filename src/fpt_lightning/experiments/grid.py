@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_words, compose, identity
 from fpt_lightning.experiments.tables import Arm, Backbone, Experiments, Making, Profile, Protocol, Table
-from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.outcome import Outcome, State, read_outcome
+from fpt_lightning.runs.archive import Archive, RunFolders, open_runs
+from fpt_lightning.runs.outcome import Outcome, State
 
 DEFAULT_FOLDER = Path("runs/tables")
 
@@ -55,7 +56,7 @@ class Run:
         """Whether it left all that is asked of it: also the test, and the attention maps."""
         if outcome.state is not State.FINISHED or (self.test and not outcome.is_tested):
             return False
-        return not self.attention or RunFolder(self.folder).attention.is_file()
+        return not self.attention or outcome.attention is not None
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,11 @@ class Grid:
     experiments: Experiments
     folder: Path
 
+    @cached_property
+    def runs(self) -> RunFolders | Archive:
+        """What its runs left."""
+        return open_runs(self.folder)
+
     def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
         """Every run decided on so far once, those first that others need."""
         found = [run for cell in self.cells for run in cell.due(outcomes)]
@@ -150,11 +156,14 @@ class Grid:
         makers = {run.needs.id for cell in self.cells for run in cell.runs.values() if run.needs}
         return len(decided | makers) + sum(cell.size() - len(cell.grid_runs()) for cell in self.cells)
 
-    def outcomes(self) -> dict[str, Outcome]:
-        """What the folders say of every run that the table may ever ask for."""
+    def all_runs(self) -> list[Run]:
+        """Every run that the table may ever ask for, once."""
         runs = {run.id: run for cell in self.cells for run in cell.runs.values()}
-        runs |= {run.needs.id: run.needs for run in list(runs.values()) if run.needs is not None}
-        return {run.id: read_outcome(run.folder, run.makes_backbone) for run in runs.values()}
+        return list((runs | {run.needs.id: run.needs for run in runs.values() if run.needs is not None}).values())
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """What became of :meth:`all_runs`, by id."""
+        return {run.id: self.runs.outcome(run.folder.name, run.makes_backbone) for run in self.all_runs()}
 
 
 def make_grid(

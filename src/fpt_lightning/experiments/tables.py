@@ -36,13 +36,18 @@ class Reference:
 
 @dataclass(frozen=True)
 class Task:
-    """A column: a task config, the paper's learning rate and the accuracy of guessing, in percent."""
+    """A column: a task config, the paper's learning rate and the accuracy of guessing, in percent.
+
+    Attributes:
+        metric: What judges it: ``accuracy``, or ``r2`` of a regression.
+    """
 
     name: str
     title: str
     config: str
     lr: float
     chance: float
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -13,11 +13,11 @@ CONVERGED = 0.01
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracies of a run, 0 to 1.
+    """What judges a run, along its course: accuracies, 0 to 1, or the R2 of a regression.
 
     Attributes:
-        validation: (gradient steps done, validation accuracy).
-        training: (gradient steps done, accuracy of a training batch).
+        validation: (gradient steps done, metric on validation).
+        training: (gradient steps done, metric on a training batch); nothing of a regression, which logs none.
         problem: Why there is nothing, where the file cannot be read.
     """
 
@@ -37,50 +37,50 @@ class Curve:
         validation of the run. The paper (section 3.4) does not say what it took for convergence.
 
         Args:
-            chance: Accuracy of guessing, 0 to 1.
+            chance: The metric of guessing: accuracy, 0 to 1, or an R2 of 0.
 
         Returns:
             The steps; None where no validation was better than chance.
         """
-        best = max((accuracy for _, accuracy in self.validation), default=chance)
+        best = max((value for _, value in self.validation), default=chance)
         if best <= chance:
             return None
         enough = best - CONVERGED * (best - chance)
-        return next(steps for steps, accuracy in self.validation if accuracy >= enough)
+        return next(steps for steps, value in self.validation if value >= enough)
 
     @property
     def still_rising(self) -> bool:
         """Whether the last validation is the best one so far."""
-        accuracies = [accuracy for _, accuracy in self.validation]
-        return len(accuracies) > 1 and accuracies[-1] > max(accuracies[:-1])
+        values = [value for _, value in self.validation]
+        return len(values) > 1 and values[-1] > max(values[:-1])
 
 
-def read_curve(metrics: Path) -> Curve:
-    """Reads a ``metrics.csv``."""
+def read_curve(metrics: Path, metric: str = "accuracy") -> Curve:
+    """Reads what judges the run out of a ``metrics.csv``: ``accuracy`` or ``r2``."""
     try:
         with metrics.open(newline="") as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            if "step" not in header:
-                return Curve(problem=f"{metrics} has no column 'step'")
-            return _curve(rows, header)
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+            return curve_of(csv.reader(file), metric, metrics)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         return Curve(problem=f"{metrics} cannot be read: {cause}")
 
 
-def _curve(rows: Iterable[list[str]], header: list[str]) -> Curve:
-    curve = Curve()
+def curve_of(rows: Iterator[list[str]], metric: str, source: Path) -> Curve:
+    """The curve in the rows of a CSV file, its header first; ``source`` is what a problem names."""
+    curve, header = Curve(), next(rows, [])
+    if "step" not in header:
+        return Curve(problem=f"{source} has no column 'step'")
     step = header.index("step")
     columns = [
         (header.index(name), points)
-        for name, points in (("val_accuracy", curve.validation), ("train_accuracy", curve.training))
+        for name, points in ((f"val_{metric}", curve.validation), (f"train_{metric}", curve.training))
         if name in header
     ]
-    for row in rows:
-        for column, points in columns:
-            if column < len(row) and row[column]:
-                accuracy = float(row[column])
-                if math.isfinite(accuracy):
-                    points.append((int(row[step]) + 1, accuracy))  # the log counts steps from 0
+    try:
+        for row in rows:
+            for column, points in columns:
+                if column < len(row) and row[column] and math.isfinite(value := float(row[column])):
+                    points.append((int(row[step]) + 1, value))  # the log counts steps from 0
+    except (ValueError, IndexError) as error:
+        return Curve(problem=f"{source} cannot be read: {error}")
     return curve

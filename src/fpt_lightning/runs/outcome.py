@@ -30,11 +30,13 @@ class Outcome:
         state: Where the run stands.
         result: The content of result.json, of a finished run.
         cause: Why it failed, or of a finished run its test, in a line.
+        attention: The picture of a finished run's attention maps, where somebody asked for them.
     """
 
     state: State
     result: Result | None = None
     cause: str | None = None
+    attention: Path | None = None
 
     @property
     def is_tested(self) -> bool:
@@ -55,7 +57,9 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
     except DamagedResultError as error:
         result, damage = None, error
     if result is not None:
-        return Outcome(State.FINISHED, result, None if result.test is not None else _cause(folder))
+        cause = None if result.test is not None else _cause(folder)
+        picture = RunFolder(folder).attention
+        return Outcome(State.FINISHED, result, cause, picture if picture.is_file() else None)
     if not folder.is_dir():
         return Outcome(State.MISSING)
     if is_locked(folder):

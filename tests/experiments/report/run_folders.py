@@ -17,6 +17,7 @@ EXPERIMENTS = """
 tasks:
   bit_xor: {title: bit-xor, config: bit_xor.yaml, lr: 1.0e-3, chance: 50}
   mnist: {title: MNIST, config: mnist.yaml, lr: 1.0e-3, chance: 10}
+  weight: {title: weight, config: table.yaml, lr: 1.0e-3, chance: 0, metric: r2}
 protocols:
   paper: {seeds: [0, 1, 2]}
   fair: {lr: [1.0e-4, 1.0e-3, 1.0e-2], seeds: [0, 1, 2], settings: {early_stopping.patience: 10}}
@@ -54,6 +55,21 @@ tables:
     arms:
       FPT: {backbone: language, reference: [98.0, 97.0, 106000]}
       Random: {backbone: language, configs: [initialization/random.yaml]}
+  regressions:
+    title: Numbers
+    source: ours
+    tasks: [bit_xor, weight]
+    arms:
+      FPT: {backbone: language, reference: [100, [0.9, 0.02]]}
+      Random: {backbone: language, configs: [initialization/random.yaml]}
+  regressions_in_full:
+    title: Numbers in full
+    source: ours
+    tasks: [weight]
+    measures: [accuracy, train_accuracy, steps_to_convergence, trained_parameters]
+    arms:
+      FPT: {backbone: language}
+      Random: {backbone: language, configs: [initialization/random.yaml]}
 """
 
 CONFIG: dict[str, Any] = {
@@ -71,17 +87,19 @@ def finish(
     curve: list[float] | None = None,
     training: list[float] | None = None,
     config: dict[str, dict[str, Any]] | None = None,
+    metric: str = "accuracy",
     **result: Any,
 ) -> None:
     """Leaves the folder of a finished run: config.yaml, metrics.csv and result.json, as ``fpt run`` does.
 
     Args:
         run: The run.
-        test: Test accuracy.
-        validation: Validation accuracy; that of the test by default.
-        curve: Validation accuracies every 100 steps; a rise to ``validation`` by default.
-        training: Accuracies of the training batches logged every 10 steps.
+        test: Test accuracy, or what else ``metric`` is.
+        validation: That on validation; that of the test by default.
+        curve: Validations every 100 steps; a rise to ``validation`` by default.
+        training: Accuracies of the training batches logged every 10 steps; a regression logs none.
         config: Options that differ, by section.
+        metric: What judges the run: ``r2`` of a regression.
         result: Entries of result.json that differ.
     """
     validation = test if validation is None else validation
@@ -89,15 +107,16 @@ def finish(
     steps = 100 * len(curve)
     training = training or [0.5] * (steps // 10)
     run.folder.mkdir(parents=True)
-    content = {name: {**section, **(config or {}).get(name, {})} for name, section in CONFIG.items()}
-    (run.folder / "config.yaml").write_text(yaml.safe_dump({"seed_everything": run.seed, **content}))
+    options = {name: {**section, **(config or {}).get(name, {})} for name, section in CONFIG.items()}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump({"seed_everything": run.seed, **options}))
     rows = [{"step": 10 * index + 9, "train_accuracy": accuracy} for index, accuracy in enumerate(training)]
-    rows += [{"step": 100 * index + 99, "val_accuracy": accuracy} for index, accuracy in enumerate(curve)]
+    rows = [] if metric == "r2" else rows
+    rows += [{"step": 100 * index + 99, f"val_{metric}": accuracy} for index, accuracy in enumerate(curve)]
     with (run.folder / "metrics.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"])
+        writer = csv.DictWriter(file, ["step", "train_loss", "train_accuracy", "val_loss", f"val_{metric}"])
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row["step"]))
-    told = {
+    content = {
         "task": run.task,
         "lr": run.lr,
         "batch_size": 16,
@@ -106,11 +125,11 @@ def finish(
         "data_fingerprint": f"data of {run.task}",
         "steps": steps,
         "best_step": steps,
-        "val_accuracy": validation,
-        "test_accuracy": test,
+        f"val_{metric}": validation,
+        f"test_{metric}": test,
         "versions": {"fpt-lightning": __version__},
     }
-    RunFolder(run.folder).result.write_text(json.dumps({**told, **result}))
+    RunFolder(run.folder).result.write_text(json.dumps({**content, **result}))
 
 
 def grid_of(table: str = "table2", declared: str = EXPERIMENTS, **how: Any) -> Grid:

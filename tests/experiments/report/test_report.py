@@ -17,7 +17,7 @@ from run_folders import EXPERIMENTS, finish, grid_of
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Cell, Grid
 from fpt_lightning.experiments.report import FORMATS, render, write_report
-from fpt_lightning.experiments.report.wording import NONE
+from fpt_lightning.experiments.report.units import NONE
 from fpt_lightning.runs.outcome import write_failure
 
 FIGURES = {  # test accuracy by seed
@@ -189,6 +189,13 @@ def test_steps_to_convergence() -> None:
     assert _row(told, "FPT") == ["300 ± 0 (paper 500)"]
     assert "3 of 3 runs were never better than chance on validation" in told
     assert "1 % of the way from chance" in told
+
+
+def test_steps_between_round_numbers_have_an_axis() -> None:
+    grid = grid_of("table6", arms=["FPT"])
+    for run in grid.cells[0].runs.values():
+        finish(run, curve=[0.6] * 11 + [0.9])
+    assert ">1.3k</text>" in _rendered(grid, "html")
 
 
 def test_several_measures_of_a_task() -> None:

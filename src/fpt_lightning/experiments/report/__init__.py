@@ -1,39 +1,25 @@
 """A table as a page: markdown or LaTeX beside the paper's figures, or one HTML file with charts and every run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Grid
-from fpt_lightning.experiments.report.checks import warnings_of
+from fpt_lightning.experiments.report import html, latex, markdown
+from fpt_lightning.experiments.report.page import Page, page_of
 from fpt_lightning.experiments.report.results import collect
+from fpt_lightning.files import write_whole
 from fpt_lightning.runs.outcome import Outcome
 
-FORMATS = ("markdown", "latex", "html")
+FORMATS: dict[str, Callable[[Page], str]] = {"markdown": markdown.frame, "latex": latex.frame, "html": html.frame}
+
+ARCHIVED = {"markdown": "README.md", "latex": "table.tex", "html": "page.html"}
+"""The pages of an archived table: the first is what GitHub shows of its folder."""
 
 
 def render(grid: Grid, outcomes: Mapping[str, Outcome], kind: str, folder: Path | None = None) -> str:
-    """Writes a table in one of :data:`FORMATS`.
-
-    Args:
-        grid: The table's cells and runs.
-        outcomes: What the run folders say, of :meth:`Grid.outcomes`.
-        kind: ``markdown``, ``latex`` or ``html``.
-        folder: Where the HTML file will lie, which its links to run folders start from; by default that of the runs.
-    """
-    results = collect(grid, outcomes)
-    warnings = warnings_of(results)
-    if kind == "html":
-        from fpt_lightning.experiments.report.html import page
-
-        return page(results, warnings, folder or grid.folder)
-    if kind == "latex":
-        from fpt_lightning.experiments.report.latex import latex
-
-        return latex(results, warnings)
-    from fpt_lightning.experiments.report.markdown import markdown
-
-    return markdown(results, warnings)
+    """A table in one of :data:`FORMATS`; its links start from ``folder``, by default that of the runs."""
+    return FORMATS[kind](page_of(collect(grid, outcomes), folder or grid.folder))
 
 
 def write_report(grid: Grid, outcomes: Mapping[str, Outcome], kind: str = "markdown", out: Path | None = None) -> str:
@@ -41,8 +27,8 @@ def write_report(grid: Grid, outcomes: Mapping[str, Outcome], kind: str = "markd
 
     Args:
         grid: The table's cells and runs.
-        outcomes: What the run folders say.
-        kind: ``markdown``, ``latex`` or ``html``.
+        outcomes: What became of the runs, of :meth:`Grid.outcomes`.
+        kind: One of :data:`FORMATS`.
         out: The file; without one, HTML goes to ``TABLE.html`` beside the runs, the others to no file.
 
     Returns:
@@ -56,11 +42,8 @@ def write_report(grid: Grid, outcomes: Mapping[str, Outcome], kind: str = "markd
     text = render(grid, outcomes, kind, out.parent if out else None)
     if out is None:
         return text
-    part = out.with_name(f"{out.name}.part")  # a browser that reloads never sees half a page
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(out)
+        write_whole(out, text)  # a browser that reloads never sees half a page
     except OSError as error:
         raise FPTError(f"{out} cannot be written: {error.strerror}; choose another file with --out") from error
     return f"{out}\n"

@@ -1,16 +1,13 @@
 """What a reader of a table must know before believing it: unequal budgets, other versions, other data, narrow grids."""
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from fpt_lightning import __version__
-from fpt_lightning.experiments.report import wording
 from fpt_lightning.experiments.report.results import Entry, Results
+from fpt_lightning.experiments.report.units import rate
 from fpt_lightning.experiments.tables import Task
-from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.metrics import CONVERGED
 from fpt_lightning.runs.outcome import State
 
@@ -26,117 +23,101 @@ BUDGET = {
 
 def warnings_of(results: Results) -> list[str]:
     """Everything that makes the figures of a table less comparable than they look, a sentence each."""
+    curves = [curve for entry in results.entries.values() for curve in entry.curves.values()]
     return [
         *(sentence for task in results.tasks for sentence in _unequal_budgets(results, task)),
         *(sentence for task in results.tasks for sentence in _other_data(results, task)),
+        *_other_metrics(results),
         *_narrow_grids(results),
         *_still_rising(results),
         *_other_versions(results),
-        *_unreadable(results),
+        *(f"{curve.problem}." for curve in curves if curve.problem),
     ]
 
 
 def _unequal_budgets(results: Results, task: Task) -> Iterator[str]:
     """Arms of a column that were given different budgets; the step at which a run stopped early is none."""
-    budgets = {arm: _budget(results, entry) for arm, entry in _with_runs(results, task)}
+    budgets = {entry.arm: _budget(results, entry) for entry in results.entries_of(task) if entry.results}
     for name in dict.fromkeys(name for budget in budgets.values() for name in budget):
-        by_value: dict[str, list[str]] = {}
+        arms = defaultdict[str, list[str]](list)
         for arm, budget in budgets.items():
-            by_value.setdefault(str(budget.get(name, "unknown")), []).append(arm)
-        if len(by_value) > 1:
-            told = ", ".join(f"{value} ({', '.join(arms)})" for value, arms in by_value.items())
-            yield f"Unequal budgets on {task.title}: {name} {told}."
+            arms[str(budget.get(name, "unknown"))].append(arm)
+        if len(arms) > 1:
+            yield f"Unequal budgets on {task.title}: {name} {_values(arms)}."
 
 
 def _budget(results: Results, entry: Entry) -> dict[str, Any]:
     """What the runs of a cell really had, as far as it may differ between arms."""
-    tried = {lr for (lr, _), run in entry.cell.runs.items() if _ended(results, run.id)}
+    ended = (State.FINISHED, State.FAILED)
+    tried = {lr for (lr, _), run in entry.cell.runs.items() if results.outcomes[run.id].state in ended}
     batches = sorted({result.batch_size for result in entry.results.values() if result.batch_size is not None})
-    config = _config(entry.runs[0].folder)
-    options = {name: config.get(section, {}).get(key) for name, (section, key) in BUDGET.items()} if config else {}
-    return {
-        "learning rates": len(tried),
-        "seeds": len(entry.results),
-        "batch size": " and ".join(map(str, batches)) or "unknown",
-        **{name: "none" if value is None else value for name, value in options.items()},
-    }
-
-
-def _ended(results: Results, run: str) -> bool:
-    return results.outcomes[run].state in (State.FINISHED, State.FAILED)
-
-
-def _config(folder: Path) -> dict[str, Any] | None:
-    """The resolved config of a run; None where it cannot be read."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twenty times as fast
-    try:
-        content = yaml.load(RunFolder(folder).config.read_text(), loader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return None
-    if not isinstance(content, dict):
-        return None
-    return {key: value for key, value in content.items() if isinstance(value, dict)}
+    config = results.grid.runs.config(entry.runs[0].folder.name) or {}
+    batch = " and ".join(map(str, batches)) or "unknown"
+    budget: dict[str, Any] = {"learning rates": len(tried), "seeds": len(entry.results), "batch size": batch}
+    for name, (section, option) in BUDGET.items():
+        if isinstance(options := config.get(section), dict):
+            budget[name] = "none" if options.get(option) is None else options[option]
+    return budget
 
 
 def _other_data(results: Results, task: Task) -> Iterator[str]:
-    by_fingerprint: dict[str, list[str]] = {}
-    for arm, entry in _with_runs(results, task):
-        for result in entry.results.values():
-            if (fingerprint := result.data_fingerprint) is not None:
-                by_fingerprint.setdefault(fingerprint, []).append(arm)
-    if len(by_fingerprint) > 1:
-        told = ", ".join(f"{name} ({', '.join(dict.fromkeys(arms))})" for name, arms in by_fingerprint.items())
-        yield f"Different data on {task.title}: the fingerprints are {told}."
+    arms = defaultdict[str, list[str]](list)
+    for entry in results.entries_of(task):
+        for fingerprint in {result.data_fingerprint: None for result in entry.results.values()}:
+            if fingerprint is not None:
+                arms[fingerprint].append(entry.arm)
+    if len(arms) > 1:
+        yield f"Different data on {task.title}: the fingerprints are {_values(arms)}."
+
+
+def _values(arms: dict[str, list[str]]) -> str:
+    """Every value with the arms that have it."""
+    return ", ".join(f"{value} ({', '.join(names)})" for value, names in arms.items())
+
+
+def _other_metrics(results: Results) -> Iterator[str]:
+    """A regression that the table takes for a classification, or the other way round: its figures mean nothing."""
+    for task in results.tasks:
+        metrics = {result.metric for entry in results.entries_of(task) for result in entry.results.values()}
+        for metric in metrics - {task.metric}:
+            yield f"Runs on {task.title} measured {metric}: give its task `metric: {metric}`."
 
 
 def _narrow_grids(results: Results) -> Iterator[str]:
-    at_edge: dict[tuple[str, float, str], list[str]] = {}
-    for (arm, name), entry in results.entries.items():
-        rates, task = entry.cell.rates, results.grid.experiments.tasks[name]
-        if len(rates) > 1 and entry.lr in (rates[0], rates[-1]) and not _is_level(results, entry, task):
+    titles = defaultdict[tuple[str, float, str], list[str]](list)
+    for entry in results.entries.values():
+        rates = entry.cell.rates
+        if len(rates) > 1 and entry.lr in (rates[0], rates[-1]) and not _is_level(results, entry):
             edge = "smallest" if entry.lr == rates[0] else "largest"
-            at_edge.setdefault((arm, entry.lr, edge), []).append(task.title)
-    for (arm, lr, edge), titles in at_edge.items():
-        chosen = f"{arm} chose the {edge} learning rate, {wording.rate(lr)}"
-        yield f"{chosen}, on {', '.join(titles)}: the grid may be too narrow."
+            titles[entry.arm, entry.lr, edge].append(entry.task.title)
+    for (arm, lr, edge), tasks in titles.items():
+        where = f"{rate(lr)}, on {', '.join(tasks)}"
+        yield f"{arm} chose the {edge} learning rate, {where}: the grid may be too narrow."
 
 
-def _is_level(results: Results, entry: Entry, task: Task) -> bool:
+def _is_level(results: Results, entry: Entry) -> bool:
     """Whether the rate beside the edge does as well, by the measure of convergence: little lies further out."""
     rates, means = entry.cell.rates, entry.cell.validation(results.outcomes)
     edge, inner = (rates[0], rates[1]) if entry.lr == rates[0] else (rates[-1], rates[-2])
-    return inner in means and means[edge] - means[inner] <= CONVERGED * (means[edge] - task.chance / 100)
+    return inner in means and means[edge] - means[inner] <= CONVERGED * (means[edge] - entry.chance)
 
 
 def _still_rising(results: Results) -> Iterator[str]:
     """Convergence is not known of a run that ends at its best."""
     if "steps_to_convergence" not in results.grid.table.measures:
         return
-    for (arm, task), entry in results.entries.items():
-        rising = sum(curve.still_rising for curve in entry.curves.values())
-        if rising:
-            title = results.grid.experiments.tasks[task].title
+    for entry in results.entries.values():
+        if rising := sum(curve.still_rising for curve in entry.curves.values()):
             ended = f"{rising} of {len(entry.curves)} runs ended at their best"
-            yield f"{arm} on {title}: {ended}, so may not have converged."
+            yield f"{entry.arm} on {entry.task.title}: {ended}, so may not have converged."
 
 
 def _other_versions(results: Results) -> Iterator[str]:
-    by_version: dict[str, list[str]] = {}
-    for (arm, task), entry in results.entries.items():
-        for result in entry.results.values():
-            made_by = result.versions.get("fpt-lightning", "unknown")
-            if made_by != __version__:
-                by_version.setdefault(made_by, []).append(f"{arm} on {results.grid.experiments.tasks[task].title}")
-    for version, places in by_version.items():
-        told = ", ".join(dict.fromkeys(places))
-        yield f"{len(places)} runs were made by fpt-lightning {version}, not by {__version__}: {told}."
-
-
-def _unreadable(results: Results) -> Iterator[str]:
+    places = defaultdict[str, list[str]](list)
     for entry in results.entries.values():
-        yield from (f"{curve.problem}." for curve in entry.curves.values() if curve.problem)
-
-
-def _with_runs(results: Results, task: Task) -> Iterable[tuple[str, Entry]]:
-    found = ((arm, results.entry(arm, task)) for arm in results.arms)
-    return ((arm, entry) for arm, entry in found if entry.results)
+        for result in entry.results.values():
+            if (version := result.versions.get("fpt-lightning", "unknown")) != __version__:
+                places[version].append(f"{entry.arm} on {entry.task.title}")
+    for version, cells in places.items():
+        where = ", ".join(dict.fromkeys(cells))
+        yield f"{len(cells)} runs were made by fpt-lightning {version}, not by {__version__}: {where}."

@@ -1,10 +1,10 @@
 """A table for a paper: LaTeX with booktabs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from fpt_lightning.experiments.report import wording
-from fpt_lightning.experiments.report.results import Column, Figure, Results
+from fpt_lightning.experiments.report.page import FigureText, Page
+from fpt_lightning.experiments.report.units import MINUS, NONE
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -15,9 +15,10 @@ _SPECIAL = {
     "|": r"\textbar{}",
     '"': r"\textquotedblright{}",
     "±": r"$\pm$",
-    wording.MINUS: r"$-$",
+    "²": r"$^2$",
+    MINUS: r"$-$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
-    wording.NONE: r"\textendash{}",
+    NONE: r"\textendash{}",
     # brackets: at the start of a row they would be an argument of the line break before it
     **{sign: "{" + sign + "}" for sign in "[]*`"},
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
@@ -27,29 +28,27 @@ MOST_COLUMNS = 4
 """Columns that fit across a page in the size of its text."""
 
 
-def latex(results: Results, warnings: Sequence[str]) -> str:
+def frame(page: Page) -> str:
     r"""A ``table`` environment: our figures, the paper's in a grey row below, notes and warnings in small print."""
-    table, notes = results.grid.table, wording.Footnotes()
-    heads = [escaped(wording.heading(column, results)) for column in results.columns]
-    body = [line for arm in results.arms for line in _rows(results, arm, notes)]
     small = [
-        *(rf"\textsuperscript{{{number}}}~{escaped(note)}" for number, note in enumerate(notes.notes, 1)),
-        escaped(" ".join([*wording.reading(results, "in the row below"), table.note])),
-        *(escaped(f"Learning rates of {line}.") for line in wording.chosen_rates(results)),
-        *(escaped(f"Warning: {warning}") for warning in warnings),
+        *(rf"\textsuperscript{{{number}}}~{escaped(note)}" for number, note in enumerate(page.notes, 1)),
+        escaped(f"{page.how_to_read('in the row below')} {page.table.note}"),
+        *(escaped(f"Learning rates of {line}.") for line in page.rates),
+        *(escaped(f"Warning: {warning}") for warning in page.warnings),
     ]
+    columns = len(page.headings)
     lines = [
         r"% needs \usepackage{booktabs} and a document in UTF-8",
         r"\begin{table}",
         r"\centering",
-        *([r"\footnotesize\setlength{\tabcolsep}{3pt}"] if len(heads) > MOST_COLUMNS else []),
-        rf"\caption{{{escaped(f'{table.title} ({table.source}; profile {results.grid.profile.name})')}}}",
-        rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', table.name)}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
+        *([r"\footnotesize\setlength{\tabcolsep}{3pt}"] if columns > MOST_COLUMNS else []),
+        rf"\caption{{{escaped(f'{page.table.title} ({page.table.source}; profile {page.profile.name})')}}}",
+        rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', page.table.name)}}}",
+        rf"\begin{{tabular}}{{l{'r' * columns}}}",
         r"\toprule",
-        " & ".join(["", *heads]) + r" \\",
+        _row("", map(escaped, page.headings)),
         r"\midrule",
-        *body,
+        *(line for arm, figures in page.rows for line in _rows(arm, figures)),
         r"\bottomrule",
         r"\end{tabular}",
         *(rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {line}}}" for line in small),
@@ -61,26 +60,24 @@ def latex(results: Results, warnings: Sequence[str]) -> str:
 def escaped(text: str) -> str:
     """Text that LaTeX prints as it stands, on one line."""
     printable = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
-    told = "".join(_SPECIAL.get(letter, letter) for letter in printable)
-    return re.sub(r"([-'])(?=\1)", r"\1{}", told)  # else two of them print as one sign
+    safe = "".join(_SPECIAL.get(letter, letter) for letter in printable)
+    return re.sub(r"([-'])(?=\1)", r"\1{}", safe)  # else two of them print as one sign
 
 
-def _rows(results: Results, arm: str, notes: wording.Footnotes) -> list[str]:
-    figures = [(results.figure(arm, column), column) for column in results.columns]
-    rows = [" & ".join([escaped(arm), *(_cell(figure, column, notes) for figure, column in figures)]) + r" \\"]
-    papers = [escaped(wording.reference(figure, column.measure)) for figure, column in figures]
-    if any(papers):
-        small = [rf"{{\footnotesize {paper}}}" if paper else "" for paper in papers]
-        rows.append(" & ".join([r"\quad{\footnotesize paper}", *small]) + r" \\")
-    return rows
+def _row(first: str, others: Iterable[str]) -> str:
+    return " & ".join([first, *others]) + r" \\"
 
 
-def _cell(figure: Figure, column: Column, notes: wording.Footnotes) -> str:
-    told = escaped(wording.mean(figure, column.measure))
-    before, sign, error = told.partition(r" $\pm$")
-    told = rf"{before}{{\scriptsize{sign}{error}}}" if sign else told
-    if figure.comparison is not None and figure.comparison.significant:
-        told = rf"{{\boldmath\textbf{{{told}}}}}"
-    if (note := notes.mark(figure)) is not None:
-        told += rf"\textsuperscript{{{note}}}"
-    return told
+def _rows(arm: str, figures: list[FigureText]) -> list[str]:
+    """Ours, and the paper's below where it has any."""
+    papers = [rf"{{\footnotesize {escaped(figure.reference)}}}" if figure.reference else "" for figure in figures]
+    ours = _row(escaped(arm), map(_cell, figures))
+    return [ours, _row(r"\quad{\footnotesize paper}", papers)] if any(papers) else [ours]
+
+
+def _cell(figure: FigureText) -> str:
+    mean, sign, error = escaped(figure.mean).partition(r" $\pm$")
+    text = rf"{mean}{{\scriptsize{sign}{error}}}" if sign else mean
+    if figure.significant:
+        text = rf"{{\boldmath\textbf{{{text}}}}}"
+    return text if figure.note is None else rf"{text}\textsuperscript{{{figure.note}}}"

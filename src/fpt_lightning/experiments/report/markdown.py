@@ -3,32 +3,27 @@
 import re
 from collections.abc import Sequence
 
-from fpt_lightning.experiments.report import wording
-from fpt_lightning.experiments.report.results import Column, Figure, Results
+from fpt_lightning.experiments.report.page import FigureText, Page
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&]|^[-+#](?=\s))")
 
 
-def markdown(results: Results, warnings: Sequence[str]) -> str:
+def frame(page: Page) -> str:
     """The table, footnotes for what is missing, and warnings below it."""
-    table, notes = results.grid.table, wording.Footnotes()
     rows = [
-        ["", *(escaped(wording.heading(column, results)) for column in results.columns)],
-        ["---", *("---:" for _ in results.columns)],
-        *(
-            [escaped(arm), *(_cell(results.figure(arm, it), it, notes) for it in results.columns)]
-            for arm in results.arms
-        ),
+        ["", *map(escaped, page.headings)],
+        ["---", *("---:" for _ in page.headings)],
+        *([escaped(arm), *map(_cell, figures)] for arm, figures in page.rows),
     ]
     blocks = [
-        f"## {escaped(table.title)}",
-        escaped(f"{table.source}; profile {results.grid.profile.name}."),
+        f"## {escaped(page.table.title)}",
+        escaped(f"{page.table.source}; profile {page.profile.name}."),
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
-        "\n".join(f"[^{number}]: {escaped(note)}" for number, note in enumerate(notes.notes, 1)),
-        escaped(" ".join(wording.reading(results, "in brackets"))),
-        escaped(table.note),
-        _list("Learning rates", wording.chosen_rates(results)),
-        _list("Warnings", warnings),
+        "\n".join(f"[^{number}]: {escaped(note)}" for number, note in enumerate(page.notes, 1)),
+        escaped(page.how_to_read("in brackets")),
+        escaped(page.table.note),
+        _list("Learning rates", page.rates),
+        _list("Warnings", page.warnings),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -38,14 +33,10 @@ def escaped(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
-def _cell(figure: Figure, column: Column, notes: wording.Footnotes) -> str:
-    told = wording.mean(figure, column.measure)
-    if figure.comparison is not None and figure.comparison.significant:
-        told = f"**{told}**"
-    if (note := notes.mark(figure)) is not None:
-        told += f"[^{note}]"
-    paper = wording.reference(figure, column.measure)
-    return f"{told} (paper {paper})" if paper else told
+def _cell(figure: FigureText) -> str:
+    mean = f"**{figure.mean}**" if figure.significant else figure.mean
+    note = "" if figure.note is None else f"[^{figure.note}]"
+    return mean + note + (f" (paper {figure.reference})" if figure.reference else "")
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

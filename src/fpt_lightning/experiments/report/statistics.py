@@ -1,8 +1,9 @@
 """What a table may claim: standard errors, and which arms differ from the baseline by more than chance."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 
 SIGNIFICANT = 0.05
 """The corrected p-value below which a difference is called significant."""
@@ -30,7 +31,6 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected p-value is below :data:`SIGNIFICANT`."""
         return self.corrected is not None and self.corrected < SIGNIFICANT
 
 
@@ -38,20 +38,14 @@ def standard_error(values: Sequence[float]) -> float | None:
     """Standard error of the mean, from the sample's standard deviation; None for fewer than two values."""
     if len(values) < 2:
         return None
-    from scipy import stats  # most of a second
-
-    return float(stats.sem(values))
+    return stdev(values) / math.sqrt(len(values))
 
 
 def compare(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison:
-    """Paired t-test over the seeds that arm and baseline have in common.
+    """Paired t-test over the seeds that arm and baseline, each with its values by seed, have in common.
 
     Fewer than two common seeds, or differences that are the same on every seed, leave nothing to estimate a variance
     from: a t-test would give no value there, or p = 0 from two seeds that happen to agree.
-
-    Args:
-        arm: Values by seed.
-        baseline: Values by seed.
     """
     seeds = sorted(arm.keys() & baseline.keys())
     differences = [arm[seed] - baseline[seed] for seed in seeds]
@@ -63,7 +57,7 @@ def compare(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Comparis
     if max(differences) - min(differences) <= _EQUAL:
         same = "no difference" if abs(difference) <= _EQUAL else "the same difference"
         return Comparison(len(seeds), difference, untested=f"{same} on every seed: no variance to test with")
-    from scipy import stats
+    from scipy import stats  # most of a second
 
     p = stats.ttest_rel([arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]).pvalue
     return Comparison(len(seeds), difference, float(p))
@@ -81,12 +75,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, p_values[place] * (len(p_values) - rank)))
         corrected[place] = largest
     return corrected
-
-
-def standard_errors(rows: Sequence[Sequence[float]]) -> list[float | None]:
-    """:func:`standard_error` of every column of rows of equal length, all at once."""
-    if len(rows) < 2:
-        return [None] * len(rows[0]) if rows else []
-    from scipy import stats
-
-    return [float(value) for value in stats.sem(rows, axis=0)]

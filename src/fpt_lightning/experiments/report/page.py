@@ -1,0 +1,277 @@
+"""A table in words, the same for every format: markdown, LaTeX and HTML escape and frame it."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from urllib.parse import quote
+
+from fpt_lightning.experiments.grid import Run
+from fpt_lightning.experiments.report.charts import charts_of
+from fpt_lightning.experiments.report.checks import warnings_of
+from fpt_lightning.experiments.report.results import Column, Entry, Results
+from fpt_lightning.experiments.report.statistics import SIGNIFICANT, Comparison, standard_error
+from fpt_lightning.experiments.report.svg import Chart, Dots
+from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
+from fpt_lightning.experiments.tables import MEASURES, Profile, Reference, Table
+from fpt_lightning.runs.outcome import Outcome, State
+
+DEFINITIONS = {
+    "accuracy": "Test accuracy, in percent, of the checkpoint that validation chose.",
+    "train_accuracy": "Training accuracy: the mean over the last fifth of the training batches that were logged, in "
+    "percent.",
+    "steps_to_convergence": "Steps to convergence: gradient steps up to the first validation that lacks at most 1 % of "
+    "the way from chance to the run's best validation.",
+    "trained_parameters": "Trained parameters: how many numbers of the model were trained.",
+}
+
+OF_REGRESSIONS = {
+    "accuracy": "Test R², the coefficient of determination, of the checkpoint that validation chose.",
+    "train_accuracy": "Training R²: the mean over the last fifth of the training batches that were logged.",
+}
+
+ABSENT = {
+    "accuracy": "ended without a number",
+    "train_accuracy": "logged no training {metric}",
+    "steps_to_convergence": "were never better than chance on validation",
+    "trained_parameters": "do not say how many parameters they train",
+}
+
+
+@dataclass(frozen=True)
+class FigureText:
+    """A figure of the table; what there is not is empty.
+
+    Attributes:
+        mean: Mean ± standard error.
+        reference: The paper's, as it gave it.
+        difference: Ours minus the paper's.
+        comparison: What the test against the baseline found, a sentence; ``significant`` in short.
+        count: How many seeds it is over.
+        lr: The learning rate that was chosen among several.
+        note: The number of the note that says why there is none, or why so few seeds.
+    """
+
+    mean: str
+    reference: str
+    difference: str
+    comparison: str
+    significant: bool
+    count: str
+    lr: str
+    note: int | None
+
+
+@dataclass(frozen=True)
+class RunText:
+    """A run in the list of its cell; ``counts`` says whether it is part of the figure."""
+
+    run: Run
+    outcome: Outcome
+    counts: bool
+    lr: str
+    validation: str
+    test: str
+    steps: str
+    link: str
+    command: str
+
+
+@dataclass(frozen=True)
+class CellText:
+    """An arm on a task with its runs."""
+
+    arm: str
+    task: str
+    summary: str
+    runs: list[RunText]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that a report says.
+
+    Attributes:
+        notes: Why figures are missing; the same reason is given once.
+        over: What a figure is the mean of.
+        reading: How to read the table, a sentence each.
+        rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
+        metric: What judges the tasks.
+        charts: By kind and task; see :func:`charts_of`.
+        attention: Titles and pictures of attention maps.
+    """
+
+    table: Table
+    profile: Profile
+    headings: list[str]
+    rows: list[tuple[str, list[FigureText]]]
+    notes: list[str]
+    over: str
+    reading: list[str]
+    rates: list[str]
+    warnings: list[str]
+    metric: str
+    charts: dict[str, list[tuple[str, Chart | Dots]]]
+    attention: list[tuple[str, Path]]
+    cells: list[CellText]
+
+    def how_to_read(self, papers: str) -> str:
+        """In full; ``papers`` says where the paper's figures stand."""
+        return " ".join([f"{self.over}, the paper's figure {papers}.", *self.reading])
+
+
+def page_of(results: Results, folder: Path) -> Page:
+    """Puts a table into words; links to run folders start from ``folder``, where the page will lie."""
+    grid, notes = results.grid, list[str]()
+    seeds = len(grid.protocol.seeds)
+    metric = " or ".join(dict.fromkeys(UNITS[task.metric].name for task in results.tasks))
+    return Page(
+        table=grid.table,
+        profile=grid.profile,
+        headings=[_heading(column, grid.table) for column in results.columns],
+        rows=[(arm, [_figure(results, arm, column, notes) for column in results.columns]) for arm in results.arms],
+        notes=notes,
+        over=f"Mean ± standard error over {seeds} seeds" if seeds > 1 else "One seed",
+        reading=list(_reading(results, metric)),
+        rates=list(_rates(results)),
+        warnings=warnings_of(results),
+        metric=metric,
+        charts=charts_of(results),
+        attention=list(_attention(results)),
+        cells=[_cell(results, entry, folder) for task in results.tasks for entry in results.entries_of(task)],
+    )
+
+
+def _figure(results: Results, arm: str, column: Column, notes: list[str]) -> FigureText:
+    entry = results.entries[arm, column.task.name]
+    values = list(results.values[arm, column.name].values())
+    reference, unit = entry.cell.arm.reference.get(column.name), column.unit
+    count, seeds = len(values), len(entry.cell.seeds)
+    comparison = results.comparisons.get((arm, column.name))
+    return FigureText(
+        mean=_mean(values, column),
+        reference="" if reference is None else _reference(reference, unit),
+        difference=unit.write_signed(fmean(values) - reference.mean) if values and reference is not None else "",
+        comparison="" if comparison is None else _comparison(comparison, unit, results.baseline),
+        significant=comparison is not None and comparison.significant,
+        count=(f"n = {count}" + (f" of {seeds}" if count < seeds else "")) if count else "",
+        lr=rate(entry.lr) if entry.lr is not None and len(entry.cell.rates) > 1 else "",
+        note=_note(entry, column, count, notes),
+    )
+
+
+def _mean(values: list[float], column: Column) -> str:
+    """Mean ± standard error; the mean alone of a single seed, and of a number that no seed changes."""
+    if not values:
+        return NONE
+    mean, error = column.unit.write(fmean(values)), standard_error(values)
+    if error is None or (column.measure == "trained_parameters" and error == 0):
+        return mean
+    return f"{mean} ± {column.unit.write(error)}"
+
+
+def _reference(reference: Reference, unit: Unit) -> str:
+    """The paper's figure with as many digits as it gave."""
+    mean = unit.write(reference.mean) if unit is COUNT else f"{reference.mean:g}"
+    return mean if reference.standard_error is None else f"{mean} ± {unit.write(reference.standard_error)}"
+
+
+def _comparison(comparison: Comparison, unit: Unit, baseline: str) -> str:
+    if comparison.difference is None:
+        return comparison.untested or ""
+    difference = f"{unit.write_signed(comparison.difference)} against {baseline}"
+    if comparison.p is None or comparison.corrected is None:
+        return f"{difference}, not tested: {comparison.untested}"
+    p, corrected = ("p < 0.001" if p < 0.001 else f"p = {p:.2g}" for p in (comparison.p, comparison.corrected))
+    return f"{difference}, paired t-test over {comparison.seeds} seeds: {p}, corrected (Holm) {corrected}"
+
+
+def _note(entry: Entry, column: Column, count: int, notes: list[str]) -> int | None:
+    """The number, from 1, of the note that says why there are fewer values than seeds."""
+    finished = len(entry.results)
+    if entry.missing is None and count == finished:
+        return None
+    absent = f"{finished - count} of {finished} runs {ABSENT[column.measure].format(metric=column.unit.name)}"
+    note = (f"mean over {count} of {len(entry.cell.seeds)} seeds: " if count else "") + (entry.missing or absent)
+    if note not in notes:
+        notes.append(note)
+    return notes.index(note) + 1
+
+
+def _heading(column: Column, table: Table) -> str:
+    """Names the measure where accuracy does not go without saying."""
+    if table.measures == ("accuracy",) and column.task.metric == "accuracy":
+        return column.task.title
+    measure = MEASURES[column.measure].replace(UNITS["accuracy"].axis, UNITS[column.task.metric].axis)
+    return f"{column.task.title}, {measure}"
+
+
+def _reading(results: Results, metric: str) -> Iterator[str]:
+    """What is measured, how learning rates were chosen, what is bold."""
+    definitions = {"accuracy": DEFINITIONS, "r2": DEFINITIONS | OF_REGRESSIONS}
+    yield from dict.fromkeys(definitions[column.task.metric][column.measure] for column in results.columns)
+    protocol = results.grid.protocol
+    if protocol.lr is None:
+        yield f"Protocol {protocol.name}: one learning rate, given beforehand."
+    else:
+        seeds = len(protocol.seeds[: protocol.grid_seeds])
+        yield (
+            f"Protocol {protocol.name}: of {len(protocol.lr)} learning rates from {rate(min(protocol.lr))} to "
+            f"{rate(max(protocol.lr))} every arm takes the one with the best validation {metric} "
+            f"(mean over {seeds} seed{'s' * (seeds > 1)})."
+        )
+    if tested := sum(comparison.p is not None for comparison in results.comparisons.values()):
+        yield (
+            f"Bold differs from {results.baseline}: paired t-test over seeds, "
+            f"p < {SIGNIFICANT:g} after Holm's correction over {tested} comparison{'s' * (tested > 1)}."
+        )
+
+
+def _rates(results: Results) -> Iterator[str]:
+    for arm in results.arms:
+        entries = [results.entries[arm, task.name] for task in results.tasks]
+        chosen = [f"{entry.task.title} {rate(entry.lr)}" for entry in entries if entry.lr is not None]
+        if chosen:
+            yield f"{arm}: {', '.join(chosen)}"
+
+
+def _attention(results: Results) -> Iterator[tuple[str, Path]]:
+    """The attention maps of the first run of every cell that left them."""
+    for task in results.tasks:
+        for entry in results.entries_of(task):
+            for run in entry.runs:
+                if (picture := results.outcomes[run.id].attention) is not None:
+                    yield f"{entry.arm} on {task.title}, seed {run.seed}", picture
+                    break
+
+
+def _cell(results: Results, entry: Entry, folder: Path) -> CellText:
+    arm, task, outcomes = entry.arm, entry.task.title, results.outcomes
+    if entry.cell.missing is not None:
+        return CellText(arm, task, entry.cell.missing, [])
+    due = entry.cell.due(outcomes)
+    # the run that made the backbone, the grid, and the other seeds of what it chose
+    runs = [*{run.needs.id: run.needs for run in due if run.needs is not None}.values(), *due]
+    states = [outcomes[run.id].state for run in runs]
+    counts = [f"{states.count(state)} {state}" for state in State if state in states]
+    chosen = [f"lr {rate(entry.lr)}"] if entry.lr is not None else []
+    return CellText(arm, task, ", ".join(chosen + counts), [_run(entry, run, outcomes[run.id], folder) for run in runs])
+
+
+def _run(entry: Entry, run: Run, outcome: Outcome, folder: Path) -> RunText:
+    result, counts = outcome.result, run in entry.runs
+    unit = UNITS[result.metric if result else entry.task.metric]
+    is_there = outcome.state is not State.MISSING and run.folder.is_dir()  # an archived run has no folder
+    return RunText(
+        run=run,
+        outcome=outcome,
+        counts=counts,
+        lr="backbone" if run.lr is None else rate(run.lr),
+        validation=unit.write(unit.factor * result.validation) if result else "",
+        test=unit.write(unit.factor * result.test) if result and counts and result.test is not None else "",
+        steps=f"{result.steps:,}" if result else "",
+        link=quote(Path(os.path.relpath(run.folder, folder)).as_posix()) + "/" if is_there else "",
+        command=f"fpt {shlex.join(run.command)}",
+    )

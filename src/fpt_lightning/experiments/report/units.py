@@ -1,0 +1,58 @@
+"""How figures are written: percentages, R², counts, learning rates."""
+
+import math
+from dataclasses import dataclass
+
+NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a figure is counted in.
+
+    Attributes:
+        name: In a sentence.
+        title: At its start.
+        axis: Along the axis of a chart.
+        factor: What a value of ``result.json`` or ``metrics.csv`` is multiplied by.
+        digits: Digits behind the point.
+        least_height: What a chart shows of it at least, so that small differences look small.
+        lowest: What is less a chart draws at its edge.
+    """
+
+    name: str
+    title: str
+    axis: str
+    factor: float
+    digits: int
+    least_height: float = 0.0
+    lowest: float = -math.inf
+
+    def write(self, value: float) -> str:
+        """A figure, with thousands apart."""
+        return f"{value:,.{self.digits}f}"
+
+    def write_signed(self, value: float) -> str:
+        return (MINUS if value < 0 else "+") + self.write(abs(value))
+
+
+COUNT = Unit("count", "Count", "count", 1, 0)
+UNITS = {
+    "accuracy": Unit("accuracy", "Accuracy", "accuracy, %", 100, 1, 5),
+    "r2": Unit("R²", "R²", "R²", 1, 3, 0.05, -1),
+}
+"""By the metric of a task."""
+
+
+def rate(lr: float) -> str:
+    """A learning rate as the papers write it: 3e-4."""
+    mantissa, exponent = f"{lr:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def short(count: float) -> str:
+    """A count in thousands or millions."""
+    for factor, name in ((1e6, "M"), (1e3, "k")):
+        if abs(count) >= factor * 0.9995:
+            return f"{count / factor:.3g}{name}"
+    return f"{count:.3g}"

@@ -1,0 +1,221 @@
+"""What runs left, wherever it lies: a folder each, or an archive of all runs of a table, fit to be committed.
+
+``runs.jsonl`` holds a run a line: its number, folder, state, cause of failure, and the whole of ``result.json`` and
+``config.yaml``. ``curves.csv`` holds the rows of every ``metrics.csv`` behind the number of its run, each figure as it
+was written. ``attention/`` holds the pictures of attention maps.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.files import write_whole
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.metrics import Curve, curve_of, read_curve
+from fpt_lightning.runs.outcome import Outcome, State, read_outcome
+from fpt_lightning.runs.result import DamagedResultError, Result, read_json, read_result
+
+RUNS, CURVES, ATTENTION = "runs.jsonl", "curves.csv", "attention"
+
+
+class RunFolders:
+    """Runs that have a folder each.
+
+    Args:
+        folder: Where their folders lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        """How many are finished."""
+        return sum(1 for _ in self.folder.glob("*/result.json"))
+
+    def outcome(self, name: str, makes_backbone: bool = False) -> Outcome:
+        """What became of a run, by the name of its folder; see :func:`read_outcome`."""
+        return read_outcome(self.folder / name, makes_backbone)
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """The whole content of its ``result.json``; None where there is none, or none that can be used."""
+        file = RunFolder(self.folder / name).result
+        try:
+            return read_json(file) if read_result(file) is not None else None
+        except DamagedResultError:
+            return None
+
+    def config(self, name: str) -> dict[str, Any] | None:
+        """Its resolved config; None where it cannot be read."""
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twenty times as fast
+        try:
+            content = yaml.load(RunFolder(self.folder / name).config.read_text(encoding="utf-8"), loader)
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            return None
+        return content if isinstance(content, dict) else None
+
+    def curve(self, name: str, metric: str) -> Curve:
+        """Its learning curve: of ``accuracy`` or ``r2``."""
+        return read_curve(RunFolder(self.folder / name).metrics, metric)
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """The rows of its ``metrics.csv``, as they were written.
+
+        Raises:
+            FPTError: If it cannot be read.
+        """
+        metrics = RunFolder(self.folder / name).metrics
+        try:
+            with metrics.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file, restval=""))  # the last one may be cut off
+            if any(None in row for row in rows):
+                raise ValueError("a row has more figures than there are columns")
+            return rows
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, csv.Error) as error:
+            raise FPTError(f"{metrics} cannot be read: {error}") from error
+
+
+class _Line(msgspec.Struct, frozen=True):
+    run: int
+    folder: str
+    state: State
+    cause: str | None
+    result: Result | None
+    config: dict[str, Any] | None
+
+
+class Archive:
+    """Runs that were archived; the methods are those of :class:`RunFolders`.
+
+    Args:
+        folder: Where ``runs.jsonl`` lies.
+
+    Raises:
+        FPTError: From every method, if a file of the archive cannot be read or is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def outcome(self, name: str, makes_backbone: bool = False) -> Outcome:
+        if (line := self._line(name)) is None:
+            return Outcome(State.MISSING)
+        picture = self.folder / ATTENTION / f"{name}.png"
+        return Outcome(line.state, line.result, line.cause, picture if picture.is_file() else None)
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        return self._lines[name][0]["result"] if name in self._lines else None
+
+    def config(self, name: str) -> dict[str, Any] | None:
+        return None if (line := self._line(name)) is None else line.config
+
+    def curve(self, name: str, metric: str) -> Curve:
+        header, rows = self._curves
+        line = self._line(name)
+        if line is None or str(line.run) not in rows:
+            return Curve(problem=f"{self.folder / CURVES} has no row of {name}")
+        return curve_of(iter([header, *rows[str(line.run)]]), metric, self.folder / CURVES)
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        header, rows = self._curves
+        line = self._line(name)
+        of_run = rows.get(str(line.run), []) if line is not None else []
+        return [dict(zip(header[1:], row[1:], strict=True)) for row in of_run]
+
+    def _line(self, name: str) -> _Line | None:
+        return self._lines[name][1] if name in self._lines else None
+
+    @cached_property
+    def _lines(self) -> dict[str, tuple[dict[str, Any], _Line]]:
+        """Every line by the name of the run's folder, whole and as far as the report reads it."""
+        lines: dict[str, tuple[dict[str, Any], _Line]] = {}
+        for number, text in enumerate(self._read(RUNS).rstrip("\n").split("\n"), 1):
+            try:
+                content = json.loads(text)
+                line = msgspec.convert(content, _Line)
+            except (ValueError, RecursionError) as error:
+                raise FPTError(f"{self.folder / RUNS}, line {number}, is no run: {error}") from error
+            lines[line.folder] = (content, line)
+        return lines
+
+    @cached_property
+    def _curves(self) -> tuple[list[str], dict[str, list[list[str]]]]:
+        """The header, and the rows of every run by its number."""
+        rows = csv.reader(io.StringIO(self._read(CURVES), newline=""))
+        header = next(rows, [])
+        by_run: dict[str, list[list[str]]] = {}
+        for row in rows:
+            if len(row) != len(header):
+                raise FPTError(f"{self.folder / CURVES}, line {rows.line_num}, has {len(row)} of {len(header)} figures")
+            by_run.setdefault(row[0], []).append(row)
+        return header, by_run
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.folder / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FPTError(f"{self.folder / name} cannot be read: {error}") from error
+
+
+def open_runs(folder: Path) -> RunFolders | Archive:
+    """The runs of a folder: an archive where it holds ``runs.jsonl``."""
+    return Archive(folder) if (folder / RUNS).is_file() else RunFolders(folder)
+
+
+def write_archive(runs: RunFolders | Archive, outcomes: Mapping[str, Outcome], folder: Path) -> None:
+    """Archives runs: those of ``outcomes``, by the names of their folders, that are not missing.
+
+    What still runs is archived as stopped.
+
+    Raises:
+        FPTError: If there is no run, one of them has a ``metrics.csv`` that cannot be read, or nothing can be written.
+        UsageError: If the runs themselves lie in the folder.
+    """
+    there = {name: outcome for name, outcome in sorted(outcomes.items()) if outcome.state is not State.MISSING}
+    if not there:
+        raise FPTError(f"{runs.folder} has no run of this table with these options: there is nothing to archive")
+    if any((folder / name).is_dir() for name in there):
+        raise UsageError(f"{folder} holds the runs themselves: their archive needs another folder")
+    lines = [_line_of(number, name, runs, outcome) for number, (name, outcome) in enumerate(there.items(), 1)]
+    curves = _curves_of({number: runs.rows(name) for number, name in enumerate(there, 1)})
+    pictures = {name: outcome.attention.read_bytes() for name, outcome in there.items() if outcome.attention}
+    try:
+        for name, picture in pictures.items():
+            write_whole(folder / ATTENTION / f"{name}.png", picture)
+        write_whole(folder / CURVES, curves)
+        write_whole(folder / RUNS, "".join(f"{line}\n" for line in lines))
+    except OSError as error:
+        raise FPTError(f"{folder} cannot be written: {error.strerror}; choose another with --archive") from error
+
+
+def _line_of(number: int, name: str, runs: RunFolders | Archive, outcome: Outcome) -> str:
+    line = {
+        "run": number,
+        "folder": name,
+        "state": State.STOPPED if outcome.state is State.RUNNING else outcome.state,
+        "cause": outcome.cause,
+        "result": runs.result(name),
+        "config": runs.config(name),
+    }
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def _curves_of(rows_by_run: Mapping[int, Sequence[Mapping[str, str]]]) -> str:
+    columns = dict.fromkeys(column for rows in rows_by_run.values() for row in rows[:1] for column in row)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["run", *columns], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"run": run, **row} for run, rows in rows_by_run.items() for row in rows)
+    return text.getvalue()

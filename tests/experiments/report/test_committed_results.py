@@ -1,0 +1,35 @@
+"""The tables in results/ are what their runs say, by the commands of docs/results.md."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fpt_lightning.experiments.report import ARCHIVED, checks, html
+from fpt_lightning.main import main
+
+ROOT = Path(__file__).parents[3]
+COMMANDS = re.findall(r"^ +fpt (report .*)$", (ROOT / "docs" / "results.md").read_text(), re.MULTILINE)
+
+
+def test_every_table_has_its_command() -> None:
+    folders = {f"results/laptop/{folder.name}" for folder in (ROOT / "results" / "laptop").iterdir()}
+    assert {shlex.split(command)[3] for command in COMMANDS} == folders
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_committed_table_is_what_its_runs_say(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(command)
+    here = Path(words[3])
+    shutil.copytree(ROOT / here, here)
+    first = json.loads((here / "runs.jsonl").read_text().splitlines()[0])
+    for module in (checks, html):  # later versions would say that these runs are not theirs
+        monkeypatch.setattr(module, "__version__", first["result"]["versions"]["fpt-lightning"])
+    for name in ARCHIVED.values():
+        (here / name).unlink()
+    assert main([*words, "--archive", str(here)]) == 0
+    for file in (ROOT / here).iterdir():
+        assert (here / file.name).read_bytes() == file.read_bytes(), file
