@@ -116,7 +116,6 @@ class FPTClassifier(L.LightningModule):
         self.test_metrics = _metrics(task, "test_")
         # checkpoints hold what trains and no more; keys are compared in on_load_checkpoint
         self.strict_loading = False
-        self._random_states: list[dict[str, Any]] | None = None
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Logits ``[batch, answers, classes]``; see :meth:`FrozenPretrainedTransformer.forward`."""
@@ -164,21 +163,17 @@ class FPTClassifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out what is frozen, and names it."""
-        checkpoints.shrink(checkpoint, self.model, self.trainer)
+        checkpoints.shrink(checkpoint, self.model)
+        checkpoints.add_validation(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another task, other trained parts or other frozen weights."""
         checkpoints.verify(checkpoint, self.model)
-        self._random_states = checkpoint.get(checkpoints.RANDOM_STATES)
 
     def on_fit_start(self) -> None:
         """Fits the input layer to the backbone's token embeddings where that is asked for and the run is new."""
         if self.fit_input and self.trainer.ckpt_path is None:
             self.fit_input(self.model, self.trainer)
-
-    def on_train_start(self) -> None:
-        """Continues the random numbers of the run that is resumed; otherwise gives every process its own."""
-        checkpoints.start_random_numbers(self._random_states, self.trainer)
 
     def _answer(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits ``[batch * answers, classes]``, or numbers ``[batch * answers]`` in standard units; targets; loss."""

@@ -15,16 +15,22 @@ from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.training.callbacks import Throughput
 from fpt_lightning.training.checkpoint import chosen_step
 from fpt_lightning.training.checkpoint_io import WholeCheckpointIO
+from fpt_lightning.training.random_state import RandomState
 
 
 class FPTTrainer(L.Trainer):
     """Lightning's Trainer; every argument means what it means there.
 
-    A kill never leaves a broken checkpoint, see :class:`WholeCheckpointIO`.
+    A kill never leaves a broken checkpoint, see :class:`WholeCheckpointIO`, and a resumed run draws the random numbers
+    of one that never stopped, see :class:`RandomState`.
     """
+
+    callbacks: list[L.Callback]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # the last: what other callbacks draw at the start of a resumed training does not count
+        self.callbacks = [*self.callbacks, RandomState()]
         # others write folders of their own; and where somebody has chosen another way, that stays
         one_file = isinstance(self.strategy, SingleDeviceStrategy | DDPStrategy)
         if one_file and type(self.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -93,12 +99,11 @@ class FPTTrainer(L.Trainer):
 
     def _throughput(self) -> Throughput:
         """The callback that counts samples; added where the Trainer was built without it."""
-        callbacks: list[L.Callback] = self.callbacks  # type: ignore[attr-defined]
-        found = [callback for callback in callbacks if isinstance(callback, Throughput)]
-        if not found:
-            found = [Throughput()]
-            callbacks.insert(0, found[0])
-        return found[0]
+        for callback in self.callbacks:
+            if isinstance(callback, Throughput):
+                return callback
+        self.callbacks.insert(0, throughput := Throughput())
+        return throughput
 
     def _measured(self) -> dict[str, Any]:
         throughput = self._throughput()

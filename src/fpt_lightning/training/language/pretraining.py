@@ -102,7 +102,6 @@ class LanguageModel(L.LightningModule):
         self.model.train()
         self.validation_metrics = self._metrics("val_")
         self.test_metrics = self._metrics("test_")
-        self._random_states: list[dict[str, Any]] | None = None
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
         """Predicts the token behind each.
@@ -164,9 +163,9 @@ class LanguageModel(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what the weights belong to, the figures of validation and the state of the generators."""
+        """Adds what the weights belong to, and the figures of validation."""
         checkpoint[LANGUAGE_MODEL] = self.identity()
-        checkpoints.add_state(checkpoint, self.trainer)
+        checkpoints.add_validation(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of other sizes or another tokenizer.
@@ -183,11 +182,6 @@ class LanguageModel(L.LightningModule):
                 f"this checkpoint has another {name} than this run: {saved.get(name)} there, {own[name]} here.\n"
                 "Pass the config.yaml of its run folder with --config, and the texts it was trained on."
             )
-        self._random_states = checkpoint.get(checkpoints.RANDOM_STATES)
-
-    def on_train_start(self) -> None:
-        """Continues the random numbers of the run that is resumed; otherwise gives every process its own."""
-        checkpoints.start_random_numbers(self._random_states, self.trainer)
 
     def identity(self) -> dict[str, Any]:
         """What the weights belong to, as plain values: sizes, and the hash of the tokenizer."""
