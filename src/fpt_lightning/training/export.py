@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from fpt_lightning.errors import FPTError
+from fpt_lightning.files import whole_file, write_whole
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 
@@ -22,10 +23,10 @@ def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path
     from safetensors.torch import save_file
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()}
-    save_file(tensors, path, metadata={"format": "pt", "frozen": model.frozen_hash()})
-    path.with_suffix(".json").write_text(json.dumps(model.identity(), indent=2) + "\n")
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata={"format": "pt", "frozen": model.frozen_hash()})
+    write_whole(path.with_suffix(".json"), json.dumps(model.identity(), indent=2) + "\n")
     return path
 
 

@@ -9,6 +9,8 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from fpt_lightning.files import whole_file
+
 
 class RunLogger(Logger):
     """Appends metrics to the ``metrics.csv`` of a run folder, each at once, so that a kill loses none.
@@ -28,7 +30,6 @@ class RunLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The run folder's name."""
         return self.path.parent.name
 
     @property
@@ -38,7 +39,6 @@ class RunLogger(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The run folder."""
         return str(self.path.parent)
 
     @rank_zero_only
@@ -47,7 +47,6 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Adds a row."""
         row = {"step": step or 0} | {name: float(value) for name, value in metrics.items() if name != "epoch"}
         new_columns = [name for name in row if name not in self._columns]
         if not self._started or new_columns:
@@ -66,13 +65,10 @@ class RunLogger(Logger):
             return list(csv.DictReader(file))
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self.path.with_suffix(".csv.part")
-        with whole.open("w", newline="") as file:
+        with whole_file(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        whole.replace(self.path)
 
 
 def is_logging_step(trainer: L.Trainer, step: int) -> bool:

@@ -1,7 +1,6 @@
 """A trained body as an ordinary folder of transformers, so that it can be the backbone of other runs."""
 
 import copy
-import tempfile
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +12,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from fpt_lightning.errors import UsageError
+from fpt_lightning.files import whole_folder
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 
@@ -74,16 +74,13 @@ class ExportBackbone(callbacks.Callback):
 
 def replace_folder(module: L.LightningModule, folder: Path) -> None:
     """Writes the backbone of a model into a folder, every file whole at every moment."""
-    folder.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory(prefix=".backbone-", dir=folder.parent) as part:
+    with whole_folder(folder) as part:
         if isinstance(module, SavesBackbone):
-            module.save_backbone(Path(part))
+            module.save_backbone(part)
         else:
             assert isinstance(module.model, FrozenPretrainedTransformer)
-            save_body(module.model, Path(part))
-        for file in Path(part).iterdir():
-            file.replace(folder / file.name)
+            save_body(module.model, part)
 
 
 def save_body(model: FrozenPretrainedTransformer, folder: Path) -> None:
