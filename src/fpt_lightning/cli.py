@@ -28,7 +28,7 @@ from fpt_lightning.training.callbacks import (
     ProgressBar,
     Throughput,
 )
-from fpt_lightning.training.checkpoint import check_readable
+from fpt_lightning.training.checkpoint import read_checkpoint
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.logger import RunLogger
@@ -153,7 +153,7 @@ class FPTCLI(LightningCLI):
             self.save_config_callback = None
             warnings.filterwarnings("ignore", "The dirpath has changed")  # nothing is saved
         if (checkpoint := config.get("ckpt_path")) is not None and checkpoint not in ("best", "last", "hpc"):
-            check_readable(checkpoint)
+            read_checkpoint(checkpoint)  # before anything starts
         trainer = config.trainer
         if 0 < trainer.max_steps < (trainer.val_check_interval or 0):
             trainer.val_check_interval = trainer.max_steps  # the end of a short run is validated too

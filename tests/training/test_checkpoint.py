@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import Fpt, read_rows
 from fpt_lightning.errors import FPTError
-from fpt_lightning.training.checkpoint import check_readable
+from fpt_lightning.training.checkpoint import read_checkpoint
 
 LAST = "checkpoints/last.ckpt"
 
@@ -185,7 +185,7 @@ def test_no_bytes_are_taken_for_a_checkpoint(tmp_path: Path, content: bytes) -> 
     file = tmp_path / "some.ckpt"
     file.write_bytes(content)
     with pytest.raises(FPTError, match=r"some\.ckpt is not a checkpoint"):
-        check_readable(file)
+        read_checkpoint(file)
 
 
 def test_a_checkpoint_that_runs_code_is_refused(fpt: Fpt, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> No
         )
 
 
-def check_readable(path: str | Path) -> None:
-    """Opens a checkpoint as data, so that a missing, damaged or hostile file is named before anything starts.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Opens a checkpoint as data, on the CPU; a missing, damaged or hostile file is named.
 
     Raises:
         FPTError: If it is not a whole file of tensors and plain values.
@@ -78,13 +78,14 @@ def check_readable(path: str | Path) -> None:
     try:
         if not zipfile.is_zipfile(path):  # torch would take it for a file of its first years and stumble in it
             raise EOFError("it is cut short or of another kind")
-        torch.load(path, weights_only=True, map_location="cpu")
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise FPTError(f"{path} is not a checkpoint of fpt-lightning, or not whole ({reason})") from error
+    return checkpoint
 
 
 def chosen_step(path: str | Path) -> dict[str, Any]:
     """The step of a checkpoint and what validation measured there, under the names of result.json."""
-    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    checkpoint = read_checkpoint(path)
     return {"best_step": checkpoint["global_step"], **checkpoint[VALIDATION]}

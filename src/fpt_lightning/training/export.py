@@ -15,10 +15,7 @@ def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path
 
     Args:
         model: The model.
-        path: The safetensors file; the JSON file has the same name with ``.json``.
-
-    Returns:
-        The safetensors file.
+        path: The safetensors file, which is returned; the JSON file has the same name with ``.json``.
     """
     from safetensors.torch import save_file
 
@@ -49,10 +46,8 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
     except (SafetensorError, OSError) as error:
         raise FPTError(f"{path}: no trained parts can be read from it ({error})") from error
     own = model.trained_parameters()
-    different = sorted(
-        name for name in own.keys() | tensors.keys() if name not in own or not _fits(own[name], tensors.get(name))
-    )
-    if different:
+    wanted, saved = ({(name, tensor.shape) for name, tensor in parts.items()} for parts in (own, tensors))
+    if different := sorted({name for name, _ in wanted ^ saved}):
         raise FPTError(
             f"{path} does not fit this model: {different[0]} differs in being there or in shape "
             f"({len(different)} such). Its JSON file names the task, backbone and parts it belongs to."
@@ -65,7 +60,3 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
-
-
-def _fits(parameter: torch.Tensor, tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and parameter.shape == tensor.shape

@@ -48,11 +48,10 @@ class RunLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {"step": step or 0} | {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        new_columns = [name for name in row if name not in self._columns]
-        if not self._started or new_columns:
+        if not self._started or not row.keys() <= set(self._columns):
             rows = [kept for kept in self._read() if self._started or int(kept["step"]) < row["step"]]
-            self._columns += sorted({name for kept in rows for name in kept} - set(self._columns))
-            self._columns += [name for name in new_columns if name not in self._columns]
+            old_columns = sorted({name for kept in rows for name in kept})
+            self._columns = list(dict.fromkeys([*self._columns, *old_columns, *row]))
             self._started = True
             self._write(rows)
         with self.path.open("a", newline="") as file:

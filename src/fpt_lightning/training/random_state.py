@@ -57,9 +57,8 @@ def _restore(state: dict[str, Any]) -> None:
 
 
 def _gather(state: dict[str, Any], trainer: L.Trainer) -> list[dict[str, Any]]:
-    """One state a process, the same list in each; Lightning makes up a checkpoint in every process, so all are here."""
-    if trainer.world_size == 1:
-        return [state]
-    states: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(states, state)
+    """One state a process, the same list in each: Lightning makes up a checkpoint in every process."""
+    states = [state] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(states, state)
     return states
