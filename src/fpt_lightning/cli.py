@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning as L
 from jsonargparse import set_parsing_settings
@@ -21,20 +21,12 @@ from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, open_run_folder
-from fpt_lightning.training.callbacks import (
-    EarlyStopping,
-    PartsSummary,
-    PredictionWriter,
-    ProgressBar,
-    Throughput,
-)
+from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar, Throughput
 from fpt_lightning.training.checkpoint import read_checkpoint
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.logger import RunLogger
 from fpt_lightning.training.trainer import FPTTrainer
-
-T = TypeVar("T")
 
 TRAINER_DEFAULTS = {
     "max_steps": 1000,
@@ -170,7 +162,7 @@ class FPTCLI(LightningCLI):
                 raise self._refusal from None
             raise
 
-    def _instantiate(self, class_type: type[T], *args: Any, **kwargs: Any) -> T:
+    def _instantiate(self, class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return class_type(*args, **kwargs)
         except FPTError as error:

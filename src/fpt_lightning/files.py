@@ -23,8 +23,7 @@ def whole_file(path: Path, stale: float = STALE) -> Iterator[Path]:
 
     Args:
         path: The file; its folder is made where that is missing.
-        stale: Seconds after which a part that nobody finished is taken away; 0 where one process at a time writes the
-            file, and what a killed one has left is never finished.
+        stale: Seconds after which a part that nobody finished is taken away; 0 where one process alone writes the file.
 
     Raises:
         OSError: If it cannot be written.

@@ -22,12 +22,12 @@ COMMANDS = {
     "attention": "draw what the answers of a run look at: fpt attention --checkpoint RUN",
 }
 
-# commands with options of their own, by the module and its function that takes them
+# commands with options of their own, and the module whose function of that name takes them
 HOME = {
-    "sweep": ("fpt_lightning.experiments.commands", "sweep"),
-    "status": ("fpt_lightning.experiments.commands", "status"),
-    "report": ("fpt_lightning.experiments.commands", "report"),
-    "attention": ("fpt_lightning.attention.command", "main"),
+    "sweep": "fpt_lightning.experiments.commands",
+    "status": "fpt_lightning.experiments.commands",
+    "report": "fpt_lightning.experiments.commands",
+    "attention": "fpt_lightning.attention.command",
 }
 
 HELP = f"""usage: fpt COMMAND --config FILE [--config FILE ...] [--OPTION VALUE ...]
@@ -75,12 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> None:
-    """Runs one command.
-
-    Raises:
-        UsageError: If the command line or a config is wrong.
-        FPTError: If anything else is that a user can mend.
-    """
     if not words or words[0] in ("-h", "--help"):
         print(HELP, end="")
     elif words[0] == "--version":
@@ -91,8 +85,7 @@ def _run(words: list[str]) -> None:
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)  # a task of one's own beside its config; last, so that it shadows no package
         if words[0] in HOME:
-            module, function = HOME[words[0]]
-            getattr(import_module(module), function)(words[1:])
+            getattr(import_module(HOME[words[0]]), words[0])(words[1:])
         else:
             from fpt_lightning.cli import FPTCLI  # imports torch: seconds
 

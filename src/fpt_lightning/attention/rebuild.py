@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fpt_lightning.cli import FPTCLI
+from fpt_lightning.config_files import read_config
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.runs.folder import RunFolder
@@ -84,8 +83,5 @@ class _Rebuilt(FPTCLI):
 
 def _command(config: Path) -> str:
     """The command whose options a saved config holds."""
-    try:
-        saved = yaml.safe_load(config.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FPTError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
+    saved = read_config(config)
     return "run" if isinstance(saved, dict) and "protocol" in saved else "fit"

@@ -76,7 +76,7 @@ def carry_out(order: Order) -> Verdict:
 
 
 def _carry_out(order: Order, folder: Path) -> Verdict:
-    from fpt_lightning.attention.command import main as draw_attention
+    from fpt_lightning.attention.command import attention
     from fpt_lightning.cli import FPTCLI
 
     files = RunFolder(folder)
@@ -91,7 +91,7 @@ def _carry_out(order: Order, folder: Path) -> Verdict:
     elif order.test and result.test is None:
         commands.append(partial(FPTCLI, [*order.words, "--test=only", f"--ckpt_path={files.best}"]))
     if order.attention and not files.attention.is_file():
-        commands.append(partial(draw_attention, ["--checkpoint", order.folder]))
+        commands.append(partial(attention, ["--checkpoint", order.folder]))
     failure_file(folder).unlink(missing_ok=True)
     for command in commands:
         write_output_to(folder / "log.txt")
