@@ -12,10 +12,11 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import Fpt, read_rows, write_table
-from fpt_lightning.config_files import config_folder
+from fpt_lightning.config_files import shipped
 from fpt_lightning.main import COMMANDS, HOME, main
 
-CONFIGS = sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))
+CONFIG_FOLDER = shipped("configs")
+CONFIGS = sorted(path.relative_to(CONFIG_FOLDER).as_posix() for path in CONFIG_FOLDER.rglob("*.yaml"))
 TASKS = [name for name in CONFIGS if "/" not in name]
 # those are in test_ddp, test_pretraining and test_export_backbone
 ELSEWHERE = ("trainer/ddp.yaml", "pretrain/language.yaml", "pretrain/bit_memory.yaml")
@@ -129,7 +130,7 @@ def test_every_fragment_composes_with_a_task(fpt: Fpt, tiny: list[str], fragment
     if fragment == "train/scratch.yaml":
         words.append("--model.backbone=small")
     assert fpt("fit", "--config=bit_xor.yaml", f"--config={fragment}", *words, "--run_folder=run") == 0
-    wanted = yaml.safe_load((config_folder() / fragment).read_text())
+    wanted = yaml.safe_load((CONFIG_FOLDER / fragment).read_text())
     saved = yaml.safe_load(Path("run/config.yaml").read_text())
     for key, value in wanted.get("model", {}).items():
         assert saved["model"]["init_args"][key] == value

@@ -59,6 +59,9 @@ def test_parts_of_the_dead_are_cleared_those_of_the_living_are_not(tmp_path: Pat
         os.utime(part, (part.stat().st_atime, part.stat().st_mtime - STALE - 60))
     write_whole(path, b"whole")
     assert {child.name for child in tmp_path.iterdir()} == {path.name, alive.name, another.name}
+    with whole_file(path, stale=0.0) as part:  # nobody else writes it
+        part.write_bytes(b"again")
+    assert {child.name for child in tmp_path.iterdir()} == {path.name, another.name}
 
 
 def test_files_of_a_folder_move_to_their_places_together(tmp_path: Path) -> None:

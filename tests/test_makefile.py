@@ -204,7 +204,7 @@ def test_a_built_wheel_carries_configs_and_backbone_and_works_from_any_folder(tm
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, timeout=120)
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    code = "import fpt_lightning; from fpt_lightning.config_files import config_folder; print(config_folder())"
+    code = "import fpt_lightning; from fpt_lightning.config_files import shipped; print(shipped('configs'))"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
     ).stdout.strip()

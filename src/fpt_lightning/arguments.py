@@ -16,15 +16,14 @@ LINKED = ("self", "task", "seed")  # what no config gives: the command line does
 
 def with_configs_found(words: Sequence[str]) -> list[str]:
     """Replaces the value of every ``--config`` (``-c``) by the path of the file it names."""
-    found: list[str] = []
+    located: list[str] = []
     for word in words:
-        if found and found[-1] in ("--config", "-c"):
-            found.append(find_config(word))
+        if located and located[-1] in ("--config", "-c"):
+            word = find_config(word)
         elif word.startswith("--config="):
-            found.append(f"--config={find_config(word.removeprefix('--config='))}")
-        else:
-            found.append(word)
-    return found
+            word = f"--config={find_config(word.removeprefix('--config='))}"
+        located.append(word)
+    return located
 
 
 class ArgumentParser(LightningArgumentParser):
@@ -36,11 +35,7 @@ class ArgumentParser(LightningArgumentParser):
         return self._commands
 
     def error(self, message: str, ex: Exception | None = None) -> Never:
-        """Raises the error that :mod:`fpt_lightning.main` prints.
-
-        Raises:
-            UsageError: Always, but for a parser that jsonargparse makes for the options of a single class.
-        """
+        """Raises a UsageError, but for a parser that jsonargparse makes for the options of a single class."""
         if not self.exit_on_error:
             super().error(message, ex)
         raise UsageError(f"{self._summarise(message)}\n`fpt COMMAND --help` lists every option.") from ex
@@ -93,16 +88,11 @@ def options_of(class_path: str) -> list[str]:
     for base in getattr(importlib.import_module(module), name).__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
-        kinds = {parameter.kind for parameter in parameters}
-        names += [
-            parameter.name
-            for parameter in parameters
-            if parameter.name not in LINKED and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        ]
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
+        kinds = {name: parameter.kind for name, parameter in inspect.signature(base.__init__).parameters.items()}
+        names += [name for name, kind in kinds.items() if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        if inspect.Parameter.VAR_KEYWORD not in kinds.values():
             break
-    return list(dict.fromkeys(names))
+    return [name for name in dict.fromkeys(names) if name not in LINKED]
 
 
 def _plain(type_name: str) -> str:

@@ -1,10 +1,10 @@
-"""The `fpt` command on LightningCLI: what every subcommand shares, and how a run becomes a folder."""
+"""The `fpt` command on LightningCLI: parses a command, builds datamodule, model and Trainer, and runs it."""
 
 import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning as L
 from jsonargparse import set_parsing_settings
@@ -19,24 +19,14 @@ from fpt_lightning.arguments import ArgumentParser, with_configs_found
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, open_run_folder
-from fpt_lightning.runs.learning_curve import plot_learning_curve
-from fpt_lightning.runs.result import read_json
-from fpt_lightning.training.callbacks import (
-    EarlyStopping,
-    PartsSummary,
-    PredictionWriter,
-    ProgressBar,
-    Throughput,
-)
-from fpt_lightning.training.checkpoint import check_readable
+from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar, Throughput
+from fpt_lightning.training.checkpoint import read_checkpoint
 from fpt_lightning.training.classification import FPTClassifier
-from fpt_lightning.training.export import export_trained
 from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.logger import RunLogger
 from fpt_lightning.training.trainer import FPTTrainer
-
-T = TypeVar("T")
 
 TRAINER_DEFAULTS = {
     "max_steps": 1000,
@@ -50,7 +40,16 @@ TRAINER_DEFAULTS = {
 
 DEFAULT_MONITOR = "val_accuracy"
 
-# Two callbacks: with `save_last` Lightning leaves last.ckpt alone wherever validation did not improve.
+# Two keep checkpoints: with `save_last` Lightning leaves last.ckpt alone wherever validation did not improve.
+CALLBACKS: dict[str, type[L.Callback]] = {
+    "checkpoint": ModelCheckpoint,
+    "last_checkpoint": ModelCheckpoint,  # after it, to hold its state
+    "early_stopping": EarlyStopping,
+    "progress": ProgressBar,
+    "predictions": PredictionWriter,
+    "export_backbone": ExportBackbone,
+}
+
 CALLBACK_DEFAULTS = {
     "checkpoint.monitor": DEFAULT_MONITOR,
     "checkpoint.mode": "max",
@@ -68,19 +67,6 @@ SWITCHES = {
 }
 
 
-# what else of the model's arguments tells one arm from another
-MODEL_CHOICES = (
-    "architecture",
-    "layers",
-    "positions",
-    "lora",
-    "input_initialization",
-    "align_steps",
-    "part_lr",
-    "shuffle_tokens",
-)
-
-
 class FPTCLI(LightningCLI):
     """Parses a command, builds datamodule, model and Trainer, and runs it.
 
@@ -92,10 +78,10 @@ class FPTCLI(LightningCLI):
         FPTError: If data, backbone or checkpoint cannot be used.
     """
 
-    run_folder: RunFolder | None = None
-    _refusal: FPTError | None = None
     trainer: FPTTrainer
     datamodule: FPTDataModule
+    run_folder: RunFolder | None = None
+    _refusal: FPTError | None = None
 
     def __init__(self, words: Sequence[str]) -> None:
         _silence_what_no_user_can_mend()
@@ -121,35 +107,21 @@ class FPTCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The one that is asked for, of Lightning's and ours, with the arguments that are not options.
-
-        The parser of each takes a twentieth of a second to build.
-        """
-        known = {
-            **LightningCLI.subcommands(),
-            "run": {"model", "datamodule"},
-            "prepare": {"model", "datamodule"},
-        }
+        """The command that is asked for alone, since each parser takes a twentieth of a second to build."""
+        ours = {"model", "datamodule"}  # which are no options of the command
+        known = {**LightningCLI.subcommands(), "run": ours, "prepare": ours}
         return {self._command: known[self._command]}
 
     def add_default_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
-        """Adds the seed: a number, never a random one, because data and model are linked to it."""
+        # a number, never a random one, because data and model are linked to it
         parser.add_argument("--seed_everything", type=int, default=0, help="The seed of the run.")
 
     def add_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
         """Adds the named callbacks, and links what no config should have to repeat."""
-        parser.add_argument(
-            "--run_folder",
-            type=str | None,
-            default=None,
-            help="Folder of the run; by default runs/TASK/NUMBER.",
-        )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")  # after it, to hold its state
-        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.add_lightning_class_args(ProgressBar, "progress")
-        parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.add_lightning_class_args(ExportBackbone, "export_backbone")
+        folder_help = "Folder of the run; by default runs/TASK/NUMBER."
+        parser.add_argument("--run_folder", type=str | None, default=None, help=folder_help)
+        for name, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, name)
         parser.set_defaults(dict(CALLBACK_DEFAULTS))
         parser.set_defaults({"model": {"class_path": f"{FPTClassifier.__module__}.{FPTClassifier.__name__}"}})
         parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
@@ -173,7 +145,7 @@ class FPTCLI(LightningCLI):
             self.save_config_callback = None
             warnings.filterwarnings("ignore", "The dirpath has changed")  # nothing is saved
         if (checkpoint := config.get("ckpt_path")) is not None and checkpoint not in ("best", "last", "hpc"):
-            check_readable(checkpoint)
+            read_checkpoint(checkpoint)  # before anything starts
         trainer = config.trainer
         if 0 < trainer.max_steps < (trainer.val_check_interval or 0):
             trainer.val_check_interval = trainer.max_steps  # the end of a short run is validated too
@@ -190,8 +162,7 @@ class FPTCLI(LightningCLI):
                 raise self._refusal from None
             raise
 
-    def _instantiate(self, class_type: type[T], *args: Any, **kwargs: Any) -> T:
-        """Builds an object of a config, and keeps why it could not be built."""
+    def _instantiate(self, class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return class_type(*args, **kwargs)
         except FPTError as error:
@@ -231,13 +202,14 @@ class FPTCLI(LightningCLI):
             raise UsageError("fpt run writes a result, which trainer.fast_dev_run forbids: use fpt fit for a trial")
         if not isinstance(self.model, FPTClassifier):
             raise UsageError("fpt run writes the result of a task: train a language model with fpt fit")
-        trained = _untested(self.run_folder) if kwargs["test"] == "only" else None
+        trained = untested_result(self.run_folder) if kwargs["test"] == "only" else {}
         measured = self.trainer.run(**kwargs)
         if self.trainer.is_global_zero:
-            _finish(self.run_folder, {**(trained or self._what_ran()), **measured}, self.model)
+            seed = self._get(self.config, "seed_everything")
+            result = trained or what_ran(self.model, self.datamodule, seed, kwargs["arm"], kwargs["protocol"])
+            finish(self.run_folder, {**result, **measured}, self.model)
 
     def prepare(self, **kwargs: Any) -> None:
-        """Runs the Trainer's `prepare` and says what was found."""
         self.trainer.prepare(**kwargs)
         print("\n".join(self.datamodule.describe()))
 
@@ -263,28 +235,6 @@ class FPTCLI(LightningCLI):
         if self.subcommand == "run" and self._get(self.config, "test") == "only":
             trainer.logger = False  # a test alone logs at step 0, before everything that is there
         rank_zero_info(f"run folder: {self.run_folder.path}")
-
-    def _what_ran(self) -> dict[str, Any]:
-        """The part of a result that is known before the run."""
-        model: FPTClassifier = self.model
-        choice = model.model.choice
-        trained = sum(parameter.numel() for parameter in model.model.trained_parameters().values())
-        initialization = choice.resolved_initialization
-        return {
-            "task": self.datamodule.task.name,
-            "arm": self._get(self.config, "arm") or f"{choice.name} {initialization}",
-            "backbone": choice.name,
-            **{key: model.hparams[key] for key in MODEL_CHOICES},
-            "initialization": initialization,
-            "trainable": model.trainable,
-            "protocol": self._get(self.config, "protocol"),
-            "lr": model.lr,
-            "batch_size": self.datamodule.batch_size,
-            "seed": self._get(self.config, "seed_everything"),
-            "trained_parameters": trained,
-            "total_parameters": sum(parameter.numel() for parameter in model.model.parameters()),
-            "data_fingerprint": self.datamodule.fingerprint(),
-        }
 
 
 class ParsedCommand(FPTCLI):
@@ -312,40 +262,6 @@ class SaveRunConfig(SaveConfigCallback):
         if stage == "fit":
             # not trainer.log_dir, which waits for the other processes: this one is here alone
             RunFolder(Path(trainer.default_root_dir)).result.unlink(missing_ok=True)
-
-
-def _untested(folder: RunFolder) -> dict[str, Any]:
-    """The result of a run that was trained and not tested.
-
-    Raises:
-        UsageError: If there is none, or it was tested before: the test split is read once.
-    """
-    result = read_json(folder.result)
-    if result is None:
-        raise UsageError(f"{folder.path} holds no finished run: leave --test away to train it")
-    if tested := [name for name in result if name.startswith("test_")]:
-        raise UsageError(f"{folder.path} was tested before; its result.json holds {', '.join(tested)}")
-    return result
-
-
-def _finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> None:
-    metric = model.task.metric
-    splits = {"test": "test", "val": "validation"}
-    found = {told: result[f"{split}_{metric}"] for split, told in splits.items() if f"{split}_{metric}" in result}
-    left = ["result.json", "learning_curve.png", "metrics.csv", "checkpoints/best.ckpt"]
-    if "test" in found:  # which has put the model back to the best checkpoint
-        export_trained(model.model, folder.path / "trained.safetensors")
-        left.append("trained.safetensors")
-    split, value = next(iter(found.items()))
-    title = f"{result['task']} on {result['arm']}: {split} {metric} {value:.3f}"
-    plot_learning_curve(folder.metrics, folder.path / "learning_curve.png", title, metric)
-    folder.write_result(result)
-    print(
-        ", ".join(f"{split} {metric} {value:.4f}" for split, value in found.items())
-        + f" at step {result['best_step']:,} of {result['steps']:,}\n"
-        f"{result['samples_per_second']:,} samples/s, {result['wall_seconds']} s, {result['peak_memory_mb']} MiB\n"
-        f"{folder.path}: {', '.join(left)}"
-    )
 
 
 def _silence_what_no_user_can_mend() -> None:

@@ -1,15 +1,11 @@
 """Configs and what else ships beside the code, found by name."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from fpt_lightning.errors import UsageError, did_you_mean
-
-
-def config_folder() -> Path:
-    """Where the shipped configs lie: inside an installed package, or beside ``src`` in a checkout."""
-    return shipped("configs")
 
 
 def shipped(name: str) -> Path:
@@ -25,10 +21,10 @@ def find_config(name: str) -> str:
     Raises:
         UsageError: If there is no such file, or it is not YAML.
     """
-    folder = config_folder()
+    folder = shipped("configs")
     for path in (Path(name), folder / name.removeprefix("configs/")):
         if path.is_file():
-            _check_yaml(path)
+            read_config(path)
             return str(path)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
     raise UsageError(
@@ -39,8 +35,13 @@ def find_config(name: str) -> str:
     )
 
 
-def _check_yaml(path: Path) -> None:
+def read_config(path: Path) -> Any:
+    """The content of a config.
+
+    Raises:
+        UsageError: If it is not YAML.
+    """
     try:
-        yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error

@@ -11,21 +11,25 @@ from glob import escape
 from pathlib import Path
 
 STALE = 24 * 3600.0
-"""Seconds after which a part that nobody finished is taken away."""
+"""Seconds after which whoever was to finish a part is not believed to live."""
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, stale: float = STALE) -> Iterator[Path]:
     """Gives a path to write to, which becomes ``path`` at the end of the block, or nothing if it raises.
 
     Whoever looks meanwhile sees the old content or none; processes that write one file at a time each write their own.
     The content is on the disk before the name is.
 
+    Args:
+        path: The file; its folder is made where that is missing.
+        stale: Seconds after which a part that nobody finished is taken away; 0 where one process alone writes the file.
+
     Raises:
         OSError: If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_parts(path)
+    _clear_parts(path, stale)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
@@ -76,9 +80,9 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _clear_parts(path: Path) -> None:
-    """Takes away what processes left that were killed long ago."""
+def _clear_parts(path: Path, stale: float) -> None:
+    """Takes away what processes left that were killed so long ago."""
     for part in path.parent.glob(f".{escape(path.name)}.*.part"):
         with suppress(OSError):  # its writer may have finished meanwhile
-            if time.time() - part.stat().st_mtime > STALE:
+            if time.time() - part.stat().st_mtime >= stale:
                 part.unlink()

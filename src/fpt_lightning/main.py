@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from fpt_lightning import __version__
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 
 COMMANDS = {
@@ -21,12 +22,12 @@ COMMANDS = {
     "attention": "draw what the answers of a run look at: fpt attention --checkpoint RUN",
 }
 
-# commands with options of their own, by the module and its function that takes them
+# commands with options of their own, and the module whose function of that name takes them
 HOME = {
-    "sweep": ("fpt_lightning.experiments.commands", "sweep"),
-    "status": ("fpt_lightning.experiments.commands", "status"),
-    "report": ("fpt_lightning.experiments.commands", "report"),
-    "attention": ("fpt_lightning.attention.command", "main"),
+    "sweep": "fpt_lightning.experiments.commands",
+    "status": "fpt_lightning.experiments.commands",
+    "report": "fpt_lightning.experiments.commands",
+    "attention": "fpt_lightning.attention.command",
 }
 
 HELP = f"""usage: fpt COMMAND --config FILE [--config FILE ...] [--OPTION VALUE ...]
@@ -59,28 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP, end="")
-        return 0
-    if words[0] == "--version":
-        from fpt_lightning import __version__
-
-        print(f"fpt-lightning {__version__}")
-        return 0
     try:
-        if words[0] not in COMMANDS:
-            raise UsageError(
-                f"no command is called '{words[0]}'{did_you_mean(words[0], COMMANDS)} `fpt --help` lists them"
-            )
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.append(here)  # a task of one's own beside its config; last, so that it shadows no package
-        if words[0] in HOME:
-            module, function = HOME[words[0]]
-            getattr(import_module(module), function)(words[1:])
-        else:
-            from fpt_lightning.cli import FPTCLI  # imports torch: seconds
-
-            FPTCLI(words)
+        _run(words)
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads on: fpt sweep TABLE --dry-run | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where python's last flush may go
@@ -91,3 +72,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fpt: error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _run(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+    elif words[0] == "--version":
+        print(f"fpt-lightning {__version__}")
+    elif words[0] not in COMMANDS:
+        raise UsageError(f"no command is called '{words[0]}'{did_you_mean(words[0], COMMANDS)} `fpt --help` lists them")
+    else:
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # a task of one's own beside its config; last, so that it shadows no package
+        if words[0] in HOME:
+            getattr(import_module(HOME[words[0]]), words[0])(words[1:])
+        else:
+            from fpt_lightning.cli import FPTCLI  # imports torch: seconds
+
+            FPTCLI(words)

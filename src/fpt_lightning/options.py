@@ -10,9 +10,4 @@ class OptionParser(argparse.ArgumentParser):
     """argparse with errors as :mod:`fpt_lightning.main` prints them."""
 
     def error(self, message: str) -> Never:
-        """Names the fault and where the options are listed.
-
-        Raises:
-            UsageError: Always.
-        """
         raise UsageError(f"{message}\n`{self.prog} --help` lists every option.")

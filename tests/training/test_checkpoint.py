@@ -1,5 +1,6 @@
 """Small checkpoints: resume equals never stopping, and nothing loads where it does not belong."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import Fpt, read_rows
 from fpt_lightning.errors import FPTError
-from fpt_lightning.training.checkpoint import check_readable
+from fpt_lightning.training.checkpoint import read_checkpoint
 
 LAST = "checkpoints/last.ckpt"
 
@@ -184,7 +185,7 @@ def test_no_bytes_are_taken_for_a_checkpoint(tmp_path: Path, content: bytes) -> 
     file = tmp_path / "some.ckpt"
     file.write_bytes(content)
     with pytest.raises(FPTError, match=r"some\.ckpt is not a checkpoint"):
-        check_readable(file)
+        read_checkpoint(file)
 
 
 def test_a_checkpoint_that_runs_code_is_refused(fpt: Fpt, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -196,3 +197,13 @@ def test_a_checkpoint_that_runs_code_is_refused(fpt: Fpt, capsys: pytest.Capture
     assert fpt("test", "--config=bit_xor.yaml", "--model.backbone=tiny", "--ckpt_path=evil.ckpt") == 1
     assert "evil.ckpt" in capsys.readouterr().err
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_of_weights_alone_is_chosen_and_tested_too(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_memory.yaml", *tiny, *BITS, "--checkpoint.save_weights_only=true"]
+    assert fpt("run", *words, "--run_folder=run") == 0
+    best = _load(Path("run/checkpoints/best.ckpt"))
+    assert "optimizer_states" not in best
+    result = json.loads(Path("run/result.json").read_text())
+    assert best["validation"]["val_accuracy"] == result["val_accuracy"]
+    assert "test_accuracy" in result

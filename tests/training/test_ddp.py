@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import read_rows
 from fpt_lightning.runs.folder import RunFolder
@@ -55,3 +56,8 @@ def test_a_run_on_two_processes_leaves_one_result_and_resumes() -> None:
     resumed = _run("part", *words, "--ckpt_path=part/checkpoints/last.ckpt")
     assert _curve(resumed, "train_loss") == pytest.approx(_curve(whole, "train_loss"), abs=1e-6)
     assert {path.name for path in Path().iterdir()} == {"whole", "part"}
+    last = (torch.load(f"{name}/checkpoints/last.ckpt", weights_only=True) for name in ("whole", "part"))
+    (first, second), resumed_states = ([state["torch"] for state in checkpoint["random_states"]] for checkpoint in last)
+    assert not torch.equal(first, second), "each process has a stream of its own"
+    assert torch.equal(resumed_states[0], first)
+    assert torch.equal(resumed_states[1], second)

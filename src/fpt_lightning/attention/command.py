@@ -21,7 +21,7 @@ TOGETHER = 2**22
 """Pairs of tokens in a batch: a head's map of all of them is 16 MiB."""
 
 
-def main(words: Sequence[str]) -> None:
+def attention(words: Sequence[str]) -> None:
     """Writes ``attention.png`` and ``attention.json`` into a run folder, and says what they show.
 
     Args:

@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-
 from fpt_lightning.cli import FPTCLI
+from fpt_lightning.config_files import read_config
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.training.checkpoint import check_readable, verify
+from fpt_lightning.training.checkpoint import read_checkpoint, verify
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.trainer import FPTTrainer
 
@@ -52,11 +50,10 @@ def rebuild(folder: RunFolder, checkpoint: Path) -> tuple[FPTClassifier, FPTData
         UsageError: If the run is of a language model, or its config is no longer valid.
         FPTError: If backbone, data or checkpoint cannot be read, or do not belong together.
     """
-    check_readable(checkpoint)
+    content = read_checkpoint(checkpoint)
     built = _Rebuilt(folder.config)
     if not isinstance(built.model, FPTClassifier):
         raise UsageError(f"{folder.path} trained a language model: only runs of a task answer at certain tokens")
-    content = torch.load(checkpoint, weights_only=True, map_location="cpu")
     verify(content, built.model.model)
     built.model.load_state_dict(content["state_dict"], strict=False)  # the frozen rest is that of the backbone
     return built.model.eval(), built.datamodule
@@ -86,8 +83,5 @@ class _Rebuilt(FPTCLI):
 
 def _command(config: Path) -> str:
     """The command whose options a saved config holds."""
-    try:
-        saved = yaml.safe_load(config.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FPTError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
+    saved = read_config(config)
     return "run" if isinstance(saved, dict) and "protocol" in saved else "fit"

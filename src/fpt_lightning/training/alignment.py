@@ -34,11 +34,7 @@ class FitInput:
         return self.moments or self.align_steps > 0
 
     def check(self, model: FrozenPretrainedTransformer) -> None:
-        """Refuses to fit what is frozen.
-
-        Raises:
-            UsageError: If the input layer does not train: a frozen tensor never changes.
-        """
+        """Refuses to fit an input layer that does not train: a frozen tensor never changes."""
         if self and "input.weight" not in model.trained_parameters():
             raise UsageError(
                 "model.align_steps and model.input_initialization moments change the input layer: "

@@ -30,11 +30,7 @@ class EarlyStopping(callbacks.EarlyStopping):
     """
 
     def __init__(
-        self,
-        monitor: str = "val_accuracy",
-        mode: str = "max",
-        patience: int | None = None,
-        min_delta: float = 0.0,
+        self, monitor: str = "val_accuracy", mode: str = "max", patience: int | None = None, min_delta: float = 0.0
     ) -> None:
         never = 2**62
         super().__init__(monitor, min_delta, patience=never if patience is None else patience, mode=mode, strict=True)
@@ -62,14 +58,8 @@ class ProgressBar(callbacks.TQDMProgressBar):
             self.train_progress_bar.set_description("Training")
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Shows the step just finished."""
         step = trainer.global_step - 1 if trainer.max_steps > 0 else batch_idx
         super().on_train_batch_end(trainer, pl_module, outputs, batch, step)
 
@@ -98,8 +88,7 @@ class Throughput(callbacks.Callback):
         self.wall_seconds = 0.0
         self._started: float | None = None  # of this process
         self._mark: float | None = None  # end of the last step; None behind a pause
-        self._window_samples = 0
-        self._window_seconds = 0.0
+        self._logged: tuple[int, float] = (0, 0.0)  # samples and seconds when the rate was last logged
 
     @property
     def samples_per_second(self) -> float:
@@ -112,17 +101,12 @@ class Throughput(callbacks.Callback):
         return int(self.padding) / self.tokens if self.tokens else 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
         self._started = time.perf_counter()
         self._mark = None
+        self._logged = (self.samples, self.training_seconds)
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Adds a step, and logs the rate of the last ``log_every_n_steps``."""
         now = time.perf_counter()
@@ -130,55 +114,42 @@ class Throughput(callbacks.Callback):
         if batch.mask is not None:
             self.padding = self.padding + (~batch.mask).sum()
         if self._mark is not None:
-            self._window_samples += batch.tokens.size(0) * trainer.world_size
-            self._window_seconds += now - self._mark
+            self.samples += batch.tokens.size(0) * trainer.world_size
+            self.training_seconds += now - self._mark
         self._mark = now
-        if is_logging_step(trainer, trainer.global_step - 1) and self._window_seconds > 0:
-            rate = self._window_samples / self._window_seconds
-            self._close_window()
+        samples, seconds = self._logged
+        if is_logging_step(trainer, trainer.global_step - 1) and self.training_seconds > seconds:
+            rate = (self.samples - samples) / (self.training_seconds - seconds)
             pl_module.log("samples_per_second", rate, prog_bar=True)
+            self._logged = (self.samples, self.training_seconds)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Pauses the clock until the next step has ended."""
         self._mark = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops the clock."""
-        self._close_window()
         if self._started is not None:
             self.wall_seconds += time.perf_counter() - self._started
             self._started = None
 
     def state_dict(self) -> dict[str, float]:
-        """The totals so far."""
         running = time.perf_counter() - self._started if self._started is not None else 0.0
         return {
             "tokens": self.tokens,
             "padding": int(self.padding),
-            "samples": self.samples + self._window_samples,
-            "training_seconds": self.training_seconds + self._window_seconds,
+            "samples": self.samples,
+            "training_seconds": self.training_seconds,
             "wall_seconds": self.wall_seconds + running,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the totals of the run that is resumed."""
-        self.tokens = state_dict["tokens"]
-        self.padding = state_dict["padding"]
-        self.samples = state_dict["samples"]
-        self.training_seconds = state_dict["training_seconds"]
-        self.wall_seconds = state_dict["wall_seconds"]
-
-    def _close_window(self) -> None:
-        self.samples += self._window_samples
-        self.training_seconds += self._window_seconds
-        self._window_samples, self._window_seconds = 0, 0.0
+        for name in self.state_dict():
+            setattr(self, name, state_dict[name])
 
 
 class PartsSummary(callbacks.Callback):
     """Says at the start of a run what trains and what is frozen, part by part."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prints the table once."""
         if isinstance(pl_module.model, FrozenPretrainedTransformer):
             rank_zero_info(summarise(pl_module.model))
         else:
@@ -193,15 +164,10 @@ def summarise(model: FrozenPretrainedTransformer) -> str:
     for name, parameter in model.named_parameters():
         counts[model.places[name].part][0 if parameter.requires_grad else 1] += parameter.numel()
     trained, frozen = (sum(count[column] for count in counts.values()) for column in (0, 1))
-    rows = [f"{part:<12}{ours:>15,}{others:>15,}" for part, (ours, others) in counts.items() if ours + others]
-    return "\n".join(
-        [
-            f"{model.task.name} on {model.choice}",
-            f"{'part':<12}{'trained':>15}{'frozen':>15}",
-            *rows,
-            f"{'all':<12}{trained:>15,}{frozen:>15,}   {trained / (trained + frozen):.3%} trains",
-        ]
-    )
+    rows = [f"{part:<12}{train:>15,}{rest:>15,}" for part, (train, rest) in counts.items() if train + rest]
+    header = [f"{model.task.name} on {model.choice}", f"{'part':<12}{'trained':>15}{'frozen':>15}"]
+    total = f"{'all':<12}{trained:>15,}{frozen:>15,}   {trained / (trained + frozen):.3%} trains"
+    return "\n".join([*header, *rows, total])
 
 
 class PredictionWriter(callbacks.BasePredictionWriter):
@@ -216,7 +182,6 @@ class PredictionWriter(callbacks.BasePredictionWriter):
         self.path = Path(path)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begins the file."""
         if trainer.world_size > 1:
             self.path = self.path.with_stem(f"{self.path.stem}-{trainer.global_rank}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +198,6 @@ class PredictionWriter(callbacks.BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Adds a batch of answers."""
         indices = batch_indices or range(len(prediction))
         # numpy's numbers know their precision: 0.3 is written where Python would write 0.30000001192092896
         rows = zip(indices, prediction.cpu().numpy(), batch.target.cpu().numpy(), strict=True)
@@ -243,5 +207,4 @@ class PredictionWriter(callbacks.BasePredictionWriter):
             )
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Says where the file is."""
         rank_zero_info(f"predictions: {self.path}")

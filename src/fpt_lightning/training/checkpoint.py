@@ -6,38 +6,33 @@ and a hash that names the frozen weights and the task. It holds tensors and plai
 """
 
 import pickle
-import random
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 
 from fpt_lightning.errors import FPTError
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 IDENTITY = "fpt_lightning"
-RANDOM_STATES = "random_states"
 VALIDATION = "validation"  # the figures of the last validation before the checkpoint
 PREFIX = "model."  # where FPTClassifier keeps the transformer
 
 
-def shrink(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer, trainer: L.Trainer) -> None:
+def shrink(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> None:
     """Takes the frozen tensors out of a checkpoint and writes the identity of the model into it."""
     kept = {PREFIX + name for name in model.trained_parameters()}
     checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in kept}
     checkpoint[IDENTITY] = model.identity()
-    add_state(checkpoint, trainer)
 
 
-def add_state(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
-    """Adds what Lightning leaves out: the figures of the last validation, and every process's generators."""
+def add_validation(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
+    """Adds the figures of the last validation: what :func:`chosen_step` reads once the checkpoint is chosen."""
     checkpoint[VALIDATION] = {
         name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val_")
     }
-    checkpoint[RANDOM_STATES] = _gather(_random_state(), trainer)
 
 
 def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> None:
@@ -72,8 +67,8 @@ def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> No
         )
 
 
-def check_readable(path: str | Path) -> None:
-    """Opens a checkpoint as data, so that a missing, damaged or hostile file is named before anything starts.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Opens a checkpoint as data, on the CPU; a missing, damaged or hostile file is named.
 
     Raises:
         FPTError: If it is not a whole file of tensors and plain values.
@@ -83,54 +78,14 @@ def check_readable(path: str | Path) -> None:
     try:
         if not zipfile.is_zipfile(path):  # torch would take it for a file of its first years and stumble in it
             raise EOFError("it is cut short or of another kind")
-        torch.load(path, weights_only=True, map_location="cpu")
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise FPTError(f"{path} is not a checkpoint of fpt-lightning, or not whole ({reason})") from error
+    return checkpoint
 
 
 def chosen_step(path: str | Path) -> dict[str, Any]:
     """The step of a checkpoint and what validation measured there, under the names of result.json."""
-    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    checkpoint = read_checkpoint(path)
     return {"best_step": checkpoint["global_step"], **checkpoint[VALIDATION]}
-
-
-def start_random_numbers(states: list[dict[str, Any]] | None, trainer: L.Trainer) -> None:
-    """Sets every process's generators: to the saved states where there are any, one for each process.
-
-    Without them a process past the first moves to a stream of its own, so that devices do not all draw the same
-    dropout.
-    """
-    if states is not None and len(states) == trainer.world_size:
-        _restore(states[trainer.global_rank])
-    elif trainer.global_rank > 0:
-        torch.manual_seed(torch.initial_seed() + (trainer.global_rank << 32))
-
-
-def _random_state() -> dict[str, Any]:
-    _, keys, position, *rest = np.random.get_state(legacy=True)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-        "numpy": [keys.tolist(), int(position), *rest],  # type: ignore[union-attr]
-        "python": random.getstate(),
-    }
-
-
-def _restore(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(state["cuda"])
-    keys, position, *rest = state["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, *rest))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-
-
-def _gather(state: dict[str, Any], trainer: L.Trainer) -> list[dict[str, Any]]:
-    """One state a process, the same list in each."""
-    if trainer.world_size == 1:
-        return [state]
-    states: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(states, state)
-    return states

@@ -1,11 +1,12 @@
 """Checkpoints that are whole files at every moment."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from fpt_lightning.files import whole_file
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -16,21 +17,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Writes a checkpoint.
-
-        Args:
-            checkpoint: What to write.
-            path: The file; one of another kind than this machine's is left to Lightning.
-            storage_options: For Lightning.
-        """
-        if "://" in str(path) or storage_options is not None:
+        if "://" in str(path) or storage_options is not None:  # not a file of this machine: Lightning knows how
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        whole = Path(path)
-        whole.parent.mkdir(parents=True, exist_ok=True)
-        part = whole.with_name(f"{whole.name}.part")
-        with part.open("wb") as file:
+        # the first process of a run writes alone, and is killed again and again where jobs are preempted
+        with whole_file(Path(path), stale=0.0) as part, part.open("wb") as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())  # the name must not reach the disk before the content
-        part.replace(whole)

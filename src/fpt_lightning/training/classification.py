@@ -98,25 +98,18 @@ class FPTClassifier(L.LightningModule):
         self.fit_input = FitInput(input_initialization == "moments", align_steps)
         choice = BackboneChoice(backbone, initialization, architecture, layers, positions, seed)
         self.model = FrozenPretrainedTransformer(
-            task,
-            choice,
-            self.trainable,
-            dropout,
-            input_initialization,
-            lora,
-            shuffle_tokens=shuffle_tokens,
-            keep_vocabulary=bool(self.fit_input),
-        )
+            task, choice, self.trainable, dropout, input_initialization, lora,
+            shuffle_tokens=shuffle_tokens, keep_vocabulary=bool(self.fit_input),
+        )  # fmt: skip
         check_rates(lr, self.part_lr, self.model)
         self.fit_input.check(self.model)
         if trained_parts is not None:
             load_trained(self.model, trained_parts)
             self.fit_input = FitInput()  # it was fitted then
-        self.validation_metrics = _metrics(task, "val_")
-        self.test_metrics = _metrics(task, "test_")
+        self.validation_metrics = split_metrics(task, "val_")
+        self.test_metrics = split_metrics(task, "test_")
         # checkpoints hold what trains and no more; keys are compared in on_load_checkpoint
         self.strict_loading = False
-        self._random_states: list[dict[str, Any]] | None = None
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Logits ``[batch, answers, classes]``; see :meth:`FrozenPretrainedTransformer.forward`."""
@@ -135,19 +128,15 @@ class FPTClassifier(L.LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
-        """Learns what share of the validation split is read."""
         self._count_what_is_left_out(self.validation_metrics, "validation")
 
     def on_test_start(self) -> None:
-        """Learns what share of the test split is read."""
         self._count_what_is_left_out(self.test_metrics, "test")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collects loss and metrics over the validation split."""
         self._evaluate(batch, self.validation_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collects loss and metrics over the test split."""
         self._evaluate(batch, self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -158,27 +147,23 @@ class FPTClassifier(L.LightningModule):
         return logits.squeeze(-1).float() * self.task.target_std + self.task.target_mean
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with torch's defaults on what trains; the optimizer never meets a frozen parameter."""
+        """Adam with torch's defaults; the optimizer never meets a frozen parameter."""
         groups = parameter_groups(self.lr, self.part_lr, self.model)
         return torch.optim.Adam(groups, lr=self.lr, foreach=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out what is frozen, and names it."""
-        checkpoints.shrink(checkpoint, self.model, self.trainer)
+        checkpoints.shrink(checkpoint, self.model)
+        checkpoints.add_validation(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another task, other trained parts or other frozen weights."""
         checkpoints.verify(checkpoint, self.model)
-        self._random_states = checkpoint.get(checkpoints.RANDOM_STATES)
 
     def on_fit_start(self) -> None:
         """Fits the input layer to the backbone's token embeddings where that is asked for and the run is new."""
         if self.fit_input and self.trainer.ckpt_path is None:
             self.fit_input(self.model, self.trainer)
-
-    def on_train_start(self) -> None:
-        """Continues the random numbers of the run that is resumed; otherwise gives every process its own."""
-        checkpoints.start_random_numbers(self._random_states, self.trainer)
 
     def _answer(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits ``[batch * answers, classes]``, or numbers ``[batch * answers]`` in standard units; targets; loss."""
@@ -191,6 +176,7 @@ class FPTClassifier(L.LightningModule):
         return numbers, target, F.mse_loss(numbers, target)
 
     def _count_what_is_left_out(self, metrics: nn.ModuleDict, split: Split) -> None:
+        """Tells the accuracy what share of a split is read."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]  # None where loaders are passed instead
         if isinstance(datamodule, FPTDataModule):
             for metric in metrics.values():
@@ -211,13 +197,14 @@ class FPTClassifier(L.LightningModule):
             self.log(name, metric, on_epoch=True, prog_bar=name.endswith(self.task.metric))
 
 
-def _metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
-    """Loss and metrics over a split, exact whatever share of it each device saw."""
+def split_metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
+    """Loss and metrics over a split, exact whatever share of it each device saw, under names with a prefix."""
+    metrics: dict[str, Metric] = {"loss": MeanMetric()}
     if task.classes is None:
-        return nn.ModuleDict(
-            {f"{prefix}loss": MeanMetric(), f"{prefix}mae": MeanAbsoluteError(), f"{prefix}r2": R2Score()}
-        )
-    return nn.ModuleDict({f"{prefix}loss": MeanMetric(), f"{prefix}accuracy": Accuracy(task.classes)})
+        metrics |= {"mae": MeanAbsoluteError(), "r2": R2Score()}
+    else:
+        metrics["accuracy"] = Accuracy(task.classes)
+    return nn.ModuleDict({prefix + name: metric for name, metric in metrics.items()})
 
 
 class Accuracy(MulticlassAccuracy):

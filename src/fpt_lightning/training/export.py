@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from fpt_lightning.errors import FPTError
+from fpt_lightning.files import whole_file, write_whole
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 
@@ -14,18 +15,15 @@ def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path
 
     Args:
         model: The model.
-        path: The safetensors file; the JSON file has the same name with ``.json``.
-
-    Returns:
-        The safetensors file.
+        path: The safetensors file, which is returned; the JSON file has the same name with ``.json``.
     """
     from safetensors.torch import save_file
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()}
-    save_file(tensors, path, metadata={"format": "pt", "frozen": model.frozen_hash()})
-    path.with_suffix(".json").write_text(json.dumps(model.identity(), indent=2) + "\n")
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata={"format": "pt", "frozen": model.frozen_hash()})
+    write_whole(path.with_suffix(".json"), json.dumps(model.identity(), indent=2) + "\n")
     return path
 
 
@@ -48,10 +46,8 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
     except (SafetensorError, OSError) as error:
         raise FPTError(f"{path}: no trained parts can be read from it ({error})") from error
     own = model.trained_parameters()
-    different = sorted(
-        name for name in own.keys() | tensors.keys() if name not in own or not _fits(own[name], tensors.get(name))
-    )
-    if different:
+    wanted, saved = ({(name, tensor.shape) for name, tensor in parts.items()} for parts in (own, tensors))
+    if different := sorted({name for name, _ in wanted ^ saved}):
         raise FPTError(
             f"{path} does not fit this model: {different[0]} differs in being there or in shape "
             f"({len(different)} such). Its JSON file names the task, backbone and parts it belongs to."
@@ -64,7 +60,3 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
-
-
-def _fits(parameter: torch.Tensor, tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and parameter.shape == tensor.shape

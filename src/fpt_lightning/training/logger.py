@@ -9,6 +9,8 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from fpt_lightning.files import whole_file
+
 
 class RunLogger(Logger):
     """Appends metrics to the ``metrics.csv`` of a run folder, each at once, so that a kill loses none.
@@ -28,7 +30,6 @@ class RunLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The run folder's name."""
         return self.path.parent.name
 
     @property
@@ -38,7 +39,6 @@ class RunLogger(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The run folder."""
         return str(self.path.parent)
 
     @rank_zero_only
@@ -47,13 +47,11 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Adds a row."""
         row = {"step": step or 0} | {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        new_columns = [name for name in row if name not in self._columns]
-        if not self._started or new_columns:
+        if not self._started or not row.keys() <= set(self._columns):
             rows = [kept for kept in self._read() if self._started or int(kept["step"]) < row["step"]]
-            self._columns += sorted({name for kept in rows for name in kept} - set(self._columns))
-            self._columns += [name for name in new_columns if name not in self._columns]
+            old_columns = sorted({name for kept in rows for name in kept})
+            self._columns = list(dict.fromkeys([*self._columns, *old_columns, *row]))
             self._started = True
             self._write(rows)
         with self.path.open("a", newline="") as file:
@@ -66,13 +64,10 @@ class RunLogger(Logger):
             return list(csv.DictReader(file))
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self.path.with_suffix(".csv.part")
-        with whole.open("w", newline="") as file:
+        with whole_file(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        whole.replace(self.path)
 
 
 def is_logging_step(trainer: L.Trainer, step: int) -> bool:

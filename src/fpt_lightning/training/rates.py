@@ -8,12 +8,7 @@ from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 
 def check_rates(lr: float, part_lr: Mapping[str, float], model: FrozenPretrainedTransformer) -> None:
-    """Compares the learning rates with what trains.
-
-    Args:
-        lr: The learning rate of every part without one of its own.
-        part_lr: Learning rates of single parts.
-        model: The model.
+    """Compares the learning rates, that of single parts and of all others, with what trains.
 
     Raises:
         UsageError: If nothing trains, a rate is not above 0, or belongs to a part that does not train.

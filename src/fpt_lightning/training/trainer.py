@@ -2,7 +2,6 @@
 
 import resource
 import sys
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -15,16 +14,22 @@ from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.training.callbacks import Throughput
 from fpt_lightning.training.checkpoint import chosen_step
 from fpt_lightning.training.checkpoint_io import WholeCheckpointIO
+from fpt_lightning.training.random_state import RandomState
 
 
 class FPTTrainer(L.Trainer):
     """Lightning's Trainer; every argument means what it means there.
 
-    A kill never leaves a broken checkpoint, see :class:`WholeCheckpointIO`.
+    A kill never leaves a broken checkpoint, see :class:`WholeCheckpointIO`, and a resumed run draws the random numbers
+    of one that never stopped, see :class:`RandomState`.
     """
+
+    callbacks: list[L.Callback]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # the last: what other callbacks draw at the start of a resumed training does not count
+        self.callbacks = [*self.callbacks, RandomState()]
         # others write folders of their own; and where somebody has chosen another way, that stays
         one_file = isinstance(self.strategy, SingleDeviceStrategy | DDPStrategy)
         if one_file and type(self.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -57,23 +62,33 @@ class FPTTrainer(L.Trainer):
             FPTError: If the run never validated, so that there is no checkpoint to choose.
             UsageError: If only a test is asked for, and of no checkpoint.
         """
-        if test == "only":
-            if ckpt_path is None:
-                raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
-            return self._test(model, datamodule, ckpt_path)
-        self._throughput()  # there before the first step
-        self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-        best = self.best_checkpoint()
-        # before the test, which puts the callbacks back to where they were at the best checkpoint
-        measured = self._measured()
-        tested = self._test(model, datamodule, str(best)) if test == "after" else {}
-        return {**chosen_step(best), **measured, **tested}
+        if test == "only" and ckpt_path is None:
+            raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
+        measured: dict[str, Any] = {}
+        if test != "only":
+            throughput = self._throughput()  # there before the first step
+            self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            ckpt_path = self.best_checkpoint()
+            # before the test, which puts the callbacks back to where they were at the best checkpoint
+            measured = {
+                **chosen_step(ckpt_path),
+                "steps": self.global_step,
+                "samples_per_second": round(throughput.samples_per_second, 1),
+                "padding_share": round(throughput.padding_share, 4),
+                "peak_memory_mb": round(peak_memory_mb()),
+                "wall_seconds": round(throughput.wall_seconds, 1),
+            }
+        if test != "never":
+            measured |= self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)[
+                0
+            ]
+        return measured
 
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Fetch or generate the data of a config, verify it and say what was found; nothing else."""
         datamodule.prepare_data()
 
-    def best_checkpoint(self) -> Path:
+    def best_checkpoint(self) -> str:
         """The checkpoint that validation chose.
 
         Raises:
@@ -86,29 +101,15 @@ class FPTTrainer(L.Trainer):
                 "the run ended without a validated checkpoint to choose: "
                 "set trainer.val_check_interval to at most trainer.max_steps"
             )
-        return Path(path)
-
-    def _test(self, model: L.LightningModule, datamodule: L.LightningDataModule, checkpoint: str) -> dict[str, Any]:
-        return {**self.test(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)[0]}
+        return path
 
     def _throughput(self) -> Throughput:
         """The callback that counts samples; added where the Trainer was built without it."""
-        callbacks: list[L.Callback] = self.callbacks  # type: ignore[attr-defined]
-        found = [callback for callback in callbacks if isinstance(callback, Throughput)]
-        if not found:
-            found = [Throughput()]
-            callbacks.insert(0, found[0])
-        return found[0]
-
-    def _measured(self) -> dict[str, Any]:
-        throughput = self._throughput()
-        return {
-            "steps": self.global_step,
-            "samples_per_second": round(throughput.samples_per_second, 1),
-            "padding_share": round(throughput.padding_share, 4),
-            "peak_memory_mb": round(peak_memory_mb()),
-            "wall_seconds": round(throughput.wall_seconds, 1),
-        }
+        for callback in self.callbacks:
+            if isinstance(callback, Throughput):
+                return callback
+        self.callbacks.insert(0, throughput := Throughput())
+        return throughput
 
 
 def peak_memory_mb() -> float:

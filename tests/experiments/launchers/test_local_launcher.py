@@ -66,6 +66,7 @@ def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
     assert states == {"good": "finished", "bad": "failed", "crash": "failed", "after": "finished"}
     assert verdicts["crash"].cause == "ZeroDivisionError: of its own"
     assert "nowhere" in str(verdicts["bad"].cause)
+    assert f"fpt: error: {verdicts['bad'].cause}" in Path("bad/log.txt").read_text().splitlines()
     for name in ("bad", "crash"):
         outcome = read_outcome(Path(name))
         assert (outcome.state, outcome.cause) == (State.FAILED, verdicts[name].cause)

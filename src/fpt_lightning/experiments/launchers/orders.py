@@ -2,12 +2,14 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import Timeout
 
+from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Run
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.outcome import State, failure_file, lock_of, read_finished, write_failure
@@ -74,7 +76,8 @@ def carry_out(order: Order) -> Verdict:
 
 
 def _carry_out(order: Order, folder: Path) -> Verdict:
-    from fpt_lightning.main import main
+    from fpt_lightning.attention.command import attention
+    from fpt_lightning.cli import FPTCLI
 
     files = RunFolder(folder)
     try:
@@ -82,19 +85,24 @@ def _carry_out(order: Order, folder: Path) -> Verdict:
     except DamagedResultError:
         result = None
         files.result.unlink(missing_ok=True)
-    steps: list[Sequence[str]] = []
+    commands: list[Callable[[], object]] = []
     if result is None:
-        steps.append(order.words)
+        commands.append(partial(FPTCLI, order.words))
     elif order.test and result.test is None:
-        steps.append([*order.words, "--test=only", f"--ckpt_path={files.best}"])
+        commands.append(partial(FPTCLI, [*order.words, "--test=only", f"--ckpt_path={files.best}"]))
     if order.attention and not files.attention.is_file():
-        steps.append(["attention", "--checkpoint", order.folder])
+        commands.append(partial(attention, ["--checkpoint", order.folder]))
     failure_file(folder).unlink(missing_ok=True)
-    for words in steps:
-        log = write_output_to(folder / "log.txt")
+    for command in commands:
+        write_output_to(folder / "log.txt")
         _forget_peak_memory()
-        if main(words) != 0:
-            return fail(order, last_words(log))
+        try:
+            command()
+        except FPTError as error:
+            print(f"fpt: error: {error}", file=sys.stderr)
+            return fail(order, str(error).partition("\n")[0])
+        finally:
+            sys.stdout.flush()
     return Verdict(order.id, State.FINISHED)
 
 
@@ -144,7 +152,6 @@ def _forget_peak_memory() -> None:
 def check(commands: Sequence[Sequence[str]]) -> list[str | None]:
     """What the command line says against each of some commands, None where nothing."""
     from fpt_lightning.cli import ParsedCommand
-    from fpt_lightning.errors import FPTError
 
     answers: list[str | None] = []
     for words in commands:

@@ -1,9 +1,8 @@
 """A trained body as an ordinary folder of transformers, so that it can be the backbone of other runs."""
 
 import copy
-import tempfile
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,19 +12,14 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from fpt_lightning.errors import UsageError
+from fpt_lightning.files import whole_folder
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-
-
-@runtime_checkable
-class SavesBackbone(Protocol):
-    """A LightningModule that writes its own backbone folder."""
-
-    def save_backbone(self, folder: Path) -> None:
-        """Writes ``config.json``, ``model.safetensors`` and the tokenizer, if there is one."""
 
 
 class ExportBackbone(callbacks.Callback):
     """Keeps the body of the best validation so far in the run folder's ``backbone``, as ``model.backbone`` takes it.
+
+    A module whose ``model`` is no frozen transformer writes its own: ``save_backbone(folder)``.
 
     Args:
         enabled: Whether to.
@@ -36,28 +30,26 @@ class ExportBackbone(callbacks.Callback):
         self.best: float | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuses a body that cannot be written, before it has been trained.
-
-        Raises:
-            UsageError: If it is one.
-        """
+        """Refuses a body that cannot be written, before it has been trained."""
         if self.enabled and isinstance(pl_module.model, FrozenPretrainedTransformer):
             whole_body(pl_module.model)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the folder, if this is the best validation."""
+        """Writes the folder, every file whole at every moment, if this is the best validation."""
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if not self.enabled or not fitting or not self._is_best(trainer):
+        if not self.enabled or not fitting or not self._is_best(trainer) or not trainer.is_global_zero:
             return
-        if trainer.is_global_zero:
-            replace_folder(pl_module, Path(trainer.default_root_dir) / "backbone")
+        transformers_logging.disable_progress_bar()
+        with whole_folder(Path(trainer.default_root_dir) / "backbone") as part:
+            if isinstance(pl_module.model, FrozenPretrainedTransformer):
+                save_body(pl_module.model, part)
+            else:
+                pl_module.save_backbone(part)  # type: ignore[operator]
 
     def state_dict(self) -> dict[str, Any]:
-        """The best figure so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from it."""
         self.best = state_dict["best"]
 
     def _is_best(self, trainer: L.Trainer) -> bool:
@@ -72,26 +64,8 @@ class ExportBackbone(callbacks.Callback):
         return better
 
 
-def replace_folder(module: L.LightningModule, folder: Path) -> None:
-    """Writes the backbone of a model into a folder, every file whole at every moment."""
-    folder.mkdir(parents=True, exist_ok=True)
-    transformers_logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory(prefix=".backbone-", dir=folder.parent) as part:
-        if isinstance(module, SavesBackbone):
-            module.save_backbone(Path(part))
-        else:
-            assert isinstance(module.model, FrozenPretrainedTransformer)
-            save_body(module.model, Path(part))
-        for file in Path(part).iterdir():
-            file.replace(folder / file.name)
-
-
 def save_body(model: FrozenPretrainedTransformer, folder: Path) -> None:
     """Writes a body with as many positions as its task has tokens, and a vocabulary of one token, which is 0.
-
-    Args:
-        model: The model.
-        folder: The folder.
 
     Raises:
         UsageError: If transformers could not read the body back.

@@ -20,10 +20,6 @@ def copying_gain(model: GPT2LMHeadModel, seed: int = 0) -> torch.Tensor:
     second time is copied from the context (induction heads, Olsson et al. 2022). A model that cannot copy gains 0, a
     perfect one about the logarithm of the vocabulary.
 
-    Args:
-        model: The model.
-        seed: Seed of the random tokens.
-
     Returns:
         The loss on the first appearance less that on the second, a scalar.
     """
@@ -44,7 +40,7 @@ def continue_texts(model: GPT2LMHeadModel, tokenizer: Any, starts: list[str], to
     Args:
         model: The model.
         tokenizer: The ``tokenizers.Tokenizer`` it was trained with.
-        starts: The texts to go on with.
+        starts: The texts.
         tokens: Tokens to add to each.
         seed: Seed of the draws; the generators of the run stay as they are.
     """

@@ -13,13 +13,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.kernels.causal_attention import use_causal_attention
 from fpt_lightning.training import checkpoint as checkpoints
+from fpt_lightning.training.classification import split_metrics
 from fpt_lightning.training.language.generation import continue_texts, copying_gain
 from fpt_lightning.training.language.schedule import decayed_groups, warm_cosine
 from fpt_lightning.training.logger import is_logging_step
@@ -100,19 +100,13 @@ class LanguageModel(L.LightningModule):
             torch.manual_seed(seed)
             self.model = GPT2LMHeadModel(config)
         self.model.train()
-        self.validation_metrics = self._metrics("val_")
-        self.test_metrics = self._metrics("test_")
-        self._random_states: list[dict[str, Any]] | None = None
+        self.validation_metrics = split_metrics(task, "val_")
+        self.test_metrics = split_metrics(task, "test_")
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """Predicts the token behind each.
+        """Logits ``[batch, length, vocabulary]`` of the token behind each of ``[batch, length]`` ids.
 
-        Args:
-            tokens: ``[batch, length]`` ids.
-            positions: ``[batch, length]``; from 0 on where it is None.
-
-        Returns:
-            Logits ``[batch, length, vocabulary]``.
+        Positions ``[batch, length]`` count from 0 on where they are None.
         """
         logits: torch.Tensor = self.model(input_ids=tokens, position_ids=positions).logits
         return logits
@@ -127,11 +121,9 @@ class LanguageModel(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collects loss and accuracy over the validation split."""
         self._evaluate(batch, self.validation_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collects loss and accuracy over the test split."""
         self._evaluate(batch, self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -146,15 +138,10 @@ class LanguageModel(L.LightningModule):
             self._show_texts()
 
     def on_test_epoch_end(self) -> None:
-        """Logs perplexity."""
         self._log_perplexity(self.test_metrics)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with the betas of GPT-3 (Brown et al. 2020, appendix B).
-
-        Raises:
-            UsageError: If the run has no last step, which the cosine needs.
-        """
+        """AdamW with the betas of GPT-3 (Brown et al. 2020, appendix B)."""
         if self.trainer.max_steps < 1:
             raise UsageError("trainer.max_steps must be above 0: the learning rate falls until that step")
         groups = decayed_groups(self.model, self.weight_decay)
@@ -164,45 +151,35 @@ class LanguageModel(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what the weights belong to, the figures of validation and the state of the generators."""
         checkpoint[LANGUAGE_MODEL] = self.identity()
-        checkpoints.add_state(checkpoint, self.trainer)
+        checkpoints.add_validation(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of other sizes or another tokenizer.
-
-        Raises:
-            FPTError: If it is one.
-        """
-        saved, own = checkpoint.get(LANGUAGE_MODEL), self.identity()
+        """Refuses a checkpoint of other sizes or another tokenizer."""
+        saved = checkpoint.get(LANGUAGE_MODEL)
         if saved is None:
             raise FPTError("this checkpoint is not one of a language model")
-        if different := [name for name in own if saved.get(name) != own[name]]:
-            name = different[0]
-            raise FPTError(
-                f"this checkpoint has another {name} than this run: {saved.get(name)} there, {own[name]} here.\n"
-                "Pass the config.yaml of its run folder with --config, and the texts it was trained on."
-            )
-        self._random_states = checkpoint.get(checkpoints.RANDOM_STATES)
-
-    def on_train_start(self) -> None:
-        """Continues the random numbers of the run that is resumed; otherwise gives every process its own."""
-        checkpoints.start_random_numbers(self._random_states, self.trainer)
+        for name, own in self.identity().items():
+            if saved.get(name) != own:
+                raise FPTError(
+                    f"this checkpoint has another {name} than this run: {saved.get(name)} there, {own} here.\n"
+                    "Pass the config.yaml of its run folder with --config, and the texts it was trained on."
+                )
 
     def identity(self) -> dict[str, Any]:
         """What the weights belong to, as plain values: sizes, and the hash of the tokenizer."""
-        config = self.model.config
-        sizes = {"vocabulary": config.vocab_size, "width": config.n_embd, "layers": config.n_layer}
-        sizes |= {"heads": config.n_head, "positions": config.n_positions}
-        return {**sizes, "tokenizer": tokenizer_hash(self._tokenizer)}
+        config, tokenizer = self.model.config, self._tokenizer
+        return {
+            "vocabulary": config.vocab_size,
+            "width": config.n_embd,
+            "layers": config.n_layer,
+            "heads": config.n_head,
+            "positions": config.n_positions,
+            "tokenizer": None if tokenizer is None else hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16],
+        }
 
     def save_backbone(self, folder: Path, tokenizer: Any = None) -> None:
-        """Writes the model and its tokenizer as transformers does.
-
-        Args:
-            folder: The folder.
-            tokenizer: A ``tokenizers.Tokenizer``; None takes the datamodule's, if it has one.
-        """
+        """Writes the model and a ``tokenizers.Tokenizer``, by default the datamodule's, as transformers does."""
         from transformers import PreTrainedTokenizerFast
 
         from fpt_lightning.data.text.tokenizer import END_OF_TEXT
@@ -221,9 +198,8 @@ class LanguageModel(L.LightningModule):
 
     @property
     def _tokenizer(self) -> Any:
-        """The datamodule's tokenizer, where there is one."""
-        datamodule = getattr(self._trainer, "datamodule", None)
-        return getattr(datamodule, "tokenizer", None)
+        """The datamodule's ``tokenizers.Tokenizer``, where there is one."""
+        return getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
 
     def _drawn_positions(self, tokens: torch.Tensor) -> torch.Tensor:
         """Positions ``[batch, length]`` of training windows.
@@ -248,10 +224,6 @@ class LanguageModel(L.LightningModule):
                 metric.update(logits, target)
             self.log(name, metric, on_epoch=True)
 
-    def _metrics(self, prefix: str) -> nn.ModuleDict:
-        accuracy = MulticlassAccuracy(self.model.config.vocab_size, average="micro", validate_args=False)
-        return nn.ModuleDict({f"{prefix}loss": MeanMetric(), f"{prefix}accuracy": accuracy})
-
     def _log_perplexity(self, metrics: nn.ModuleDict) -> None:
         (name, loss), *_ = metrics.items()
         assert isinstance(loss, MeanMetric)
@@ -266,8 +238,3 @@ class LanguageModel(L.LightningModule):
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("samples", shown, self.trainer.global_step)
-
-
-def tokenizer_hash(tokenizer: Any) -> str | None:
-    """A short hash of a ``tokenizers.Tokenizer``; None of none."""
-    return None if tokenizer is None else hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]

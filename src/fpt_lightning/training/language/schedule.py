@@ -13,9 +13,7 @@ FINAL_SHARE = 0.1
 def decayed_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The optimizer's groups: matrices with weight decay, biases and gains of layer norms without.
 
-    Args:
-        module: The model; a tensor under two names counts once.
-        weight_decay: Of the matrices.
+    A tensor under two names counts once.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return [

@@ -1,0 +1,64 @@
+"""The state of random numbers, kept with a run: resumed, it draws what it would have drawn without a stop."""
+
+import random
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+RANDOM_STATES = "random_states"
+
+
+class RandomState(L.Callback):
+    """Saves every process's generators in the checkpoint, under :data:`RANDOM_STATES`, a state a process.
+
+    A run that is not resumed, or by another number of processes, gives each process a stream of its own, so that
+    devices do not all draw the same dropout.
+    """
+
+    # hooks rather than `state_dict`: they know the Trainer, and the checkpoint keeps its place for the states
+    def __init__(self) -> None:
+        self._saved: list[dict[str, Any]] | None = None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RANDOM_STATES] = _gather(_random_state(), trainer)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._saved = checkpoint.get(RANDOM_STATES)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Sets the generators as late as possible: what is drawn while a run is set up does not count."""
+        saved, self._saved = self._saved, None  # once: a second fit goes on from the first
+        if saved is not None and len(saved) == trainer.world_size:
+            _restore(saved[trainer.global_rank])
+        elif trainer.global_rank > 0:
+            torch.manual_seed(torch.initial_seed() + (trainer.global_rank << 32))
+
+
+def _random_state() -> dict[str, Any]:
+    _, keys, position, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "numpy": [keys.tolist(), int(position), *rest],  # type: ignore[union-attr]
+        "python": random.getstate(),
+    }
+
+
+def _restore(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"])
+    keys, position, *rest = state["numpy"]
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, *rest))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _gather(state: dict[str, Any], trainer: L.Trainer) -> list[dict[str, Any]]:
+    """One state a process, the same list in each: Lightning makes up a checkpoint in every process."""
+    states = [state] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(states, state)
+    return states
