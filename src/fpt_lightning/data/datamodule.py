@@ -3,11 +3,13 @@
 import hashlib
 import json
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
 
+from fpt_lightning.data.cache import default_folder
 from fpt_lightning.data.loading import BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import UsageError
@@ -29,6 +31,8 @@ class FPTDataModule(L.LightningDataModule):
         eval_batch_size: Examples in a validation or test step over all devices together.
         num_workers: Loader processes; 0 loads in the training process, which is fastest for these tasks.
         seed: Seed of the training stream; the command line links it to ``seed_everything``.
+        cache_folder: Where what takes long to make of the data is kept for the next start; by default
+            ``fpt-lightning`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. Where it cannot be written, every start makes it.
     """
 
     shuffle = True
@@ -40,6 +44,7 @@ class FPTDataModule(L.LightningDataModule):
         eval_batch_size: int = 256,
         num_workers: int = 0,
         seed: int = 0,
+        cache_folder: str | None = None,
     ) -> None:
         super().__init__()
         self.root = root
@@ -47,6 +52,7 @@ class FPTDataModule(L.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.cache_folder = Path(cache_folder) if cache_folder else default_folder()
         self._examples: dict[Split, BatchDataset] = {}
         for name in ("batch_size", "eval_batch_size"):
             if getattr(self, name) < 1:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fpt_lightning.data.cache import default_folder
 from fpt_lightning.data.text.datamodule import RandomWindows, TextFolder, repeat_span
 from fpt_lightning.data.text.tokenizer import encode, load_tokenizer, train_tokenizer
 from fpt_lightning.errors import FPTError, UsageError
@@ -106,13 +107,9 @@ def test_only_a_share_of_the_training_windows_repeats(text_root: Path) -> None:
 
 
 def test_the_cache_is_used_mended_and_renewed(text_root: Path) -> None:
-    def cached() -> set[str]:
-        return {path.name for path in (text_root / ".fpt_cache").iterdir()}
-
     first = _folder(text_root)
     first.prepare_data()
-    (name,) = cached()
-    file = text_root / ".fpt_cache" / name / "train.npy"
+    (file,) = default_folder().iterdir()
     written = file.stat().st_mtime_ns
     assert _folder(text_root).fingerprint() == first.fingerprint()
     assert file.stat().st_mtime_ns == written
@@ -124,7 +121,7 @@ def test_the_cache_is_used_mended_and_renewed(text_root: Path) -> None:
     _folder(text_root, vocabulary=310).prepare_data()
     (text_root / "book3.txt").write_text("other words entirely " * 100)
     assert _folder(text_root).fingerprint() != first.fingerprint()
-    assert len(cached()) == 3
+    assert len(list(default_folder().iterdir())) == 3
 
 
 def test_a_tokenizer_of_another_folder_is_used_as_it_is(text_root: Path, tmp_path: Path) -> None:

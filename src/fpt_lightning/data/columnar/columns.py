@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from fpt_lightning.data.sequences import is_within
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 
 Kind = Literal["numbers", "ids", "words", "characters"]
@@ -71,16 +72,10 @@ class Sequences(NamedTuple):
 
     def shortened(self, limit: int) -> "Sequences":
         """The first ``limit`` elements of every row."""
-        if self.lengths.max(initial=0) <= limit:
-            return self
-        kept = np.minimum(self.lengths, limit)
-        return Sequences(self.values.take(runs(self.lengths.cumsum() - self.lengths, kept)), kept)
+        import pyarrow as pa
 
-
-def runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Indices of runs, one behind the other: ``starts [2, 7], lengths [3, 2]`` give ``[2, 3, 4, 7, 8]``."""
-    shifts = starts - (lengths.cumsum() - lengths)
-    return np.repeat(shifts, lengths) + np.arange(lengths.sum())
+        kept = pa.array(is_within(self.lengths, limit))
+        return Sequences(self.values.filter(kept), np.minimum(self.lengths, limit))
 
 
 def read_sequences(source: TableSource, table: Any, columns: Sequence[str], kind: Kind) -> Sequences:

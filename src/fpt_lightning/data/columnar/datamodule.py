@@ -1,5 +1,6 @@
 """Tasks from tables of one's own: a sequence in one column or several, a class or a number in another."""
 
+import hashlib
 import textwrap
 from abc import abstractmethod
 from functools import cached_property
@@ -9,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from fpt_lightning.data.columnar.columns import Kind, TableSource, read_labels, read_numbers, read_sequences
-from fpt_lightning.data.columnar.encoding import Codes, Columns, Examples, Scale, mean_and_std
+from fpt_lightning.data.columnar.encoding import Codes, Columns, Scale, mean_and_std
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
-from fpt_lightning.data.sequences import SequenceTable
+from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
 
@@ -133,7 +134,7 @@ class TableTask(FPTDataModule):
         examples = self._with_all_splits({split: codes.encode(columns) for split, columns in read.items()})
         task = self._sizes(codes, examples)
         facts = {
-            "examples": {split: part.digest() for split, part in examples.items()},
+            "examples": {split: _digest(part) for split, part in examples.items()},
             "vocabulary": None if codes.vocabulary is None else codes.vocabulary.to_pylist(),
             "classes": [] if self.regression else codes.classes.to_pylist(),
             "standardize": self.standardize,
@@ -206,25 +207,27 @@ class TableTask(FPTDataModule):
             raise UsageError("data.kind characters reads the text of one column: set data.input_columns to it")
         return self.input_columns
 
-    def _with_all_splits(self, examples: dict[Split, Examples]) -> dict[Split, Examples]:
+    def _with_all_splits(self, examples: dict[Split, LabelledSequences]) -> dict[Split, LabelledSequences]:
         """Cuts the splits that have no table of their own from the training table."""
         whole = examples["train"]
         least = 2 if self.regression else 1  # R2 of a single number is not defined
-        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(self.split_seed)).numpy()
+        order = torch.randperm(len(whole.lengths), generator=torch.Generator().manual_seed(self.split_seed)).numpy()
         for split in SPLITS[1:]:
             if split not in examples:
-                count = max(least, round(self.shares[split] * len(whole)))
+                count = max(least, round(self.shares[split] * len(whole.lengths)))
                 examples[split], order = whole.take(order[:count]), order[count:]
-            if len(examples[split]) < least:
+            if len(examples[split].lengths) < least:
                 raise FPTError(f"{self.default_name}: a regression needs two rows for {split}, to measure R2 on")
         if len(order) == 0:
-            raise UsageError(f"data.validation_share and data.test_share leave none of {len(whole)} rows to train on")
-        if len(order) < len(whole):
+            raise UsageError(
+                f"data.validation_share and data.test_share leave none of {len(whole.lengths)} rows to train on"
+            )
+        if len(order) < len(whole.lengths):
             order.sort()  # as they stand in the table
             examples["train"] = whole.take(order)
         return {split: examples[split] for split in SPLITS}
 
-    def _sizes(self, codes: Codes, examples: dict[Split, Examples]) -> TaskSpec:
+    def _sizes(self, codes: Codes, examples: dict[Split, LabelledSequences]) -> TaskSpec:
         mean, std = self._target_scale(examples["train"])
         return TaskSpec(
             name=self.name or self.default_name,
@@ -236,7 +239,7 @@ class TableTask(FPTDataModule):
             target_std=std,
         )
 
-    def _target_scale(self, train: Examples) -> tuple[float, float]:
+    def _target_scale(self, train: LabelledSequences) -> tuple[float, float]:
         if not self.regression:
             return 0.0, 1.0
         if (train.targets == train.targets[0]).all():
@@ -245,3 +248,10 @@ class TableTask(FPTDataModule):
                 "so there is nothing to learn"
             )
         return mean_and_std(train.targets)
+
+
+def _digest(examples: LabelledSequences) -> str:
+    digest = hashlib.sha256()
+    for array in examples:
+        digest.update(f"{array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()

@@ -1,16 +1,14 @@
 """From the columns of a table to ids and numbers: the training table decides what every token and class is called."""
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from fpt_lightning.data.columnar.columns import Kind, Sequences, TableSource, runs
-from fpt_lightning.data.sequences import SequenceTable
+from fpt_lightning.data.columnar.columns import Kind, Sequences, TableSource
+from fpt_lightning.data.sequences import LabelledSequences
 from fpt_lightning.errors import FPTError
 
 
@@ -40,44 +38,6 @@ class Columns:
         first = int(self.sequences.lengths[:row].sum())
         column = self.inputs[element - first] if len(self.inputs) > 1 else self.inputs[0]
         return self.source.fault(row, column, what)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Encoded examples, end to end.
-
-    Attributes:
-        values: ``[tokens of all examples]`` ids, or ``[tokens of all examples, token_width]`` float64.
-        lengths: ``[examples]`` int64, the tokens of each.
-        targets: ``[examples]``, int64 classes or float64 numbers.
-    """
-
-    values: np.ndarray
-    lengths: np.ndarray
-    targets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def take(self, rows: np.ndarray) -> "Examples":
-        """The examples of these rows."""
-        starts, lengths = (self.lengths.cumsum() - self.lengths)[rows], self.lengths[rows]
-        return Examples(self.values[runs(starts, lengths)], lengths, self.targets[rows])
-
-    def digest(self) -> str:
-        """A hash of the content."""
-        digest = hashlib.sha256()
-        for array in (self.values, self.lengths, self.targets):
-            digest.update(f"{array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
-
-    def table(self) -> SequenceTable:
-        """The examples as tensors, numbers in single precision."""
-        values, targets = (
-            torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
-            for array in (self.values, self.targets)
-        )
-        return SequenceTable(values, torch.from_numpy(self.lengths), targets[:, None])
 
 
 @dataclass(frozen=True)
@@ -126,7 +86,7 @@ class Codes:
                 )
         return cls(kind, token_width, vocabulary, size, classes, unknown)
 
-    def encode(self, columns: Columns) -> Examples:
+    def encode(self, columns: Columns) -> LabelledSequences:
         """Looks every token and class up.
 
         Raises:
@@ -135,7 +95,7 @@ class Codes:
         values, lengths = self._values(columns), columns.sequences.lengths
         if self.kind == "numbers":
             values, lengths = values.reshape(-1, self.token_width), lengths // self.token_width
-        return Examples(values, lengths, self._targets(columns))
+        return LabelledSequences(values, lengths, self._targets(columns))
 
     def _values(self, columns: Columns) -> np.ndarray:
         import pyarrow.compute as pc
@@ -180,16 +140,16 @@ class Scale:
     std: np.ndarray
 
     @classmethod
-    def of(cls, examples: Examples, positions: int) -> "Scale":
+    def of(cls, examples: LabelledSequences, positions: int) -> "Scale":
         """Measures examples; each of ``positions`` tokens by itself where that is above 1, all alike otherwise."""
         features = examples.values.reshape(-1, positions, examples.values.shape[1])
         constant = (features == features[0]).all(axis=0)  # whose deviation need not be 0 when it is computed
         return cls(features.mean(axis=0), np.where(constant, 1.0, features.std(axis=0)))
 
-    def apply(self, examples: Examples) -> Examples:
+    def apply(self, examples: LabelledSequences) -> LabelledSequences:
         """The examples in standard units."""
         features = examples.values.reshape(-1, *self.mean.shape)
-        return replace(examples, values=((features - self.mean) / self.std).reshape(examples.values.shape))
+        return examples._replace(values=((features - self.mean) / self.std).reshape(examples.values.shape))
 
 
 def mean_and_std(numbers: np.ndarray) -> tuple[float, float]:

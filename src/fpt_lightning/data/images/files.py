@@ -23,6 +23,8 @@ SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow would clip them to 8 bits
+READER_VERSION = 1
+"""Changes whenever :func:`read_image` makes other pixels of the same file."""
 CHUNK = 256
 """Images that a process reads at a time; fewer than two chunks are not worth a second process."""
 
@@ -103,6 +105,22 @@ def list_images(root: Path) -> list[ImageFile]:
             "data.root holds CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE"
         )
     return listed
+
+
+def file_states(root: Path, files: Sequence[ImageFile]) -> list[tuple[str, int, int]]:
+    """The path inside the root, the size and the time of every file: where they are unchanged, so are the pixels.
+
+    Raises:
+        FPTError: If a file is not there.
+    """
+    states = []
+    for file in files:
+        try:
+            state = os.stat(file.path)  # noqa: PTH116 - a Path for each of many thousands takes seconds
+        except OSError as error:
+            raise FPTError(f"{file.path} cannot be read ({error.strerror}); mend it or take it away") from error
+        states.append((os.path.relpath(file.path, root), state.st_size, state.st_mtime_ns))
+    return states
 
 
 def decode(files: Sequence[ImageFile], image_size: int, *, grey: bool) -> torch.Tensor:

@@ -41,7 +41,6 @@ class TextFolder(FPTDataModule):
             it is; more makes a model copy from its context after fewer steps (Olsson et al. 2022 on induction heads).
             Validation and test are never changed.
         tokenizer: A folder whose ``tokenizer.json`` is used instead of making one.
-        cache_folder: Where tokens are kept; by default ``.fpt_cache`` in ``root``.
         kwargs: Those of :class:`FPTDataModule`.
 
     Raises:
@@ -61,7 +60,6 @@ class TextFolder(FPTDataModule):
         evaluation_windows: int | None = None,
         repeat_share: float = 0.0,
         tokenizer: str | None = None,
-        cache_folder: str | None = None,
         **kwargs: Any,
     ) -> None:
         if not root:
@@ -74,7 +72,6 @@ class TextFolder(FPTDataModule):
         self.evaluation_windows = evaluation_windows
         self.repeat_share = repeat_share
         self.tokenizer_folder = Path(tokenizer) if tokenizer else None
-        self.cache_folder = Path(cache_folder) if cache_folder else Path(root) / ".fpt_cache"
         for name in ("validation_books", "test_books"):
             if getattr(self, name) < 1:
                 raise UsageError(f"data.{name} must be at least 1, got {getattr(self, name)}")
