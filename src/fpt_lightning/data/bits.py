@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.loading import BatchDataset
-from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
 from fpt_lightning.errors import UsageError
 
 ENDLESS = 2**40
@@ -164,6 +165,24 @@ class BitMemory(BitTask):
             target=torch.from_numpy(chosen.astype(np.int64)),
         )
 
+    def token_words(self) -> TokenWords:
+        tokens = self.task.answer_tokens
+        strings = [f"string {number}" for number in range(1, self.patterns + 1)] + ["masked string"]
+        return TokenWords(
+            tuple(f"{string}, patch {patch}" for string in strings for patch in range(1, tokens + 1)),
+            tuple((place * tokens, string) for place, string in enumerate(strings)),
+        )
+
+    def needed_tokens(self, batch: Batch) -> torch.Tensor:
+        """The patch of the string that is shown again; its masked copy holds half of the bits only."""
+        tokens = self.task.answer_tokens
+        strings = batch.tokens[:, : self.patterns * tokens].unflatten(1, (self.patterns, tokens)).flatten(2) > 0
+        again = (strings == batch.target.bool()[:, None]).all(dim=2)  # [batch, patterns]
+        patch = torch.eye(tokens, dtype=torch.bool)
+        needed = again[:, None, :, None] & patch[None, :, None, :]  # [batch, answer tokens, patterns, tokens]
+        masked = torch.zeros(len(needed), tokens, tokens, dtype=torch.bool)
+        return torch.cat([needed.flatten(2), masked], dim=2)
+
 
 class BitXOR(BitTask):
     """Bit XOR: the exclusive or of ``patterns`` strings, bit by bit (FPT section 2.2).
@@ -195,3 +214,14 @@ class BitXOR(BitTask):
             tokens=torch.from_numpy(bits.astype(np.float32).reshape(size, -1, self.patch_size)),
             target=torch.from_numpy((bits.sum(axis=1) % 2).astype(np.int64)),
         )
+
+    def token_words(self) -> TokenWords:
+        few = self.strings <= len(ascii_lowercase)
+        names = ascii_lowercase if few else [f"{number}:" for number in range(1, self.strings + 1)]
+        tokens = range(1, self.task.answer_tokens + 1)
+        return TokenWords(tuple(f"{name}{token}" for name in names[: self.strings] for token in tokens))
+
+    def needed_tokens(self, batch: Batch) -> torch.Tensor:
+        """For answer i token i of every string."""
+        of_an_example = torch.eye(self.task.answer_tokens, dtype=torch.bool).repeat(1, self.strings)
+        return of_an_example.expand(len(batch.tokens), -1, -1)

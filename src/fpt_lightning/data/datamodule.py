@@ -11,7 +11,7 @@ import torch
 
 from fpt_lightning.data.cache import default_folder
 from fpt_lightning.data.loading import BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
-from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
 from fpt_lightning.errors import UsageError
 
 Split = Literal["train", "validation", "test"]
@@ -22,7 +22,8 @@ class FPTDataModule(L.LightningDataModule):
     """Hands over batches of one task and the TaskSpec that promises their sizes.
 
     A task implements :attr:`task`, :meth:`dataset` and :meth:`facts`; where its data comes from outside it also
-    implements ``prepare_data``. Loaders, seeds, processes and resuming are settled here.
+    implements ``prepare_data``. Where numbers say too little in an attention map it also implements :meth:`token_words`
+    and :meth:`needed_tokens`. Loaders, seeds, processes and resuming are settled here.
 
     Args:
         root: Folder of the data.
@@ -77,6 +78,14 @@ class FPTDataModule(L.LightningDataModule):
     def kept_share(self, split: Split) -> float:
         """The share of a split's examples that is read; accuracy counts those left out as wrong."""
         return 1.0
+
+    def token_words(self) -> TokenWords:
+        """What the tokens are called in an attention map; here numbers from 1."""
+        return TokenWords(tuple(str(number) for number in range(1, self.task.max_length + 1)))
+
+    def needed_tokens(self, batch: Batch) -> torch.Tensor | None:
+        """The tokens that each answer follows from, ``[batch, answer tokens, length]`` bool; None where unknown."""
+        return None
 
     def fingerprint(self) -> str:
         """A short hash of :meth:`facts` that names the data in a result."""

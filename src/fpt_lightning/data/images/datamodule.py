@@ -9,7 +9,7 @@ import torch
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.images.augmentation import Augmentation, warp
 from fpt_lightning.data.loading import BatchDataset
-from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
 from fpt_lightning.errors import UsageError
 
 
@@ -187,6 +187,11 @@ class ImageTask(FPTDataModule):
         held = f"{len(self.table.labels):,} images, {size:,.1f} MiB, held {place}"
         changed = f"training images augmented by {self.augmentation}" if self.augmentation else "not augmented"
         return [*super().describe(), f"{held}; {changed}"]
+
+    def token_words(self) -> TokenWords:
+        side = self.image_size // self.patch_size
+        names = (f"row {row}, column {column}" for row in range(1, side + 1) for column in range(1, side + 1))
+        return TokenWords(tuple(names), grid=(side, side))
 
     def transfer_batch_to_device(self, batch: ImageRows, device: torch.device, dataloader_idx: int) -> Images:
         """Collects the images of a batch on the device, which keeps the table from the first batch on."""
