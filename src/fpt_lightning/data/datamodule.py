@@ -10,7 +10,7 @@ import lightning as L
 import torch
 
 from fpt_lightning.data.cache import default_folder
-from fpt_lightning.data.loading import BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
+from fpt_lightning.data.loading import ENDLESS, BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
 from fpt_lightning.errors import UsageError
 
@@ -55,9 +55,7 @@ class FPTDataModule(L.LightningDataModule):
         self.seed = seed
         self.cache_folder = Path(cache_folder) if cache_folder else default_folder()
         self._examples: dict[Split, BatchDataset] = {}
-        for name in ("batch_size", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
 
     @property
     @abstractmethod
@@ -130,7 +128,6 @@ class FPTDataModule(L.LightningDataModule):
         return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The test examples."""
         return self.test_dataloader()
 
     def examples(self, split: Split) -> BatchDataset:
@@ -175,6 +172,28 @@ class FPTDataModule(L.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
 
+def at_least(least: int, **options: int | None) -> None:
+    """Refuses options of a datamodule that are too small; None means that one is not given.
+
+    Raises:
+        UsageError: If one is.
+    """
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise UsageError(f"data.{name} must be at least {least}, got {value}")
+
+
+def proper_shares(**options: float) -> None:
+    """Refuses shares of a datamodule's examples that are none of them, or all.
+
+    Raises:
+        UsageError: If one is.
+    """
+    for name, share in options.items():
+        if not 0 < share < 1:
+            raise UsageError(f"data.{name} lies between 0 and 1, got {share}")
+
+
 def _answers(task: TaskSpec) -> str:
     if task.classes is None:
         return f"{task.answers} numbers, mean {task.target_mean:.6g}, standard deviation {task.target_std:.6g}"
@@ -182,4 +201,4 @@ def _answers(task: TaskSpec) -> str:
 
 
 def _size(examples: int) -> str:
-    return "endless" if examples >= 2**40 else f"{examples:,}"
+    return "endless" if examples >= ENDLESS else f"{examples:,}"

@@ -55,7 +55,6 @@ class TaskSpec:
         return "accuracy" if self.classes is not None else "r2"
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for files that a person may read."""
         return asdict(self)
 
 

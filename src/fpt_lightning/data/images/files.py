@@ -4,13 +4,13 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
 from fpt_lightning.data.datamodule import Split
-from fpt_lightning.data.loading import BatchDataset
+from fpt_lightning.data.loading import BatchDataset, unchanged
 from fpt_lightning.errors import FPTError
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def decode(files: Sequence[ImageFile], image_size: int, *, grey: bool) -> torch.
         _Decoded(files, image_size, grey=grey),
         batch_size=CHUNK,
         num_workers=processes,
-        collate_fn=_unchanged,
+        collate_fn=unchanged,
         # of its own: a run that decodes and one that finds a cache must draw the same numbers
         generator=torch.Generator(),
     )
@@ -236,7 +236,3 @@ def _images_below(folder: Path) -> list[str]:
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _unchanged(chunk: Any) -> Any:
-    return chunk

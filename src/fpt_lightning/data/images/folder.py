@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fpt_lightning.data.cache import Tensors, cache_file, content_hash, kept
-from fpt_lightning.data.datamodule import SPLITS, Split
+from fpt_lightning.data.datamodule import SPLITS, Split, proper_shares
 from fpt_lightning.data.images.augmentation import Augmentation
 from fpt_lightning.data.images.datamodule import ImageTable, ImageTask
 from fpt_lightning.data.images.files import READER_VERSION, ImageFile, decode, file_states, find_classes, list_images
@@ -65,9 +65,7 @@ class ImageFolder(ImageTask):
         self.test_share = test_share
         if augment:
             self.augmentation = Augmentation(padding=image_size // 8)
-        for option in ("validation_share", "test_share"):
-            if not 0 < getattr(self, option) < 1:
-                raise UsageError(f"data.{option} lies between 0 and 1, got {getattr(self, option)}")
+        proper_shares(validation_share=validation_share, test_share=test_share)
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -76,7 +74,6 @@ class ImageFolder(ImageTask):
 
     @property
     def classes(self) -> int:
-        """One a folder."""
         return len(self.class_names)
 
     @cached_property
@@ -85,16 +82,9 @@ class ImageFolder(ImageTask):
         return list_images(Path(self.root))
 
     def prepare_data(self) -> None:
-        """Decodes the images, or finds them decoded.
-
-        Raises:
-            FPTError: If the folders are not as they should be, or an image cannot be read.
-        """
-        if self._table is None:
-            self._table = self.load()
+        _ = self.table
 
     def load(self) -> ImageTable:
-        """The decoded images, from the cache if it is theirs."""
         root = Path(self.root)
         place = cache_file(self.cache_folder, "images", root.resolve(), self.image_size, self.grey)
         key = [READER_VERSION, self.image_size, self.grey, file_states(root, self.files)]
