@@ -88,7 +88,7 @@ def unigram_perplexity(train: np.ndarray, tokens: np.ndarray, vocabulary: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder of the texts")
-    parser.add_argument("--cache", help="folder of their tokens; by default .fpt_cache in the folder of the texts")
+    parser.add_argument("--cache", help="folder of their tokens; by default that of the program's cache")
     parser.add_argument("--vocabulary", type=int, default=4096, help=f"at most {1 << BITS}")
     parser.add_argument("--order", type=int, default=5, help="at most 5")
     parser.add_argument("--out", type=Path, help="the JSON to write")

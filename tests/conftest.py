@@ -1,15 +1,17 @@
 """What the tests share: the command line in this process, and small data in the real formats."""
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it
+# the fonts that matplotlib found, once for all tests and their processes
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
 
 import csv
 import json
 import pickle
 import struct
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,8 +33,9 @@ TAPE_HOLDOUTS = ("fold", "superfamily", "family")
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test works in a folder of its own, so that run folders never meet."""
+    """Every test works in a folder of its own, with a cache of its own beside it, so that run folders never meet."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", f"{tmp_path}-cache")
     monkeypatch.delenv("FPT_RUN_FOLDER", raising=False)
 
 

@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="run folder")
     parser.add_argument("--root", required=True, help="folder of the texts")
-    parser.add_argument("--cache", help="folder of their tokens; by default .fpt_cache in the folder of the texts")
+    parser.add_argument("--cache", help="folder of their tokens; by default that of the program's cache")
     parser.add_argument("--ngram", type=Path, required=True, help="the JSON of benchmarks/ngram_baseline.py")
     parser.add_argument("--compute", required=True, help="the machine and the time, for the card")
     parser.add_argument("--note", default="", help="another line under the training, for the card")

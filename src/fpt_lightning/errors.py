@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class FPTError(Exception):
@@ -14,6 +15,13 @@ class UsageError(FPTError):
     """The command line or a config asks for something that does not exist."""
 
     exit_code = 2
+
+
+def not_utf8(path: Path, content: bytes, place: int) -> FPTError:
+    """The error that names a byte of a file which belongs to no text, and its line."""
+    line = content.count(b"\n", 0, place) + 1
+    byte = f"byte 0x{content[place]:02x}"
+    return FPTError(f"{path}, line {line}: {byte} is not UTF-8 text; save the file in that encoding")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

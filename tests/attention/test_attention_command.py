@@ -9,7 +9,6 @@ import torch
 
 from conftest import Fpt
 from fpt_lightning import CIFAR10LRA, MNIST, BitMemory, BitXOR, ListOps
-from fpt_lightning.attention.words import needed_tokens, token_words
 from fpt_lightning.data.spec import Batch
 
 MEMORY = ["--data.n=20", "--data.patch_size=5", "--data.batch_size=4", "--data.test_examples=20"]
@@ -115,7 +114,7 @@ def _first(data: BitMemory | BitXOR, examples: int = 8) -> Batch:
 def test_the_bits_needed_decide_the_answer() -> None:
     memory = BitMemory(n=20, patterns=3, patch_size=5)
     batch = _first(memory)
-    needed = needed_tokens(memory, batch)
+    needed = memory.needed_tokens(batch)
     assert needed is not None
     assert needed.shape == (8, 4, 16)
     assert (needed.sum(-1) == 1).all()
@@ -124,20 +123,20 @@ def test_the_bits_needed_decide_the_answer() -> None:
         assert torch.equal(batch.tokens[example, token].long(), expected)
     xor = BitXOR(n=4, patterns=3)
     batch = _first(xor)
-    needed = needed_tokens(xor, batch)
+    needed = xor.needed_tokens(batch)
     assert needed is not None
     assert torch.equal((needed * batch.tokens[:, None, :, 0]).sum(-1) % 2, batch.target.float())
 
 
 def test_the_words_of_the_tasks() -> None:
-    memory = token_words(BitMemory())
+    memory = BitMemory().token_words()
     assert memory.groups[0] == (0, "string 1")
     assert memory.groups[-1] == (100, "masked string")
     assert (memory.names[41], len(memory.names)) == ("string 3, patch 2", 120)
-    assert token_words(BitXOR(n=2, patterns=3)).names == ("a1", "a2", "b1", "b2", "c1", "c2")
-    assert len(set(token_words(BitXOR(n=2, patterns=30)).names)) == 60
-    assert token_words(MNIST()).grid == (8, 8)
-    assert token_words(CIFAR10LRA()).names[33] == "row 2, column 2"
+    assert BitXOR(n=2, patterns=3).token_words().names == ("a1", "a2", "b1", "b2", "c1", "c2")
+    assert len(set(BitXOR(n=2, patterns=30).token_words().names)) == 60
+    assert MNIST().token_words().grid == (8, 8)
+    assert CIFAR10LRA().token_words().names[33] == "row 2, column 2"
     lists = ListOps(max_length=50, min_length=10)
-    assert token_words(lists).names[:2] == ("1", "2")
-    assert needed_tokens(lists, Batch(torch.zeros(0), torch.zeros(0))) is None
+    assert lists.token_words().names[:2] == ("1", "2")
+    assert lists.needed_tokens(Batch(torch.zeros(0), torch.zeros(0))) is None

@@ -1,9 +1,10 @@
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fpt_lightning.data.loading import GlobalBatchSampler
-from fpt_lightning.data.sequences import SequenceTable
+from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
@@ -12,6 +13,47 @@ def _table(lengths: list[int]) -> SequenceTable:
     """Example i is its own number, ``lengths[i]`` times."""
     values = torch.cat([torch.full((length,), index) for index, length in enumerate(lengths)])
     return SequenceTable(values, torch.tensor(lengths), torch.arange(len(lengths))[:, None])
+
+
+def _sequences(lengths: list[int]) -> tuple[list[list[int]], LabelledSequences]:
+    """Rows of numbers that are all different, and the same end to end."""
+    values, rows = np.arange(sum(lengths)), []
+    for start, length in zip(np.cumsum([0, *lengths]), lengths, strict=False):
+        rows.append(values[start : start + length].tolist())
+    return rows, LabelledSequences(values, np.array(lengths, dtype=np.int32), np.arange(len(lengths), dtype=np.uint8))
+
+
+def _rows(sequences: LabelledSequences) -> list[list[int]]:
+    return [row.tolist() for row in np.split(sequences.values, sequences.lengths.cumsum())[:-1]]
+
+
+@given(LENGTHS, st.integers(1, 31))
+def test_sequences_are_truncated(lengths: list[int], limit: int) -> None:
+    rows, sequences = _sequences(lengths)
+    truncated = sequences.truncated(limit)
+    assert _rows(truncated) == [row[:limit] for row in rows]
+    assert truncated.targets.tolist() == list(range(len(lengths)))
+
+
+@given(LENGTHS, st.data())
+def test_sequences_are_taken_in_any_order(lengths: list[int], data: st.DataObject) -> None:
+    rows, sequences = _sequences(lengths)
+    chosen = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1))
+    taken = sequences.take(np.array(chosen))
+    assert _rows(taken) == [rows[row] for row in chosen]
+    assert taken.targets.tolist() == chosen
+    table = taken.table()
+    assert (table.lengths.dtype, table.targets.dtype) == (torch.int64, torch.int64)
+    assert table[0].tokens[0].tolist() == rows[chosen[0]]
+    assert table[0].target.tolist() == [[chosen[0]]]
+
+
+def test_sequences_go_to_tensors_and_back() -> None:
+    _, sequences = _sequences([3, 1, 4])
+    tensors = sequences.as_tensors("train.")
+    assert list(tensors) == ["train.values", "train.lengths", "train.targets"]
+    for ours, theirs in zip(LabelledSequences.from_tensors(tensors, "train."), sequences, strict=True):
+        assert np.array_equal(ours, theirs)
 
 
 @given(LENGTHS)

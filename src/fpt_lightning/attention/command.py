@@ -10,7 +10,6 @@ import torch
 from fpt_lightning.attention.maps import MeanMaps, mean_maps
 from fpt_lightning.attention.picture import draw_attention
 from fpt_lightning.attention.rebuild import find_run, rebuild
-from fpt_lightning.attention.words import needed_tokens, token_words
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import UsageError
@@ -57,13 +56,13 @@ def _batches(data: FPTDataModule, examples: int) -> Iterator[tuple[Batch, torch.
     for start in range(0, stop, size):
         fetched = dataset.__getitems__(range(start, min(start + size, stop)))
         batch = data.on_after_batch_transfer(data.transfer_batch_to_device(fetched, device, 0), 0)
-        yield batch, needed_tokens(data, batch)
+        yield batch, data.needed_tokens(batch)
 
 
 def _write(
     folder: Path, module: FPTClassifier, data: FPTDataModule, maps: MeanMaps, layer: int, checkpoint: Path
 ) -> None:
-    words = token_words(data)
+    words = data.token_words()
     choice = module.model.choice
     layers = module.model.family.depth(module.model.backbone)
     figures: dict[str, Any] = {

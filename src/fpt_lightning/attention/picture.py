@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from fpt_lightning.attention.maps import MeanMaps
-from fpt_lightning.attention.words import TokenWords
+from fpt_lightning.data.spec import TokenWords
 
 MOST_NAMES = 32
 """More names than these on an axis cannot be read; every so-manyth stands there then."""

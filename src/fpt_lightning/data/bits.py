@@ -2,18 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 import torch
 
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
-from fpt_lightning.data.loading import BatchDataset
-from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
+from fpt_lightning.data.loading import ENDLESS, BatchDataset, generator_of
+from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
 from fpt_lightning.errors import UsageError
 
-ENDLESS = 2**40
-# Philox makes four 64-bit words a count, so a sample that starts on a count of its own may draw any number of words.
 EVALUATION_KEY = 2**64 - 1
 
 
@@ -53,9 +52,8 @@ class BitTask(FPTDataModule):
         self.patterns = patterns
         self.patch_size = patch_size
         self.lengths = {"train": ENDLESS, "validation": validation_examples, "test": test_examples}
-        for name, value in {"n": n, "patterns": patterns, "patch_size": patch_size, **self.lengths}.items():
-            if value < 1:
-                raise UsageError(f"data: {name} must be at least 1, got {value}")
+        at_least(1, n=n, patterns=patterns, patch_size=patch_size)
+        at_least(1, validation_examples=validation_examples, test_examples=test_examples)
         if n % patch_size:
             raise UsageError(f"data.patch_size {patch_size} does not divide data.n {n}")
         if not 0 <= self.seed < EVALUATION_KEY:
@@ -89,18 +87,12 @@ class BitTask(FPTDataModule):
         """Makes examples of uniform numbers ``[batch, draws]``."""
 
     def dataset(self, split: Split) -> BatchDataset:
-        """The examples of a split; nothing is made before it is asked for."""
         seed = self.seed if split == "train" else EVALUATION_KEY
         return BitStream(self, (seed, SPLITS.index(split)), self.lengths[split])
 
     def facts(self) -> dict[str, Any]:
         """The sizes; the training stream also depends on the run's seed, which a result names itself."""
-        return {
-            "n": self.n,
-            "patterns": self.patterns,
-            "patch_size": self.patch_size,
-            "lengths": self.lengths,
-        }
+        return {"n": self.n, "patterns": self.patterns, "patch_size": self.patch_size, "lengths": self.lengths}
 
 
 class BitStream(BatchDataset):
@@ -123,8 +115,7 @@ class BitStream(BatchDataset):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         uniform = np.empty((len(indices), self.task.draws))
         for row, index in zip(uniform, indices, strict=True):
-            counter = np.array([0, index, 0, 0], dtype=np.uint64)
-            np.random.Generator(np.random.Philox(key=self.key, counter=counter)).random(out=row)
+            generator_of(self.key, index).random(out=row)
         return self.task.batch(uniform)
 
 
@@ -143,8 +134,7 @@ class BitMemory(BitTask):
 
     @property
     def strings(self) -> int:
-        """Those to remember, and the one that is asked for."""
-        return self.patterns + 1
+        return self.patterns + 1  # the one that is asked for
 
     @property
     def draws(self) -> int:
@@ -164,6 +154,24 @@ class BitMemory(BitTask):
             target=torch.from_numpy(chosen.astype(np.int64)),
         )
 
+    def token_words(self) -> TokenWords:
+        tokens = self.task.answer_tokens
+        strings = [f"string {number}" for number in range(1, self.patterns + 1)] + ["masked string"]
+        return TokenWords(
+            tuple(f"{string}, patch {patch}" for string in strings for patch in range(1, tokens + 1)),
+            tuple((place * tokens, string) for place, string in enumerate(strings)),
+        )
+
+    def needed_tokens(self, batch: Batch) -> torch.Tensor:
+        """The patch of the string that is shown again; its masked copy holds half of the bits only."""
+        tokens = self.task.answer_tokens
+        strings = batch.tokens[:, : self.patterns * tokens].unflatten(1, (self.patterns, tokens)).flatten(2) > 0
+        again = (strings == batch.target.bool()[:, None]).all(dim=2)  # [batch, patterns]
+        patch = torch.eye(tokens, dtype=torch.bool)
+        needed = again[:, None, :, None] & patch[None, :, None, :]  # [batch, answer tokens, patterns, tokens]
+        masked = torch.zeros(len(needed), tokens, tokens, dtype=torch.bool)
+        return torch.cat([needed.flatten(2), masked], dim=2)
+
 
 class BitXOR(BitTask):
     """Bit XOR: the exclusive or of ``patterns`` strings, bit by bit (FPT section 2.2).
@@ -179,12 +187,10 @@ class BitXOR(BitTask):
 
     @property
     def strings(self) -> int:
-        """Those of which it takes the exclusive or."""
         return self.patterns
 
     @property
     def draws(self) -> int:
-        """One a bit."""
         return self.patterns * self.n
 
     def batch(self, uniform: np.ndarray) -> Batch:
@@ -195,3 +201,14 @@ class BitXOR(BitTask):
             tokens=torch.from_numpy(bits.astype(np.float32).reshape(size, -1, self.patch_size)),
             target=torch.from_numpy((bits.sum(axis=1) % 2).astype(np.int64)),
         )
+
+    def token_words(self) -> TokenWords:
+        few = self.strings <= len(ascii_lowercase)
+        names = ascii_lowercase if few else [f"{number}:" for number in range(1, self.strings + 1)]
+        tokens = range(1, self.task.answer_tokens + 1)
+        return TokenWords(tuple(f"{name}{token}" for name in names[: self.strings] for token in tokens))
+
+    def needed_tokens(self, batch: Batch) -> torch.Tensor:
+        """For answer i token i of every string."""
+        of_an_example = torch.eye(self.task.answer_tokens, dtype=torch.bool).repeat(1, self.strings)
+        return of_an_example.expand(len(batch.tokens), -1, -1)

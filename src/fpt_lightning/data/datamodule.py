@@ -3,13 +3,15 @@
 import hashlib
 import json
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
 
-from fpt_lightning.data.loading import BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
-from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.data.cache import default_folder
+from fpt_lightning.data.loading import ENDLESS, BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
+from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
 from fpt_lightning.errors import UsageError
 
 Split = Literal["train", "validation", "test"]
@@ -20,7 +22,8 @@ class FPTDataModule(L.LightningDataModule):
     """Hands over batches of one task and the TaskSpec that promises their sizes.
 
     A task implements :attr:`task`, :meth:`dataset` and :meth:`facts`; where its data comes from outside it also
-    implements ``prepare_data``. Loaders, seeds, processes and resuming are settled here.
+    implements ``prepare_data``. Where numbers say too little in an attention map it also implements :meth:`token_words`
+    and :meth:`needed_tokens`. Loaders, seeds, processes and resuming are settled here.
 
     Args:
         root: Folder of the data.
@@ -29,6 +32,8 @@ class FPTDataModule(L.LightningDataModule):
         eval_batch_size: Examples in a validation or test step over all devices together.
         num_workers: Loader processes; 0 loads in the training process, which is fastest for these tasks.
         seed: Seed of the training stream; the command line links it to ``seed_everything``.
+        cache_folder: Where what takes long to make of the data is kept for the next start; by default
+            ``fpt-lightning`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. Where it cannot be written, every start makes it.
     """
 
     shuffle = True
@@ -40,6 +45,7 @@ class FPTDataModule(L.LightningDataModule):
         eval_batch_size: int = 256,
         num_workers: int = 0,
         seed: int = 0,
+        cache_folder: str | None = None,
     ) -> None:
         super().__init__()
         self.root = root
@@ -47,10 +53,9 @@ class FPTDataModule(L.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.cache_folder = Path(cache_folder) if cache_folder else default_folder()
         self._examples: dict[Split, BatchDataset] = {}
-        for name in ("batch_size", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
 
     @property
     @abstractmethod
@@ -71,6 +76,14 @@ class FPTDataModule(L.LightningDataModule):
     def kept_share(self, split: Split) -> float:
         """The share of a split's examples that is read; accuracy counts those left out as wrong."""
         return 1.0
+
+    def token_words(self) -> TokenWords:
+        """What the tokens are called in an attention map; here numbers from 1."""
+        return TokenWords(tuple(str(number) for number in range(1, self.task.max_length + 1)))
+
+    def needed_tokens(self, batch: Batch) -> torch.Tensor | None:
+        """The tokens that each answer follows from, ``[batch, answer tokens, length]`` bool; None where unknown."""
+        return None
 
     def fingerprint(self) -> str:
         """A short hash of :meth:`facts` that names the data in a result."""
@@ -115,7 +128,6 @@ class FPTDataModule(L.LightningDataModule):
         return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The test examples."""
         return self.test_dataloader()
 
     def examples(self, split: Split) -> BatchDataset:
@@ -160,6 +172,28 @@ class FPTDataModule(L.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
 
+def at_least(least: int, **options: int | None) -> None:
+    """Refuses options of a datamodule that are too small; None means that one is not given.
+
+    Raises:
+        UsageError: If one is.
+    """
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise UsageError(f"data.{name} must be at least {least}, got {value}")
+
+
+def proper_shares(**options: float) -> None:
+    """Refuses shares of a datamodule's examples that are none of them, or all.
+
+    Raises:
+        UsageError: If one is.
+    """
+    for name, share in options.items():
+        if not 0 < share < 1:
+            raise UsageError(f"data.{name} lies between 0 and 1, got {share}")
+
+
 def _answers(task: TaskSpec) -> str:
     if task.classes is None:
         return f"{task.answers} numbers, mean {task.target_mean:.6g}, standard deviation {task.target_std:.6g}"
@@ -167,4 +201,4 @@ def _answers(task: TaskSpec) -> str:
 
 
 def _size(examples: int) -> str:
-    return "endless" if examples >= 2**40 else f"{examples:,}"
+    return "endless" if examples >= ENDLESS else f"{examples:,}"

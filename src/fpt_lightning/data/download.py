@@ -4,9 +4,10 @@ import gzip
 import hashlib
 import shutil
 import tarfile
-import tempfile
 import textwrap
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
@@ -15,6 +16,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from fpt_lightning.errors import FPTError
+from fpt_lightning.files import whole_file, whole_folder
 
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 18
@@ -93,20 +95,8 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         FPTError: If the archive is damaged, holds what it should not, or the folder cannot be written.
     """
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as temporary:
-            with tarfile.open(archive) as tar:
-                tar.extractall(temporary, filter="data")
-            for path in Path(temporary).rglob("*"):
-                if path.is_file() and not path.is_symlink():
-                    place = folder / path.relative_to(temporary)
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    path.replace(place)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        reason = textwrap.shorten(str(error), 120)
-        raise FPTError(f"{archive} cannot be unpacked ({reason}); delete it and run again") from error
-    except OSError as error:
-        raise FPTError(f"{archive} cannot be unpacked into {folder}: {error.strerror or error}") from error
+    with _faults_named(archive, folder), whole_folder(folder) as part, tarfile.open(archive) as tar:
+        tar.extractall(part, filter="data")
 
 
 def decompress(archive: Path, target: Path) -> None:
@@ -115,15 +105,24 @@ def decompress(archive: Path, target: Path) -> None:
     Raises:
         FPTError: If the archive is damaged or the file cannot be written.
     """
-    part = target.with_name(f"{target.name}.part")
+    with (
+        _faults_named(archive, target),
+        whole_file(target) as part,
+        gzip.open(archive) as compressed,
+        part.open("wb") as out,
+    ):
+        shutil.copyfileobj(compressed, out)
+
+
+@contextmanager
+def _faults_named(archive: Path, target: Path) -> Iterator[None]:
     try:
-        with gzip.open(archive) as compressed, part.open("wb") as out:
-            shutil.copyfileobj(compressed, out)
-        part.replace(target)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise FPTError(f"{archive} cannot be unpacked ({error}); delete it and run again") from error
+        yield
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = textwrap.shorten(str(error), 120)
+        raise FPTError(f"{archive} cannot be unpacked ({reason}); delete it and run again") from error
     except OSError as error:
-        raise FPTError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise FPTError(f"{archive} cannot be unpacked into {target}: {error.strerror or error}") from error
 
 
 def _fill(part: Path, file: RemoteFile) -> list[str] | None:

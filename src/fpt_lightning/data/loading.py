@@ -4,8 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+ENDLESS = 2**40
+"""Examples of an epoch that no run comes to the end of."""
 
 BUCKET_WINDOW = 50
 """Batches among which examples are sorted by length: enough for little padding, few enough for ever new batches."""
@@ -33,6 +37,14 @@ class BatchDataset(Dataset[Any], ABC):
 
     def __getitem__(self, index: int) -> Any:
         return self.__getitems__([index])
+
+
+def generator_of(key: np.ndarray, index: int) -> np.random.Generator:
+    """The random numbers of one example of a stream: a function of its key ``[2]`` uint64 and its index alone.
+
+    Philox makes four 64-bit words a count; an example starts on a count of its own, so it may draw any number of words.
+    """
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, index, 0, 0], dtype=np.uint64)))
 
 
 class GlobalBatchSampler(DistributedSampler[int]):
@@ -88,10 +100,10 @@ class GlobalBatchSampler(DistributedSampler[int]):
         return len(range(self.rank, self.length, self.num_replicas))
 
     def __iter__(self) -> Iterator[int]:
-        order = self._training_order() if self.training else self._evaluation_order()
         if not self.training:
-            yield from (int(index) for index in order[self.rank :: self.num_replicas])
+            yield from (int(index) for index in self._evaluation_order()[self.rank :: self.num_replicas])
             return
+        order = self._training_order()
         for batch in range(self.first_batch, self.length // self.batch_size):
             start = batch * self.batch_size + self.rank * self.local_batch_size
             yield from (int(index) for index in order[start : start + self.local_batch_size])
@@ -150,12 +162,13 @@ def make_loader(dataset: BatchDataset, sampler: GlobalBatchSampler, num_workers:
         batch_size=sampler.local_batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        collate_fn=_unchanged,
+        collate_fn=unchanged,
         persistent_workers=num_workers > 0,
         # of its own: starting an epoch must not draw from the generator that dropout uses
         generator=torch.Generator().manual_seed(sampler.seed),
     )
 
 
-def _unchanged(batch: Any) -> Any:
+def unchanged(batch: Any) -> Any:
+    """The ``collate_fn`` of a loader whose dataset fetches whole batches."""
     return batch

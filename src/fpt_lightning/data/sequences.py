@@ -1,12 +1,84 @@
-"""Sequences of different lengths, held in memory and padded a batch at a time."""
+"""Sequences of different lengths, held in memory end to end and padded a batch at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from fpt_lightning.data.loading import BatchDataset
 from fpt_lightning.data.spec import Batch
+
+
+class LabelledSequences(NamedTuple):
+    """Sequences end to end, and what each is labelled with.
+
+    Attributes:
+        values: ``[tokens of all sequences]`` ids of any integer type, or ``[tokens of all sequences, token_width]``
+            float64.
+        lengths: ``[sequences]`` integers, the tokens of each; none is empty.
+        targets: ``[sequences]``, integer classes or float64 numbers.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+    targets: np.ndarray
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> "LabelledSequences":
+        return cls(*(tensors[prefix + name].numpy() for name in cls._fields))
+
+    def as_tensors(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        return {prefix + name: torch.from_numpy(array) for name, array in self._asdict().items()}
+
+    @property
+    def starts(self) -> np.ndarray:
+        """``[sequences]``, the place of each one's first token."""
+        return self.lengths.cumsum() - self.lengths
+
+    def take(self, rows: np.ndarray) -> "LabelledSequences":
+        """The sequences of these rows, in that order."""
+        lengths = self.lengths[rows]
+        shifts = self.starts[rows] - (lengths.cumsum() - lengths)
+        return LabelledSequences(
+            self.values[np.repeat(shifts, lengths) + np.arange(lengths.sum())], lengths, self.targets[rows]
+        )
+
+    def truncated(self, limit: int) -> "LabelledSequences":
+        """Without what lies behind the first ``limit`` tokens of each."""
+        if self.lengths.max() <= limit:
+            return self
+        values = self.values[is_within(self.lengths, limit)]
+        return self._replace(values=values, lengths=np.minimum(self.lengths, limit))
+
+    def table(self) -> "SequenceTable":
+        """A dataset of them with targets ``[examples, 1]``; numbers become single precision."""
+        values, targets = (
+            torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
+            for array in (self.values, self.targets)
+        )
+        targets = targets if targets.is_floating_point() else targets.long()
+        return SequenceTable(values, torch.from_numpy(self.lengths).long(), targets[:, None])
+
+
+def is_within(lengths: np.ndarray, limit: int) -> np.ndarray:
+    """Which tokens of sequences end to end are among the first ``limit`` of theirs.
+
+    Args:
+        lengths: ``[sequences]``, all above 0.
+        limit: At least 1.
+
+    Returns:
+        ``[tokens of all sequences]`` bool.
+    """
+    ends = lengths.cumsum()
+    starts = ends - lengths
+    # a token inside counts 1: steps up where a sequence begins, down behind its last, in a byte a token
+    steps = np.zeros(int(ends[-1]) + 1, dtype=np.int8)
+    steps[starts] = 1
+    steps[starts + np.minimum(lengths, limit)] -= 1
+    return steps[:-1].cumsum(dtype=np.int8).view(bool)
 
 
 class SequenceTable(BatchDataset):

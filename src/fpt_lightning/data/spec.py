@@ -55,7 +55,6 @@ class TaskSpec:
         return "accuracy" if self.classes is not None else "r2"
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for files that a person may read."""
         return asdict(self)
 
 
@@ -71,3 +70,18 @@ class Batch(NamedTuple):
     tokens: torch.Tensor
     target: torch.Tensor
     mask: torch.Tensor | None = None
+
+
+class TokenWords(NamedTuple):
+    """What an example's tokens are called where they are shown to a person.
+
+    Attributes:
+        names: One a token.
+        groups: The first token of each run of tokens that has a name of its own, and that name; empty where names say
+            enough.
+        grid: Rows and columns, where tokens are places of a picture.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[tuple[int, str], ...] = ()
+    grid: tuple[int, int] | None = None

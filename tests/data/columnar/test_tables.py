@@ -116,6 +116,11 @@ def test_several_numbers_a_token_are_standardized_by_their_place_in_it() -> None
     assert values[:, 0].tolist() == pytest.approx([(x - 4) / 8**0.5 for x in (0, 2, 4, 6, 8)])
 
 
+def test_numbers_too_small_to_have_a_deviation_are_not_divided_by_nothing() -> None:
+    file = write_table(Path("t.csv"), {"x": ["0", "1e-200"], "label": ["x", "y"]})
+    assert torch.isfinite(_whole(file, input_columns="x").dataset("train").values).all()
+
+
 def test_classes_that_are_numbers_are_sorted_as_numbers() -> None:
     file = write_table(Path("t.csv"), {"x": [1, 2, 3], "label": [10, 9, 2]})
     data = _whole(file)

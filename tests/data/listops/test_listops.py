@@ -1,6 +1,5 @@
 import random
 import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 
 from fpt_lightning.data.datamodule import SPLITS
 from fpt_lightning.data.listops.datamodule import RELEASED_PAD, ListOps
-from fpt_lightning.data.listops.files import FILES, load, read_official, save
-from fpt_lightning.data.listops.grammar import WORDS, Examples, Grammar, MalformedError, evaluate
+from fpt_lightning.data.listops.files import FILES, read_official
+from fpt_lightning.data.listops.grammar import WORDS, Grammar, MalformedError, evaluate
+from fpt_lightning.data.sequences import LabelledSequences
 from fpt_lightning.errors import FPTError, UsageError
 
 SIZES = {"train_examples": 40, "validation_examples": 8, "test_examples": 8}
@@ -58,9 +58,9 @@ def _official(tree: Tree) -> str:
     return text
 
 
-def _examples(trees: list[Tree]) -> Examples:
+def _examples(trees: list[Tree]) -> LabelledSequences:
     rows = [_ids(tree) for tree in trees]
-    return Examples(
+    return LabelledSequences(
         np.array([token for row in rows for token in row], dtype=np.uint8),
         np.array([len(row) for row in rows], dtype=np.int32),
         np.array([_value(tree) for tree in trees], dtype=np.uint8),
@@ -73,14 +73,14 @@ def _write(path: Path, trees: list[Tree]) -> Path:
     return path
 
 
-def _rows(examples: Examples) -> list[bytes]:
-    return [row.tobytes() for row in np.split(examples.tokens, np.cumsum(examples.lengths))[:-1]]
+def _rows(examples: LabelledSequences) -> list[bytes]:
+    return [row.tobytes() for row in np.split(examples.values, np.cumsum(examples.lengths))[:-1]]
 
 
 @given(st.lists(TREES, min_size=1, max_size=6))
 def test_expressions_are_worth_what_a_recursive_evaluator_says(trees: list[Tree]) -> None:
     examples = _examples(trees)
-    assert np.array_equal(evaluate(examples.tokens, examples.lengths), examples.targets)
+    assert np.array_equal(evaluate(examples.values, examples.lengths), examples.targets)
 
 
 def test_the_paper_of_listops() -> None:
@@ -207,7 +207,7 @@ def test_generated_examples_keep_what_is_promised(seed: int, count: int, least: 
     assert len(examples.lengths) == len(set(_rows(examples))) == count
     assert examples.lengths.min() > least
     assert examples.lengths.max() < least + width
-    assert np.array_equal(evaluate(examples.tokens, examples.lengths), examples.targets)
+    assert np.array_equal(evaluate(examples.values, examples.lengths), examples.targets)
     again = grammar.generate(count, seed)
     assert _rows(again) == _rows(examples)
 
@@ -451,45 +451,3 @@ def test_a_missing_file_is_named(official: Path) -> None:
 def test_files_with_longer_sequences_than_promised_are_refused(official: Path) -> None:
     with pytest.raises(UsageError, match=r"sequences of \d+ tokens: set data\.max_length above"):
         _prepared(source=str(official), max_length=12)
-
-
-def _kept() -> Path:
-    (path,) = Path("data/listops").iterdir()
-    return path
-
-
-@given(place=st.floats(0, 1, exclude_max=True), length=st.floats(0, 1, exclude_max=True), flip=st.booleans())
-def test_a_damaged_file_is_named(place: float, length: float, flip: bool) -> None:
-    trees: list[Tree] = [3, ("[MED", [1, 2, ("[SM", [9, 9])])]
-    save(Path("kept"), dict.fromkeys(SPLITS, _examples(trees)), {"seed": 1})
-    whole = bytearray(Path("kept").read_bytes())
-    assert load(Path("kept"), {"seed": 1})[0]["test"].lengths.tolist() == [1, 8]
-    if flip:
-        whole[int(place * len(whole))] ^= 1
-    else:
-        del whole[int(length * len(whole)) :]
-    Path("kept").write_bytes(whole)
-    with pytest.raises(FPTError, match=r"kept (is damaged|holds other examples).*delete it"):
-        load(Path("kept"), {"seed": 1})
-
-
-def test_a_file_under_another_name_is_not_taken_for_what_it_is_not() -> None:
-    _prepared()
-    path = _kept()
-    content = path.read_bytes()
-    path.unlink()
-    _prepared(max_depth=3)
-    _kept().write_bytes(content)
-    with pytest.raises(FPTError, match="holds other examples than its name says"):
-        _prepared(max_depth=3)
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(FPTError, match=r"cannot be written .*set data\.root to another folder"):
-        _prepared(root=str(tmp_path / "file"))
-
-
-def test_nothing_unfinished_is_left() -> None:
-    _prepared()
-    assert Counter(path.suffix for path in Path("data/listops").iterdir()) == {".safetensors": 1}

@@ -231,7 +231,7 @@ def test_proteins_left_out_count_as_wrong(tape_root: Path) -> None:
     data = RemoteHomology(root=str(tape_root), limit=50, too_long="skip_and_scale")
     model = FPTClassifier(data.task, "tiny")
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    folds, read = data.proteins("test").folds, data.dataset("test").targets
+    folds, read = data.proteins("test").targets, data.dataset("test").targets
     assert 0 < len(read) < len(folds)
     torch.nn.init.zeros_(model.model.output.weight)
     with torch.no_grad():

@@ -13,8 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fpt_lightning.data.cache import default_folder
 from fpt_lightning.data.text.datamodule import RandomWindows, TextFolder, repeat_span
-from fpt_lightning.data.text.tokenizer import encode, load_tokenizer, train_tokenizer
+from fpt_lightning.data.text.tokenizer import _ODD_TEXT, encode, load_tokenizer, train_tokenizer
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.backbones.architectures import EMBEDDED
 
@@ -106,13 +107,9 @@ def test_only_a_share_of_the_training_windows_repeats(text_root: Path) -> None:
 
 
 def test_the_cache_is_used_mended_and_renewed(text_root: Path) -> None:
-    def cached() -> set[str]:
-        return {path.name for path in (text_root / ".fpt_cache").iterdir()}
-
     first = _folder(text_root)
     first.prepare_data()
-    (name,) = cached()
-    file = text_root / ".fpt_cache" / name / "train.npy"
+    (file,) = default_folder().iterdir()
     written = file.stat().st_mtime_ns
     assert _folder(text_root).fingerprint() == first.fingerprint()
     assert file.stat().st_mtime_ns == written
@@ -124,7 +121,7 @@ def test_the_cache_is_used_mended_and_renewed(text_root: Path) -> None:
     _folder(text_root, vocabulary=310).prepare_data()
     (text_root / "book3.txt").write_text("other words entirely " * 100)
     assert _folder(text_root).fingerprint() != first.fingerprint()
-    assert len(cached()) == 3
+    assert len(list(default_folder().iterdir())) == 3
 
 
 def test_a_tokenizer_of_another_folder_is_used_as_it_is(text_root: Path, tmp_path: Path) -> None:
@@ -181,25 +178,91 @@ def test_a_damaged_tokenizer_is_an_error_of_ours_or_still_one(
     except FPTError as error:
         assert str(error).count("\n") <= 1  # noqa: PT017 - no error is as right
     else:
-        assert (
-            tokenizer.decode(tokenizer.encode("a small text").ids, skip_special_tokens=False).strip() == "a small text"
-        )
+        text = " a small  text's\n\té\x00"
+        assert tokenizer.decode(encode(tokenizer, [text])[:-1].tolist(), skip_special_tokens=False) == text
+
+
+_BYTE_LEVEL = _WHOLE["pre_tokenizer"]
+_BEGINNING = {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"normalizer": {"type": "Lowercase"}}, 'its normalizer is {"type": "Lowercase"}'),
-        ({"truncation": {"max_length": 8}}, "its truncation is"),
-        ({"model": {"type": "WordPiece", "vocab": {}}}, "its model is not a BPE"),
-        ({"model": _WHOLE["model"] | {"dropout": 0.1}}, "its model is not a BPE"),
-        ({"model": _WHOLE["model"] | {"merges": [["a", "zz"]]}}, "is of tokens that its vocabulary lacks"),
-        ({"version": "2.0"}, "its version is 2.0"),
+        ({"normalizer": {"type": "Lowercase"}}, "$.normalizer"),
+        (
+            {"truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}},
+            "$.truncation",
+        ),
+        ({"padding": {"strategy": "BatchLongest"}}, "$.padding"),
+        ({"model": {"type": "WordPiece", "vocab": {}}}, "$.model.type"),
+        ({"model": _WHOLE["model"] | {"dropout": 0.1}}, "$.model.dropout"),
+        ({"model": _WHOLE["model"] | {"continuing_subword_prefix": "##"}}, "$.model.continuing_subword_prefix"),
+        ({"model": _WHOLE["model"] | {"merges": [["a", "zz"]]}}, "`zz` out of vocabulary"),
+        ({"model": _WHOLE["model"] | {"vocab": {**_WHOLE["model"]["vocab"], "a": 5000}}}, "not numbered from 0 on"),
+        ({"model": _WHOLE["model"] | {"merges": [], "vocab": {"<|endoftext|>": 0, "a": 1}}}, "does not come back"),
+        ({"pre_tokenizer": _BYTE_LEVEL | {"add_prefix_space": True}}, "does not come back"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "does not come back"),
+        ({"decoder": None}, "does not come back"),
+        (
+            {
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "single": [
+                        {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+                        {"Sequence": {"id": "A", "type_id": 0}},
+                    ],
+                    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                    "special_tokens": {"<|endoftext|>": _BEGINNING},
+                }
+            },
+            "does not come back",
+        ),
+        ({"version": "2.0"}, "$.version"),
+        ({"version": None}, "$.version"),
     ],
 )
 def test_a_tokenizer_that_changes_texts_or_is_not_whole_is_named(tmp_path: Path, change: Any, fault: str) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(_WHOLE | change))
     with pytest.raises(FPTError, match=re.escape(fault)):
+        load_tokenizer(tmp_path, 260)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[" * 100_000, b'{"version": "1.0", "model": {"x": ' + b"[" * 100_000]
+)
+def test_what_is_no_json_is_no_tokenizer(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(FPTError, match="is not a tokenizer of the tokenizers library"):
+        load_tokenizer(tmp_path, 260)
+
+
+def test_a_fault_of_the_library_that_is_not_the_files_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        @staticmethod
+        def from_str(content: str) -> None:
+            raise TypeError("an interface that changed")
+
+    (tmp_path / "tokenizer.json").write_text(json.dumps(_WHOLE))
+    monkeypatch.setattr("tokenizers.Tokenizer", Broken)
+    with pytest.raises(TypeError, match="an interface that changed"):
+        load_tokenizer(tmp_path, 260)
+
+
+def test_every_byte_of_a_text_is_tried(tmp_path: Path) -> None:
+    never_in_utf8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
+    assert set(_ODD_TEXT.encode()) == set(range(256)) - never_in_utf8
+    lacking = {**_WHOLE, "normalizer": {"type": "NFC"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(lacking))
+    load_tokenizer(tmp_path, 260)
+    # the last byte becomes a word that no text has
+    vocabulary = {"never" if token == "ł" else token: number for token, number in _WHOLE["model"]["vocab"].items()}
+    assert "never" in vocabulary
+    lacking["model"] = _WHOLE["model"] | {"vocab": vocabulary}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(lacking))
+    with pytest.raises(FPTError, match="does not come back"):
         load_tokenizer(tmp_path, 260)
 
 

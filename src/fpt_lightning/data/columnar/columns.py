@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from fpt_lightning.data.sequences import is_within
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 
 Kind = Literal["numbers", "ids", "words", "characters"]
@@ -49,13 +50,13 @@ class TableSource:
             if list(self.columns).count(column) > 1:
                 raise UsageError(f"{self.name} has two columns called '{column}'; rename one")
 
-    def fault(self, row: int, column: str, what: str) -> FPTError:
+    def fault(self, column: str, row: int, what: str) -> FPTError:
         """The error that names this table, a row and a column."""
         return FPTError(f"{self.name}, {self.place(row)}, column '{column}': {what}")
 
 
-class Sequences(NamedTuple):
-    """Sequences of one table, end to end.
+class ElementSequences(NamedTuple):
+    """ElementSequences of one table, end to end.
 
     Attributes:
         values: ``pyarrow`` array ``[elements of all rows]``: float64, int64 or text.
@@ -69,21 +70,15 @@ class Sequences(NamedTuple):
         """The row that an element belongs to."""
         return int(np.searchsorted(self.lengths.cumsum(), element, side="right"))
 
-    def shortened(self, limit: int) -> "Sequences":
+    def shortened(self, limit: int) -> "ElementSequences":
         """The first ``limit`` elements of every row."""
-        if self.lengths.max(initial=0) <= limit:
-            return self
-        kept = np.minimum(self.lengths, limit)
-        return Sequences(self.values.take(runs(self.lengths.cumsum() - self.lengths, kept)), kept)
+        import pyarrow as pa
+
+        kept = pa.array(is_within(self.lengths, limit))
+        return ElementSequences(self.values.filter(kept), np.minimum(self.lengths, limit))
 
 
-def runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Indices of runs, one behind the other: ``starts [2, 7], lengths [3, 2]`` give ``[2, 3, 4, 7, 8]``."""
-    shifts = starts - (lengths.cumsum() - lengths)
-    return np.repeat(shifts, lengths) + np.arange(lengths.sum())
-
-
-def read_sequences(source: TableSource, table: Any, columns: Sequence[str], kind: Kind) -> Sequences:
+def read_sequences(source: TableSource, table: Any, columns: Sequence[str], kind: Kind) -> ElementSequences:
     """Reads the sequence of every row: from one column that holds it, or from several that hold an element each.
 
     Args:
@@ -98,12 +93,14 @@ def read_sequences(source: TableSource, table: Any, columns: Sequence[str], kind
     if len(columns) > 1:
         return _across(source, table, columns, kind)
     column = columns[0]
-    fault = partial(_fault, source, column)
+    fault = partial(source.fault, column)
     values = _plain(table[column])
     split = _split(values, kind, fault)
     if split is None:  # one number or id a row
-        return Sequences(_elements(values, kind, fault), np.ones(len(values), dtype=np.int64))
-    return Sequences(_elements(split.values, kind, lambda element, what: fault(split.row_of(element), what)), split[1])
+        return ElementSequences(_elements(values, kind, fault), np.ones(len(values), dtype=np.int64))
+    return ElementSequences(
+        _elements(split.values, kind, lambda element, what: fault(split.row_of(element), what)), split[1]
+    )
 
 
 def read_labels(source: TableSource, table: Any, column: str) -> Any:
@@ -112,7 +109,7 @@ def read_labels(source: TableSource, table: Any, column: str) -> Any:
     Raises:
         FPTError: If a cell is empty.
     """
-    return _elements(table[column], "words", partial(_fault, source, column))
+    return _elements(table[column], "words", partial(source.fault, column))
 
 
 def read_numbers(source: TableSource, table: Any, column: str) -> np.ndarray:
@@ -121,25 +118,22 @@ def read_numbers(source: TableSource, table: Any, column: str) -> np.ndarray:
     Raises:
         FPTError: If a cell is empty or no finite number.
     """
-    values = _elements(table[column], "numbers", partial(_fault, source, column))
+    values = _elements(table[column], "numbers", partial(source.fault, column))
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
-def _fault(source: TableSource, column: str, row: int, what: str) -> FPTError:
-    return source.fault(row, column, what)
-
-
-def _across(source: TableSource, table: Any, columns: Sequence[str], kind: Kind) -> Sequences:
+def _across(source: TableSource, table: Any, columns: Sequence[str], kind: Kind) -> ElementSequences:
     import pyarrow as pa
 
-    parts = [_elements(table[column], kind, partial(_fault, source, column)) for column in columns]
+    parts = [_elements(table[column], kind, partial(source.fault, column)) for column in columns]
     order = np.arange(len(columns) * table.num_rows).reshape(len(columns), -1).T.ravel()
     lengths = np.full(table.num_rows, len(columns), dtype=np.int64)
-    return Sequences(pa.concat_arrays(parts).take(order), lengths)
+    return ElementSequences(pa.concat_arrays(parts).take(order), lengths)
 
 
-def _split(values: Any, kind: Kind, fault: Fault) -> Sequences | None:
+def _split(values: Any, kind: Kind, fault: Fault) -> ElementSequences | None:
     """Cuts cells that hold a whole sequence, as text or as a list, into elements; None where they hold one each."""
+    import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import types
 
@@ -147,7 +141,9 @@ def _split(values: Any, kind: Kind, fault: Fault) -> Sequences | None:
         values = values if kind == "characters" else pc.utf8_trim_whitespace(values)
         if (empty := _first(pc.fill_null(pc.equal(values, ""), True))) is not None:
             raise fault(empty, "the sequence is empty")
-        lists = _characters(values) if kind == "characters" else pc.utf8_split_whitespace(values)
+        lists = pc.utf8_split_whitespace(values)
+        if kind == "characters":
+            lists = pa.array([list(text) for text in values.to_pylist()], pa.large_list(pa.large_string()))
     elif types.is_list(values.type) or types.is_large_list(values.type) or types.is_fixed_size_list(values.type):
         lists = values
     else:
@@ -155,26 +151,21 @@ def _split(values: Any, kind: Kind, fault: Fault) -> Sequences | None:
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     if not lengths.all():
         raise fault(int(lengths.argmin()), "the sequence is empty")
-    return Sequences(pc.list_flatten(lists), lengths)
-
-
-def _characters(texts: Any) -> Any:
-    import pyarrow as pa
-
-    return pa.array([list(text) for text in texts.to_pylist()], pa.large_list(pa.large_string()))
+    return ElementSequences(pc.list_flatten(lists), lengths)
 
 
 def _elements(values: Any, kind: Kind, fault: Fault) -> Any:
     """Converts an array, element by element, to float64, int64 or text."""
     import pyarrow as pa
     import pyarrow.compute as pc
+    from pyarrow import types
 
     values = _plain(values)
     if (empty := _first(pc.is_null(values, nan_is_null=True))) is not None:
         raise fault(empty, "is empty")
-    if not _is_plain_type(values.type):
+    text = types.is_large_string(values.type)
+    if not (text or types.is_boolean(values.type) or types.is_integer(values.type) or types.is_floating(values.type)):
         raise fault(0, f"holds {values.type}, neither numbers nor text")
-    text = pa.types.is_large_string(values.type)
     if text and kind != "characters":
         values = pc.utf8_trim_whitespace(values)
     if text and (empty := _first(pc.equal(values, ""))) is not None:
@@ -194,15 +185,9 @@ def _elements(values: Any, kind: Kind, fault: Fault) -> Any:
         raise fault(wrong, f"{_quoted(values[wrong])} is not {name}") from None
     if kind == "numbers" and (wrong := _first(pc.invert(pc.is_finite(numbers)))) is not None:
         raise fault(wrong, f"{_quoted(values[wrong])} is not a finite number")
-    if kind == "ids" and (wrong := _first(_beyond_ids(numbers))) is not None:
+    if kind == "ids" and (wrong := _first(pc.or_(pc.less(numbers, 0), pc.greater(numbers, LARGEST_ID)))) is not None:
         raise fault(wrong, f"{_quoted(values[wrong])} is no token id: these go from 0 to {LARGEST_ID}")
     return numbers
-
-
-def _beyond_ids(numbers: Any) -> Any:
-    import pyarrow.compute as pc
-
-    return pc.or_(pc.less(numbers, 0), pc.greater(numbers, LARGEST_ID))
 
 
 def _plain(column: Any) -> Any:
@@ -218,20 +203,12 @@ def _plain(column: Any) -> Any:
     return column.cast(pa.large_string()) if pa.types.is_string(column.type) else column
 
 
-def _is_plain_type(kind: Any) -> bool:
-    from pyarrow import types
-
-    return bool(
-        types.is_large_string(kind) or types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)
-    )
-
-
 def _first(mask: Any) -> int | None:
     """The index of the first true value."""
     import pyarrow.compute as pc
 
-    found: int = pc.index(mask, True).as_py()
-    return None if found < 0 else found
+    place: int = pc.index(mask, True).as_py()
+    return None if place < 0 else place
 
 
 def _quoted(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Tasks from tables of one's own: a sequence in one column or several, a class or a number in another."""
 
+import hashlib
 import textwrap
 from abc import abstractmethod
 from functools import cached_property
@@ -9,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from fpt_lightning.data.columnar.columns import Kind, TableSource, read_labels, read_numbers, read_sequences
-from fpt_lightning.data.columnar.encoding import Codes, Columns, Examples, Scale, mean_and_std
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
-from fpt_lightning.data.sequences import SequenceTable
+from fpt_lightning.data.columnar.encoding import Codes, Columns, mean_and_std, standardized
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least, proper_shares
+from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
 
@@ -22,14 +23,12 @@ class Content(NamedTuple):
     Attributes:
         task: The sizes.
         splits: The examples.
-        classes: The label of every class; none for a regression.
         shortened: Sequences that lost their end to ``limit``.
         facts: What decides the content.
     """
 
     task: TaskSpec
     splits: dict[Split, SequenceTable]
-    classes: list[str]
     shortened: int
     facts: dict[str, Any]
 
@@ -96,17 +95,14 @@ class TableTask(FPTDataModule):
         self.shares: dict[Split, float] = {"validation": validation_share, "test": test_share}
         self.split_seed = split_seed
         self.name = name
-        if token_width < 1 or (limit is not None and limit < 1):
-            raise UsageError("data.token_width and data.limit must be at least 1")
+        at_least(1, token_width=token_width, limit=limit)
+        proper_shares(validation_share=validation_share, test_share=test_share)
         if token_width > 1 and kind != "numbers":
             raise UsageError(f"data.token_width is for numbers; a token of {kind} is one of them")
         if self.input_columns is not None and target_column in self.input_columns:
             raise UsageError(f"data.target_column '{target_column}' is among data.input_columns")
         if len(set(self.input_columns or [])) < len(self.input_columns or []):
             raise UsageError("data.input_columns names a column twice")
-        for split, share in self.shares.items():
-            if not 0 < share < 1:
-                raise UsageError(f"data.{split}_share lies between 0 and 1, got {share}")
         spec = find_spec(self.PACKAGE)
         if spec is None or spec.origin is None:  # without an origin: a mere folder of that name
             raise FPTError(f'{type(self).__name__} needs {self.PACKAGE}: pip install "fpt-lightning[{self.EXTRA}]"')
@@ -118,7 +114,7 @@ class TableTask(FPTDataModule):
     @property
     @abstractmethod
     def default_name(self) -> str:
-        """The name of the data."""
+        """The task's name where none is given."""
 
     @property
     def task(self) -> TaskSpec:
@@ -129,33 +125,26 @@ class TableTask(FPTDataModule):
     def content(self) -> Content:
         """All splits, read once."""
         read = {split: self._read(source) for split in SPLITS if (source := self.source(split)) is not None}
-        codes = Codes.of(read["train"], self.kind, self.token_width, unknown=self.unknown)
-        examples = self._with_all_splits({split: codes.encode(columns) for split, columns in read.items()})
-        task = self._sizes(codes, examples)
+        codes = Codes.of(read["train"], self.kind, unknown=self.unknown)
+        encoded = {split: codes.encode(columns, self.token_width) for split, columns in read.items()}
+        splits = self._with_all_splits(encoded)
         facts = {
-            "examples": {split: part.digest() for split, part in examples.items()},
-            "vocabulary": None if codes.vocabulary is None else codes.vocabulary.to_pylist(),
+            "examples": {split: _digest(part) for split, part in splits.items()},
+            "vocabulary": None if codes.words is None else codes.words.to_pylist(),
             "classes": [] if self.regression else codes.classes.to_pylist(),
             "standardize": self.standardize,
         }
+        task = self._sizes(codes, splits)
         if self.kind == "numbers" and self.standardize:
-            columns = len(read["train"].inputs)
-            scale = Scale.of(examples["train"], int(examples["train"].lengths[0]) if columns > 1 else 1)
-            examples = {split: scale.apply(part) for split, part in examples.items()}
-        return Content(
-            task=task,
-            splits={split: part.table() for split, part in examples.items()},
-            classes=facts["classes"],
-            shortened=sum(columns.shortened for columns in read.values()),
-            facts=facts,
-        )
+            splits = standardized(splits, int(splits["train"].lengths[0]) if len(read["train"].inputs) > 1 else 1)
+        shortened = sum(columns.shortened for columns in read.values())
+        return Content(task, {split: part.table() for split, part in splits.items()}, shortened, facts)
 
     def prepare_data(self) -> None:
         """Reads everything once, so that a wrong cell is named before a run begins."""
         _ = self.content
 
     def dataset(self, split: Split) -> SequenceTable:
-        """The examples of a split."""
         return self.content.splits[split]
 
     def facts(self) -> dict[str, Any]:
@@ -163,10 +152,9 @@ class TableTask(FPTDataModule):
         return self.content.facts
 
     def describe(self) -> list[str]:
-        """The sizes, the classes, what was cut from where, and what was shortened."""
         lines = super().describe()
-        if self.content.classes:
-            lines.append(textwrap.shorten(f"classes: {', '.join(self.content.classes)}", 120))
+        if classes := self.content.facts["classes"]:
+            lines.append(textwrap.shorten(f"classes: {', '.join(classes)}", 120))
         if cut := [split for split in SPLITS[1:] if self.source(split) is None]:
             lines.append(f"{' and '.join(cut)} cut from the training table, split_seed {self.split_seed}")
         if self.limit is not None:
@@ -182,7 +170,7 @@ class TableTask(FPTDataModule):
         if (uneven := sequences.lengths % self.token_width).any():
             row = int((uneven > 0).argmax())
             what = f"{sequences.lengths[row]} numbers, which data.token_width {self.token_width} does not divide"
-            raise source.fault(row, inputs[0], what)
+            raise source.fault(inputs[0], row, what)
         limit = self.limit * self.token_width if self.limit is not None else int(sequences.lengths.max())
         read = read_numbers if self.regression else read_labels
         return Columns(
@@ -206,25 +194,25 @@ class TableTask(FPTDataModule):
             raise UsageError("data.kind characters reads the text of one column: set data.input_columns to it")
         return self.input_columns
 
-    def _with_all_splits(self, examples: dict[Split, Examples]) -> dict[Split, Examples]:
+    def _with_all_splits(self, examples: dict[Split, LabelledSequences]) -> dict[Split, LabelledSequences]:
         """Cuts the splits that have no table of their own from the training table."""
-        whole = examples["train"]
+        whole, rows = examples["train"], len(examples["train"].lengths)
         least = 2 if self.regression else 1  # R2 of a single number is not defined
-        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(self.split_seed)).numpy()
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(self.split_seed)).numpy()
         for split in SPLITS[1:]:
             if split not in examples:
-                count = max(least, round(self.shares[split] * len(whole)))
+                count = max(least, round(self.shares[split] * rows))
                 examples[split], order = whole.take(order[:count]), order[count:]
-            if len(examples[split]) < least:
+            if len(examples[split].lengths) < least:
                 raise FPTError(f"{self.default_name}: a regression needs two rows for {split}, to measure R2 on")
         if len(order) == 0:
-            raise UsageError(f"data.validation_share and data.test_share leave none of {len(whole)} rows to train on")
-        if len(order) < len(whole):
+            raise UsageError(f"data.validation_share and data.test_share leave none of {rows} rows to train on")
+        if len(order) < rows:
             order.sort()  # as they stand in the table
             examples["train"] = whole.take(order)
         return {split: examples[split] for split in SPLITS}
 
-    def _sizes(self, codes: Codes, examples: dict[Split, Examples]) -> TaskSpec:
+    def _sizes(self, codes: Codes, examples: dict[Split, LabelledSequences]) -> TaskSpec:
         mean, std = self._target_scale(examples["train"])
         return TaskSpec(
             name=self.name or self.default_name,
@@ -236,7 +224,7 @@ class TableTask(FPTDataModule):
             target_std=std,
         )
 
-    def _target_scale(self, train: Examples) -> tuple[float, float]:
+    def _target_scale(self, train: LabelledSequences) -> tuple[float, float]:
         if not self.regression:
             return 0.0, 1.0
         if (train.targets == train.targets[0]).all():
@@ -245,3 +233,10 @@ class TableTask(FPTDataModule):
                 "so there is nothing to learn"
             )
         return mean_and_std(train.targets)
+
+
+def _digest(examples: LabelledSequences) -> str:
+    digest = hashlib.sha256()
+    for array in examples:
+        digest.update(f"{array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()

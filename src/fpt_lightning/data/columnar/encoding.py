@@ -1,16 +1,14 @@
 """From the columns of a table to ids and numbers: the training table decides what every token and class is called."""
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from fpt_lightning.data.columnar.columns import Kind, Sequences, TableSource, runs
-from fpt_lightning.data.sequences import SequenceTable
+from fpt_lightning.data.columnar.columns import ElementSequences, Kind, TableSource
+from fpt_lightning.data.sequences import LabelledSequences
 from fpt_lightning.errors import FPTError
 
 
@@ -30,7 +28,7 @@ class Columns:
     source: TableSource
     inputs: Sequence[str]
     target: str
-    sequences: Sequences
+    sequences: ElementSequences
     targets: Any
     shortened: int
 
@@ -39,45 +37,7 @@ class Columns:
         row = self.sequences.row_of(element)
         first = int(self.sequences.lengths[:row].sum())
         column = self.inputs[element - first] if len(self.inputs) > 1 else self.inputs[0]
-        return self.source.fault(row, column, what)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Encoded examples, end to end.
-
-    Attributes:
-        values: ``[tokens of all examples]`` ids, or ``[tokens of all examples, token_width]`` float64.
-        lengths: ``[examples]`` int64, the tokens of each.
-        targets: ``[examples]``, int64 classes or float64 numbers.
-    """
-
-    values: np.ndarray
-    lengths: np.ndarray
-    targets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def take(self, rows: np.ndarray) -> "Examples":
-        """The examples of these rows."""
-        starts, lengths = (self.lengths.cumsum() - self.lengths)[rows], self.lengths[rows]
-        return Examples(self.values[runs(starts, lengths)], lengths, self.targets[rows])
-
-    def digest(self) -> str:
-        """A hash of the content."""
-        digest = hashlib.sha256()
-        for array in (self.values, self.lengths, self.targets):
-            digest.update(f"{array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
-
-    def table(self) -> SequenceTable:
-        """The examples as tensors, numbers in single precision."""
-        values, targets = (
-            torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
-            for array in (self.values, self.targets)
-        )
-        return SequenceTable(values, torch.from_numpy(self.lengths), targets[:, None])
+        return self.source.fault(column, row, what)
 
 
 @dataclass(frozen=True)
@@ -85,23 +45,19 @@ class Codes:
     """The ids of tokens and classes.
 
     Args:
-        kind: What an element of a sequence is.
-        token_width: Numbers in a token.
-        vocabulary: ``pyarrow`` text, the word of every id; None where tokens are numbers or ids already.
-        vocabulary_size: Ids, that of unknown tokens included; None for numbers.
+        words: ``pyarrow`` text, the word of every id; None where tokens are numbers or ids already.
+        vocabulary_size: Ids, that of unknown tokens included; None where tokens are numbers.
         classes: ``pyarrow`` text, the label of every class; None where targets are numbers.
         unknown: Whether the last id stands for tokens that training never had.
     """
 
-    kind: Kind
-    token_width: int
-    vocabulary: Any
+    words: Any
     vocabulary_size: int | None
     classes: Any
     unknown: bool
 
     @classmethod
-    def of(cls, train: Columns, kind: Kind, token_width: int, *, unknown: bool) -> "Codes":
+    def of(cls, train: Columns, kind: Kind, *, unknown: bool) -> "Codes":
         """Takes tokens and classes from a training table, in sorted order.
 
         Raises:
@@ -110,13 +66,12 @@ class Codes:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        vocabulary, size = None, None
+        words, size, classes = None, None, None
         if kind in ("words", "characters"):
-            vocabulary = pa.array(sorted(pc.unique(train.sequences.values).to_pylist()), pa.large_string())
-            size = len(vocabulary) + unknown
+            words = pa.array(sorted(pc.unique(train.sequences.values).to_pylist()), pa.large_string())
+            size = len(words) + unknown
         elif kind == "ids":
             size = pc.max(train.sequences.values).as_py() + 1 + unknown
-        classes = None
         if not isinstance(train.targets, np.ndarray):
             classes = pa.array(_sorted_labels(pc.unique(train.targets).to_pylist()), pa.large_string())
             if len(classes) < 2:
@@ -124,78 +79,76 @@ class Codes:
                     f"{train.source.name}, column '{train.target}': every row is of class '{classes[0]}', "
                     "so there is nothing to learn"
                 )
-        return cls(kind, token_width, vocabulary, size, classes, unknown)
+        return cls(words, size, classes, unknown)
 
-    def encode(self, columns: Columns) -> Examples:
+    def encode(self, columns: Columns, token_width: int) -> LabelledSequences:
         """Looks every token and class up.
 
         Raises:
             FPTError: If the training table does not have one, naming its place.
         """
-        values, lengths = self._values(columns), columns.sequences.lengths
-        if self.kind == "numbers":
-            values, lengths = values.reshape(-1, self.token_width), lengths // self.token_width
-        return Examples(values, lengths, self._targets(columns))
+        values, lengths = columns.sequences
+        targets = columns.targets if self.classes is None else self._classes(columns)
+        if self.vocabulary_size is not None:
+            return LabelledSequences(self._ids(columns, self.vocabulary_size), lengths, targets)
+        numbers = values.to_numpy(zero_copy_only=False).reshape(-1, token_width)
+        return LabelledSequences(numbers, lengths // token_width, targets)
 
-    def _values(self, columns: Columns) -> np.ndarray:
-        import pyarrow.compute as pc
-
-        values = columns.sequences.values
-        if self.kind == "numbers":
-            return np.asarray(values.to_numpy(zero_copy_only=False))
-        if self.vocabulary is not None:
-            values = pc.fill_null(pc.index_in(values, value_set=self.vocabulary), -1)
-        ids = values.to_numpy(zero_copy_only=False).astype(np.int32)
-        assert self.vocabulary_size is not None
-        known = self.vocabulary_size - self.unknown
+    def _ids(self, columns: Columns, size: int) -> np.ndarray:
+        elements = columns.sequences.values
+        ids = _to_numpy(elements if self.words is None else _places(elements, self.words), np.int32)
+        known = size - self.unknown
         missing = (ids < 0) | (ids >= known)
         if self.unknown:
             return np.where(missing, np.int32(known), ids)
         if missing.any():
-            token = columns.sequences.values[int(missing.argmax())]
-            raise columns.fault(
-                int(missing.argmax()),
-                f"the training table has no token '{token}'; data.unknown true gives such tokens an id of their own",
-            )
+            first = int(missing.argmax())
+            what = f"the training table has no token '{elements[first]}'"
+            raise columns.fault(first, f"{what}; data.unknown true gives such tokens an id of their own")
         return ids
 
-    def _targets(self, columns: Columns) -> np.ndarray:
-        import pyarrow.compute as pc
-
-        if self.classes is None:
-            return columns.targets
-        classes = pc.fill_null(pc.index_in(columns.targets, value_set=self.classes), -1)
-        found = classes.to_numpy(zero_copy_only=False).astype(np.int64)
-        if (found < 0).any():
-            row = int((found < 0).argmax())
-            raise columns.source.fault(row, columns.target, f"the training table has no class '{columns.targets[row]}'")
-        return found
+    def _classes(self, columns: Columns) -> np.ndarray:
+        classes = _to_numpy(_places(columns.targets, self.classes), np.int64)
+        if (classes < 0).any():
+            row = int((classes < 0).argmax())
+            what = f"the training table has no class '{columns.targets[row]}'"
+            raise columns.source.fault(columns.target, row, what)
+        return classes
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Mean and standard deviation of every feature: ``[positions, token_width]``, 1 for the deviation of constants."""
+def standardized(splits: dict[Any, LabelledSequences], positions: int) -> dict[Any, LabelledSequences]:
+    """Numbers in standard units, those of the training split.
 
-    mean: np.ndarray
-    std: np.ndarray
-
-    @classmethod
-    def of(cls, examples: Examples, positions: int) -> "Scale":
-        """Measures examples; each of ``positions`` tokens by itself where that is above 1, all alike otherwise."""
-        features = examples.values.reshape(-1, positions, examples.values.shape[1])
-        constant = (features == features[0]).all(axis=0)  # whose deviation need not be 0 when it is computed
-        return cls(features.mean(axis=0), np.where(constant, 1.0, features.std(axis=0)))
-
-    def apply(self, examples: Examples) -> Examples:
-        """The examples in standard units."""
-        features = examples.values.reshape(-1, *self.mean.shape)
-        return replace(examples, values=((features - self.mean) / self.std).reshape(examples.values.shape))
+    Args:
+        splits: Sequences of every split, that of ``train`` among them.
+        positions: Tokens of a sequence, each of which has units of its own; 1 where all are alike.
+    """
+    train = splits["train"].values
+    features = train.reshape(-1, positions, train.shape[1])
+    mean, std = features.mean(axis=0), features.std(axis=0)
+    # a constant's deviation need not be 0 when it is computed, nor that of tiny numbers above 0
+    std[(features == features[0]).all(axis=0) | (std == 0)] = 1.0
+    return {
+        split: part._replace(values=((part.values.reshape(-1, *mean.shape) - mean) / std).reshape(part.values.shape))
+        for split, part in splits.items()
+    }
 
 
 def mean_and_std(numbers: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation, summed exactly: the same on every machine, and so are fingerprints."""
     mean = math.fsum(numbers) / len(numbers)
     return mean, math.sqrt(math.fsum((numbers - mean) ** 2) / len(numbers))
+
+
+def _places(words: Any, known: Any) -> Any:
+    """Where words stand among known ones; -1 where they do not."""
+    import pyarrow.compute as pc
+
+    return pc.fill_null(pc.index_in(words, value_set=known), -1)
+
+
+def _to_numpy(values: Any, dtype: type[np.generic]) -> np.ndarray:
+    return np.asarray(values.to_numpy(zero_copy_only=False).astype(dtype))
 
 
 def _sorted_labels(labels: list[str]) -> list[str]:

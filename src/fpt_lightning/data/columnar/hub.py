@@ -55,11 +55,9 @@ class HubDataset(TableTask):
 
     @property
     def default_name(self) -> str:
-        """The last part of the dataset's name."""
         return Path(self.path).name or "dataset"
 
     def source(self, split: Split) -> TableSource | None:
-        """A split of the dataset."""
         name = self.names[split]
         if name is None:
             return None
@@ -83,14 +81,14 @@ class HubDataset(TableTask):
         folder = Path(self.root) / self.path
         try:
             if any((folder / name).is_file() for name in SAVED):
-                found = datasets.load_from_disk(str(folder))
+                loaded = datasets.load_from_disk(str(folder))
             else:
                 path = str(folder) if folder.is_dir() else self.path
-                found = datasets.load_dataset(path, self.subset, revision=self.revision)
+                loaded = datasets.load_dataset(path, self.subset, revision=self.revision)
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             reason = textwrap.shorten(str(error.__cause__ or error), 250)
             raise FPTError(
                 f"dataset '{self.path}' is neither a readable folder here nor in the Hugging Face cache or hub "
                 f"({type(error).__name__}: {reason})"
             ) from error
-        return dict(found) if isinstance(found, dict) else {"train": found}
+        return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}

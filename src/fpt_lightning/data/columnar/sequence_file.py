@@ -3,13 +3,14 @@
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fpt_lightning.data.columnar.columns import TableSource
 from fpt_lightning.data.columnar.datamodule import TableTask
 from fpt_lightning.data.datamodule import Split
-from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.errors import FPTError, UsageError, did_you_mean, not_utf8
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
@@ -44,11 +45,9 @@ class SequenceFile(TableTask):
 
     @property
     def default_name(self) -> str:
-        """The training file's name without its ending."""
         return Path(self.files["train"] or "").stem
 
     def source(self, split: Split) -> TableSource | None:
-        """The file of a split."""
         file = self.files[split]
         return None if file is None else open_table(Path(self.root) / file, self.delimiter)
 
@@ -103,10 +102,9 @@ def _parquet_faults_named(path: Path) -> Iterator[None]:
 def _open_text(path: Path, delimiter: str) -> TableSource:
     if len(delimiter) != 1:
         raise UsageError(f"data.delimiter is one character, got {delimiter!r}")
-    with _rows(path, delimiter) as rows:
-        header = next(rows, (1, []))[1]
+    _, header = next(_rows(path, delimiter), (1, []))
     if any("\udc80" <= character <= "\udcff" for name in header for character in name):
-        raise FPTError(_not_utf8(path))
+        _check_utf8(path)
 
     def load(columns: list[str]) -> Any:
         import pyarrow as pa
@@ -123,58 +121,45 @@ def _open_text(path: Path, delimiter: str) -> TableSource:
                 ),
             )
         except pa.ArrowInvalid as error:
-            raise FPTError(_text_fault(path, delimiter) or f"{path} cannot be read: {error}") from error
+            _check_utf8(path)
+            _check_width(path, delimiter)
+            raise FPTError(f"{path} cannot be read: {error}") from error
 
     return TableSource(str(path), header, load, lambda row: f"line {_line(path, delimiter, row)}")
 
 
-def _text_fault(path: Path, delimiter: str) -> str | None:
-    """What is wrong with a text file that pyarrow refuses."""
-    if (fault := _not_utf8(path)) is not None:
-        return fault
-    with _rows(path, delimiter) as rows:
-        width = len(next(rows)[1])
-        for line, cells in rows:
-            if len(cells) != width:
-                return f"{path}, line {line} has {len(cells)} cells where the first line names {width} columns"
-    return None
-
-
-def _not_utf8(path: Path) -> str | None:
+def _check_utf8(path: Path) -> None:
     content = path.read_bytes()
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start]
-        return f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8; save the file in that encoding"
-    return None
+        raise not_utf8(path, content, error.start) from error
+
+
+def _check_width(path: Path, delimiter: str) -> None:
+    rows = _rows(path, delimiter)
+    _, header = next(rows)
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise FPTError(
+                f"{path}, line {line} has {len(cells)} cells where the first line names {len(header)} columns"
+            )
 
 
 def _line(path: Path, delimiter: str, row: int) -> int:
     """The line on which a row begins: cells may hold line breaks, so it must be counted."""
-    with _rows(path, delimiter) as rows:
-        for number, (line, _) in enumerate(rows):
-            if number == row + 1:  # behind the header
-                return line
-    raise IndexError(f"{path} has no row {row}")
+    return next(islice(_rows(path, delimiter), row + 1, None))[0]  # behind the header
 
 
-@contextmanager
-def _rows(path: Path, delimiter: str) -> Iterator[Iterator[tuple[int, list[str]]]]:
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a text file that are not blank, each with the line it begins on, read as Python reads CSV."""
     limit = csv.field_size_limit(2**31 - 1)  # by default no cell may be longer than 128 KiB
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter)
-            yield _numbered(reader)
+            reader, line = csv.reader(file, delimiter=delimiter), 1
+            for cells in reader:
+                if cells:
+                    yield line, cells
+                line = reader.line_num + 1
     finally:
         csv.field_size_limit(limit)
-
-
-def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    line = 1
-    for cells in reader:
-        if cells:
-            yield line, cells
-        line = reader.line_num + 1

@@ -32,6 +32,7 @@ class CIFAR10(PublishedImages):
 
     name = "cifar"
     title = "CIFAR-10"
+    subfolder = "cifar-10-batches-py"
     channels = 3
     image_size = 32
     mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
@@ -57,30 +58,14 @@ class CIFAR10(PublishedImages):
         self.augmentation = Augmentation() if augment else None
 
     @property
-    def folder(self) -> Path:
-        """``root/cifar-10-batches-py``."""
-        return Path(self.root) / "cifar-10-batches-py"
-
-    @property
     def files(self) -> list[str]:
-        """The five training files, the test file and the names of the classes."""
         return list(_sums())
 
     def fetch(self) -> None:
-        """Unpacks the archive, fetched from the first mirror that has it.
-
-        Raises:
-            FPTError: If none has.
-        """
         root = Path(self.root)
         unpack(fetch(self.ARCHIVE, root), root)
 
     def verify(self) -> None:
-        """Compares every file with its md5 sum.
-
-        Raises:
-            FPTError: If one differs.
-        """
         from torchvision.datasets.utils import check_integrity  # seconds to import
 
         for name, md5 in _sums().items():
@@ -90,7 +75,6 @@ class CIFAR10(PublishedImages):
                 )
 
     def load_part(self, *, train: bool) -> ImageTable:
-        """The images of the training or the test files."""
         from torchvision import datasets  # seconds to import
 
         stored = datasets.CIFAR10(self.root, train=train)  # checks the md5 sums before it opens a pickle
@@ -102,7 +86,6 @@ class CIFAR10(PublishedImages):
         return pixels
 
     def facts(self) -> dict[str, Any]:
-        """Adds whether training images are augmented."""
         return {**super().facts(), "augment": self.augment}
 
 
@@ -130,7 +113,6 @@ class CIFAR10LRA(CIFAR10):
         super().__init__(patch_size, augment, **kwargs)
 
     def convert(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Grey images ``[images, 1, 32, 32]``."""
         from torchvision.transforms.functional import rgb_to_grayscale  # seconds to import
 
         # in parts: it computes in float

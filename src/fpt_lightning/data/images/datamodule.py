@@ -9,7 +9,7 @@ import torch
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.images.augmentation import Augmentation, warp
 from fpt_lightning.data.loading import BatchDataset
-from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
 from fpt_lightning.errors import UsageError
 
 
@@ -26,11 +26,9 @@ class ImageTable(NamedTuple):
 
     @property
     def mebibytes(self) -> float:
-        """What the pixels take up."""
         return self.pixels.nbytes / 2**20
 
     def to(self, device: torch.device) -> "ImageTable":
-        """The table on a device; itself, where it is there already."""
         return ImageTable(self.pixels.to(device), self.labels.to(device))
 
 
@@ -44,20 +42,6 @@ class ImageRows(NamedTuple):
 
     rows: torch.Tensor
     epoch: int | None
-
-
-class Images(NamedTuple):
-    """A batch as it is stored, on the device where it becomes tokens.
-
-    Attributes:
-        pixels: ``[batch, channels, image_size, image_size]`` uint8.
-        labels: ``[batch]`` int64.
-        affine: ``[batch, 2, 3]``, how ``augmentation.warp`` changes each; None for not at all.
-    """
-
-    pixels: torch.Tensor
-    labels: torch.Tensor
-    affine: torch.Tensor | None = None
 
 
 class ImageSplit(BatchDataset):
@@ -157,7 +141,6 @@ class ImageTask(FPTDataModule):
 
     @property
     def task(self) -> TaskSpec:
-        """One token a patch, one answer on the last."""
         return TaskSpec(
             name=self.name,
             max_length=(self.image_size // self.patch_size) ** 2,
@@ -173,11 +156,9 @@ class ImageTask(FPTDataModule):
         return self._table
 
     def dataset(self, split: Split) -> ImageSplit:
-        """The rows of a split."""
         return ImageSplit(self.rows(split), counts_epochs=split == "train" and self.augmentation is not None)
 
     def describe(self) -> list[str]:
-        """Adds where the images are held and what happens to them."""
         size = self.table.mebibytes
         place = (
             "on the training device"
@@ -188,34 +169,28 @@ class ImageTask(FPTDataModule):
         changed = f"training images augmented by {self.augmentation}" if self.augmentation else "not augmented"
         return [*super().describe(), f"{held}; {changed}"]
 
-    def transfer_batch_to_device(self, batch: ImageRows, device: torch.device, dataloader_idx: int) -> Images:
-        """Collects the images of a batch on the device, which keeps the table from the first batch on."""
+    def token_words(self) -> TokenWords:
+        side = self.image_size // self.patch_size
+        names = (f"row {row}, column {column}" for row in range(1, side + 1) for column in range(1, side + 1))
+        return TokenWords(tuple(names), grid=(side, side))
+
+    def transfer_batch_to_device(self, batch: ImageRows, device: torch.device, dataloader_idx: int) -> Batch:
+        """Makes the batch on the device, which keeps the table from the first batch on.
+
+        Tokens are ``[batch, patches, channels * patch_size**2]`` float, the target is ``[batch, 1]``.
+        """
         if device.type == "cpu" or self.table.mebibytes <= self.device_resident_mb:
             self._table = self.table.to(device)
         table = self.table
         move = super().transfer_batch_to_device  # does not wait for the device
         rows = move(batch.rows, device, dataloader_idx)
         here = rows if rows.device == table.pixels.device else batch.rows
-        return Images(
-            pixels=move(table.pixels[here], device, dataloader_idx),
-            labels=move(table.labels[here], device, dataloader_idx),
-            affine=None if batch.epoch is None else self._affine_of(batch.epoch, device)[rows],
-        )
-
-    def on_after_batch_transfer(self, batch: Images, dataloader_idx: int) -> Batch:
-        """Augments, normalises and cuts the images on the device, a whole batch at a time."""
-        return self.to_batch(batch)
-
-    def to_batch(self, images: Images) -> Batch:
-        """Tokens ``[batch, patches, channels * patch_size**2]`` float and target ``[batch, 1]``."""
-        pixels = images.pixels.float()
-        if images.affine is not None:
-            pixels = warp(pixels, images.affine)
-        mean, std = self._scaling_on(pixels.device)
-        return Batch(
-            tokens=to_patches(pixels.sub_(mean).div_(std), self.patch_size),
-            target=images.labels[:, None],
-        )
+        pixels = move(table.pixels[here], device, dataloader_idx).float()
+        labels = move(table.labels[here], device, dataloader_idx)
+        if batch.epoch is not None:
+            pixels = warp(pixels, self._affine_of(batch.epoch, device)[rows])
+        mean, std = self._scaling_on(device)
+        return Batch(to_patches(pixels.sub_(mean).div_(std), self.patch_size), labels[:, None])
 
     def _affine_of(self, epoch: int, device: torch.device) -> torch.Tensor:
         """``[images, 2, 3]``, drawn once an epoch."""

@@ -4,13 +4,13 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
 from fpt_lightning.data.datamodule import Split
-from fpt_lightning.data.loading import BatchDataset
+from fpt_lightning.data.loading import BatchDataset, unchanged
 from fpt_lightning.errors import FPTError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow would clip them to 8 bits
+READER_VERSION = 1
+"""Changes whenever :func:`read_image` makes other pixels of the same file."""
 CHUNK = 256
 """Images that a process reads at a time; fewer than two chunks are not worth a second process."""
 
@@ -105,6 +107,22 @@ def list_images(root: Path) -> list[ImageFile]:
     return listed
 
 
+def file_states(root: Path, files: Sequence[ImageFile]) -> list[tuple[str, int, int]]:
+    """The path inside the root, the size and the time of every file: where they are unchanged, so are the pixels.
+
+    Raises:
+        FPTError: If a file is not there.
+    """
+    states = []
+    for file in files:
+        try:
+            state = os.stat(file.path)  # noqa: PTH116 - a Path for each of many thousands takes seconds
+        except OSError as error:
+            raise FPTError(f"{file.path} cannot be read ({error.strerror}); mend it or take it away") from error
+        states.append((os.path.relpath(file.path, root), state.st_size, state.st_mtime_ns))
+    return states
+
+
 def decode(files: Sequence[ImageFile], image_size: int, *, grey: bool) -> torch.Tensor:
     """Reads images in as many processes as there are cores, with a progress bar where somebody watches.
 
@@ -128,7 +146,7 @@ def decode(files: Sequence[ImageFile], image_size: int, *, grey: bool) -> torch.
         _Decoded(files, image_size, grey=grey),
         batch_size=CHUNK,
         num_workers=processes,
-        collate_fn=_unchanged,
+        collate_fn=unchanged,
         # of its own: a run that decodes and one that finds a cache must draw the same numbers
         generator=torch.Generator(),
     )
@@ -218,7 +236,3 @@ def _images_below(folder: Path) -> list[str]:
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _unchanged(chunk: Any) -> Any:
-    return chunk

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
-from fpt_lightning.data.datamodule import SPLITS, Split
+from fpt_lightning.data.cache import Tensors, cache_file, content_hash, kept
+from fpt_lightning.data.datamodule import SPLITS, Split, proper_shares
 from fpt_lightning.data.images.augmentation import Augmentation
-from fpt_lightning.data.images.cache import cache_key, pixels_hash, read_cache, write_cache
 from fpt_lightning.data.images.datamodule import ImageTable, ImageTask
-from fpt_lightning.data.images.files import ImageFile, decode, find_classes, list_images
+from fpt_lightning.data.images.files import READER_VERSION, ImageFile, decode, file_states, find_classes, list_images
 from fpt_lightning.errors import UsageError
 
 
@@ -36,8 +35,6 @@ class ImageFolder(ImageTask):
         augment: Crop, flip and rotate training images as CIFAR-10's, with a padding of an eighth of ``image_size``.
         validation_share: Share of the training images set aside for validation, where ``root`` has no folder for it.
         test_share: Share of all images set aside for the test, likewise.
-        cache_folder: Where decoded images are kept; by default ``.fpt_cache`` in ``root``. Where it cannot be written,
-            every start decodes.
         kwargs: Those of :class:`ImageTask`.
 
     Raises:
@@ -56,7 +53,6 @@ class ImageFolder(ImageTask):
         augment: bool = False,
         validation_share: float = 0.1,
         test_share: float = 0.1,
-        cache_folder: str | None = None,
         **kwargs: Any,
     ) -> None:
         if not root:
@@ -67,12 +63,9 @@ class ImageFolder(ImageTask):
         self.grey = grey
         self.validation_share = validation_share
         self.test_share = test_share
-        self.cache_folder = Path(cache_folder) if cache_folder else Path(root) / ".fpt_cache"
         if augment:
             self.augmentation = Augmentation(padding=image_size // 8)
-        for option in ("validation_share", "test_share"):
-            if not 0 < getattr(self, option) < 1:
-                raise UsageError(f"data.{option} lies between 0 and 1, got {getattr(self, option)}")
+        proper_shares(validation_share=validation_share, test_share=test_share)
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -81,7 +74,6 @@ class ImageFolder(ImageTask):
 
     @property
     def classes(self) -> int:
-        """One a folder."""
         return len(self.class_names)
 
     @cached_property
@@ -90,24 +82,17 @@ class ImageFolder(ImageTask):
         return list_images(Path(self.root))
 
     def prepare_data(self) -> None:
-        """Decodes the images, or finds them decoded.
-
-        Raises:
-            FPTError: If the folders are not as they should be, or an image cannot be read.
-        """
-        if self._table is None:
-            self._table = self.load()
+        _ = self.table
 
     def load(self) -> ImageTable:
-        """The decoded images, from the cache if it is theirs."""
-        cache = self.cache_folder / f"{self.image_size}px-{'grey' if self.grey else 'rgb'}.safetensors"
-        key = cache_key(Path(self.root), self.files, self.image_size, grey=self.grey)
-        pixels = read_cache(cache, key)
-        if pixels is None:
-            pixels = decode(self.files, self.image_size, grey=self.grey)
-            if not write_cache(cache, key, pixels):
-                rank_zero_info(f"{cache} cannot be written, so that every start decodes; see data.cache_folder")
+        root = Path(self.root)
+        place = cache_file(self.cache_folder, "images", root.resolve(), self.image_size, self.grey)
+        key = [READER_VERSION, self.image_size, self.grey, file_states(root, self.files)]
+        pixels = kept(place, key, self._decoded)["pixels"]
         return ImageTable(pixels, torch.tensor([file.label for file in self.files]))
+
+    def _decoded(self) -> Tensors:
+        return {"pixels": decode(self.files, self.image_size, grey=self.grey)}
 
     def rows(self, split: Split) -> torch.Tensor:
         """The images of a split's folder, or what is cut from the others.
@@ -156,7 +141,7 @@ class ImageFolder(ImageTask):
         """The pixels, their classes and what splits them; not where the files lie or when they were written."""
         places = [(file.label, file.split) for file in self.files]
         return {
-            "pixels": pixels_hash(self.table.pixels),
+            "pixels": content_hash([self.table.pixels]),
             "labels": hashlib.sha256(repr(places).encode()).hexdigest(),
             "class_names": self.class_names,
             "augment": self.augmentation is not None,

@@ -33,6 +33,7 @@ class MNIST(PublishedImages):
 
     name = "mnist"
     title = "MNIST"
+    subfolder = "MNIST/raw"
     advice = "Set data.root to the folder above MNIST/raw, or unpack the four files there by hand."
     channels = 1
     mean, std = (0.1307,), (0.3081,)
@@ -41,6 +42,7 @@ class MNIST(PublishedImages):
         "https://ossci-datasets.s3.amazonaws.com/mnist/",  # torchvision's
         "https://storage.googleapis.com/cvdf-datasets/mnist/",  # TensorFlow's
     )
+    # of the compressed files
     CHECKSUMS: Mapping[str, str] = {
         "train-images-idx3-ubyte": "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
         "train-labels-idx1-ubyte": "md5:d53e105ee54ea40749a09fcbcd1e9432",
@@ -59,38 +61,22 @@ class MNIST(PublishedImages):
         super().__init__(patch_size, **kwargs)
 
     @property
-    def folder(self) -> Path:
-        """``root/MNIST/raw``."""
-        return Path(self.root) / "MNIST" / "raw"
-
-    @property
     def files(self) -> list[str]:
-        """The four unpacked files."""
-        return [name for pair in self.FILES for name in pair]
+        return list(self.CHECKSUMS)
 
     def fetch(self) -> None:
-        """Brings the four compressed files from the first mirror that has them, and unpacks them.
-
-        Raises:
-            FPTError: If none has.
-        """
         for name, checksum in self.CHECKSUMS.items():
             if not (self.folder / name).is_file():
                 urls = tuple(f"{mirror}{name}.gz" for mirror in self.MIRRORS)
                 decompress(fetch(RemoteFile(f"{name}.gz", urls, checksum), self.folder), self.folder / name)
 
     def verify(self) -> None:
-        """Checks that each file is as long as its header says.
-
-        Raises:
-            FPTError: If one is not.
-        """
+        """Checks that each file is as long as its header says."""
         for images, labels in self.FILES:
             if (count := _check_idx(self.folder / images)) != _check_idx(self.folder / labels):
                 raise FPTError(f"{self.folder / labels} does not have {count} labels, one for each image of {images}")
 
     def load_part(self, *, train: bool) -> ImageTable:
-        """The images of one pair of files, padded once and for all."""
         from torchvision import datasets  # seconds to import
 
         stored = datasets.MNIST(self.root, train=train)

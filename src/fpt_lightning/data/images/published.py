@@ -15,8 +15,8 @@ from fpt_lightning.files import file_hash
 class PublishedImages(ImageTask):
     """A benchmark whose files torchvision knows; validation is cut from the training images, test is the test images.
 
-    A task sets what :class:`ImageTask` asks for and the attributes below, and implements :attr:`folder`,
-    :attr:`files`, :meth:`fetch`, :meth:`verify` and :meth:`load_part`.
+    A task sets what :class:`ImageTask` asks for and the attributes below, and implements :attr:`files`, :meth:`fetch`,
+    :meth:`verify` and :meth:`load_part`.
 
     Args:
         patch_size: Pixels along a patch's side; divides ``image_size``.
@@ -26,6 +26,7 @@ class PublishedImages(ImageTask):
 
     Attributes:
         title: The benchmark's name in messages.
+        subfolder: Where its unpacked files lie in ``root``.
         advice: What a user does by hand where files cannot be fetched.
         mean: Mean of each channel, of pixels between 0 and 1.
         std: Standard deviation of each channel, likewise.
@@ -35,6 +36,7 @@ class PublishedImages(ImageTask):
     """
 
     title: str
+    subfolder: str
     advice: str
     classes = 10
     mean: tuple[float, ...]
@@ -49,14 +51,13 @@ class PublishedImages(ImageTask):
             raise UsageError("data.validation_examples must be at least 1: a checkpoint is chosen on them")
 
     @property
-    @abstractmethod
     def folder(self) -> Path:
-        """Where the unpacked files lie."""
+        return Path(self.root) / self.subfolder
 
     @property
     @abstractmethod
     def files(self) -> list[str]:
-        """Their names."""
+        """The names of the unpacked files."""
 
     @abstractmethod
     def fetch(self) -> None:
@@ -68,10 +69,10 @@ class PublishedImages(ImageTask):
 
     @abstractmethod
     def verify(self) -> None:
-        """Checks the files.
+        """Checks the unpacked files.
 
         Raises:
-            FPTError: If a file is not what it should be.
+            FPTError: If one is not what it should be.
         """
 
     @abstractmethod
@@ -86,7 +87,8 @@ class PublishedImages(ImageTask):
         """
         missing = [name for name in self.files if not (self.folder / name).is_file()]
         if missing and not self.download:
-            raise FPTError(self._missing(missing, "data.download is false"))
+            where = f"not found in {self.folder} and data.download is false"
+            raise FPTError(f"{self.title}: {', '.join(missing)} {where}.\n{self.advice}")
         if missing:
             self.fetch()
         self.verify()
@@ -114,17 +116,12 @@ class PublishedImages(ImageTask):
         return order[: self.validation_examples] if split == "validation" else order[self.validation_examples :]
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The figures that are usual for this benchmark."""
         return self.mean, self.std
 
     def facts(self) -> dict[str, Any]:
-        """Hashes of the files and what cuts them."""
         return {
             "files": {name: file_hash(self.folder / name) for name in self.files},
             "image_size": self.image_size,
             "validation_examples": self.validation_examples,
             "split_seed": self.split_seed,
         }
-
-    def _missing(self, names: list[str], reason: str) -> str:
-        return f"{self.title}: {', '.join(names)} not found in {self.folder} and {reason}.\n{self.advice}"

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from fpt_lightning.data.cache import Tensors, cache_file, content_hash, kept
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
-from fpt_lightning.data.listops.files import FILES, READER_VERSION, load, read_official, save, sha256, store_path
-from fpt_lightning.data.listops.grammar import CLOSE, GENERATOR_VERSION, WORDS, Examples, Grammar
-from fpt_lightning.data.sequences import SequenceTable
+from fpt_lightning.data.listops.files import FILES, READER_VERSION, read_official, source_hash
+from fpt_lightning.data.listops.grammar import CLOSE, GENERATOR_VERSION, WORDS, Grammar
+from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import UsageError, did_you_mean
 
@@ -28,8 +28,8 @@ class ListOps(FPTDataModule):
 
     Examples come from the grammar of :class:`Grammar`, whose defaults are those of Long Range Arena: 96,000 / 2,000 /
     2,000 examples, no two alike, of 501 to 1,999 tokens of 15 types. They are a function of the parameters and
-    ``generator_seed``, never of the run's seed, and are kept in ``root/listops``. Long Range Arena's own files are read
-    instead where ``source`` names their folder; their targets are recomputed once.
+    ``generator_seed``, never of the run's seed. Long Range Arena's own files are read instead where ``source`` names
+    their folder; their targets are recomputed once. Either is kept in ``cache_folder``.
 
     Behaviour ``correct``: every token is read, brackets too, up to ``limit``; padding is masked and the answer is read
     at the last real token. Behaviour ``as_released`` is what the reference implementation did (Rothermel et al. 2021,
@@ -51,7 +51,7 @@ class ListOps(FPTDataModule):
         max_depth: Depth of the deepest digits; the root has depth 1.
         max_arguments: Most arguments of an operator; the fewest are 2.
         generator_seed: Seed of the generated examples; the same for all runs that are compared.
-        kwargs: Those of :class:`FPTDataModule`; ``root`` holds ``listops/``.
+        kwargs: Those of :class:`FPTDataModule`; ``root`` is unused.
 
     Raises:
         UsageError: If the parameters allow no examples or contradict each other.
@@ -116,36 +116,27 @@ class ListOps(FPTDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Generates the examples, or reads and verifies those of ``source``, where that was not done before.
+        """Generates the expressions, or reads and verifies those of ``source``, where that was not done before.
 
         Raises:
             FPTError: If a file is missing, damaged or wrong.
-            UsageError: If there are not so many different examples, or ``source`` holds longer ones than it may.
+            UsageError: If there are not so many different expressions, or ``source`` holds longer ones than it may.
         """
         _ = self._stored
 
     def dataset(self, split: Split) -> SequenceTable:
-        """The examples of a split as the model reads them."""
-        examples = self._stored[0][split]
-        tokens, lengths = self._read(examples)
-        rows = np.split(tokens, np.cumsum(lengths))[:-1]
         most = self.task.max_length
+        sequences = self._read(split).truncated(most)
         if self.as_released:
-            padded = np.full((len(rows), most), RELEASED_PAD, dtype=np.uint8)
-            for place, row in zip(padded, rows, strict=True):
-                place[: len(row)] = row[:most]
-            tokens, lengths = padded.ravel(), np.full(len(rows), most)
-        elif lengths.max() > most:
-            tokens, lengths = np.concatenate([row[:most] for row in rows]), np.minimum(lengths, most)
-        return SequenceTable(
-            torch.from_numpy(tokens),
-            torch.from_numpy(lengths).long(),
-            torch.from_numpy(examples.targets).long()[:, None],
-        )
+            padded = np.full((len(sequences.lengths), most), RELEASED_PAD, dtype=np.uint8)
+            padded[np.arange(most) < sequences.lengths[:, None]] = sequences.values
+            sequences = sequences._replace(values=padded.ravel(), lengths=np.full(len(padded), most))
+        return sequences.table()
 
     def facts(self) -> dict[str, Any]:
-        """What made the examples, a hash of them, how they are read, and how many are cut."""
-        return {**self._origin, "content": self._stored[1], "behaviour": self.behaviour, "cut": self.cut}
+        """What made the expressions, a hash of them, how they are read, and how many are cut."""
+        content = content_hash(tensor for split in SPLITS for tensor in self._stored[split].as_tensors().values())
+        return {**self._origin, "content": content, "behaviour": self.behaviour, "cut": self.cut}
 
     def describe(self) -> list[str]:
         """Says also how many sequences lose their end, and that they are read as released."""
@@ -158,22 +149,22 @@ class ListOps(FPTDataModule):
     @cached_property
     def cut(self) -> dict[Split, int]:
         """How many sequences of each split are longer than the model reads."""
-        splits = self._stored[0]
-        return {split: int((self._read(splits[split])[1] > self.task.max_length).sum()) for split in SPLITS}
+        return {split: int((self._read(split).lengths > self.task.max_length).sum()) for split in SPLITS}
 
-    def _read(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens end to end and their lengths before anything is cut."""
+    def _read(self, split: Split) -> LabelledSequences:
+        """The expressions of a split as the model reads them, before anything is cut."""
+        expressions = self._stored[split]
         if not self.as_released:
-            return examples.tokens, examples.lengths
-        kept = examples.tokens != CLOSE
-        starts = np.cumsum(examples.lengths) - examples.lengths
-        return examples.tokens[kept], np.add.reduceat(kept, starts, dtype=np.int64)
+            return expressions
+        stays = expressions.values != CLOSE
+        lengths = np.add.reduceat(stays, expressions.starts, dtype=np.int64)
+        return expressions._replace(values=expressions.values[stays], lengths=lengths)
 
     @cached_property
     def _origin(self) -> dict[str, Any]:
-        """What the stored examples are a function of."""
+        """What the stored expressions are a function of."""
         if self.source is not None:
-            hashes = {name: sha256(Path(self.source) / name) for name in FILES.values()}
+            hashes = {name: source_hash(Path(self.source) / name) for name in FILES.values()}
             return {"reader": READER_VERSION, "files": hashes}
         return {
             "generator": GENERATOR_VERSION,
@@ -183,32 +174,33 @@ class ListOps(FPTDataModule):
         }
 
     @cached_property
-    def _stored(self) -> tuple[dict[Split, Examples], str]:
-        """The examples of all splits and the hash of their content; made and kept where they are not yet."""
-        path = store_path(Path(self.root) / "listops", self._origin)
-        if not path.is_file():
-            rank_zero_info(f"listops: {'generating' if self.source is None else 'reading'} examples for {path}, once")
-            save(path, self._generated() if self.source is None else self._read_source(self.source), self._origin)
-        splits, content = load(path, self._origin)
-        longest = max(int(examples.lengths.max()) for examples in splits.values())
+    def _stored(self) -> dict[Split, LabelledSequences]:
+        """The whole expressions of all splits: values are uint8 ids, see :data:`WORDS`, targets their worth."""
+        tensors = kept(cache_file(self.cache_folder, "listops", self._origin), self._origin, self._make)
+        stored = {split: LabelledSequences.from_tensors(tensors, f"{split}.") for split in SPLITS}
+        longest = max(int(expressions.lengths.max()) for expressions in stored.values())
         if longest >= self.grammar.max_length:
             raise UsageError(
                 f"data.source {self.source} has sequences of {longest:,} tokens: set data.max_length above that"
             )
-        return splits, content
+        return stored
 
-    def _generated(self) -> dict[Split, Examples]:
+    def _make(self) -> Tensors:
+        rank_zero_info(f"listops: {'generating' if self.source is None else 'reading'} examples, once")
+        made = self._generate() if self.source is None else self._read_source(self.source)
+        return {name: tensor for split in SPLITS for name, tensor in made[split].as_tensors(f"{split}.").items()}
+
+    def _generate(self) -> dict[Split, LabelledSequences]:
         from tqdm import tqdm
 
         total = sum(self.sizes.values())
         with tqdm(total=total, desc="listops", unit=" examples", disable=None) as bar:
-            examples = self.grammar.generate(total, self.generator_seed, bar.update)
-        ends = np.cumsum(list(self.sizes.values()))
-        tokens = np.split(examples.tokens, np.cumsum(examples.lengths)[ends[:-1] - 1])
-        lengths, targets = np.split(examples.lengths, ends[:-1]), np.split(examples.targets, ends[:-1])
-        return dict(zip(self.sizes, map(Examples, tokens, lengths, targets), strict=True))
+            made = self.grammar.generate(total, self.generator_seed, bar.update)
+        rows = np.cumsum(list(self.sizes.values()))[:-1]
+        parts = (np.split(made.values, made.starts[rows]), np.split(made.lengths, rows), np.split(made.targets, rows))
+        return dict(zip(self.sizes, map(LabelledSequences, *parts), strict=True))
 
-    def _read_source(self, source: str) -> dict[Split, Examples]:
+    def _read_source(self, source: str) -> dict[Split, LabelledSequences]:
         from tqdm import tqdm
 
         paths = {split: Path(source) / name for split, name in FILES.items()}

@@ -1,18 +1,16 @@
-"""ListOps on disk: the files of Long Range Arena, and ours, where examples wait for the next run."""
+"""The files of Long Range Arena's ListOps."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fpt_lightning.data.datamodule import SPLITS, Split
-from fpt_lightning.data.listops.grammar import WORDS, Examples, MalformedError, evaluate
+from fpt_lightning.data.datamodule import Split
+from fpt_lightning.data.listops.grammar import WORDS, MalformedError, evaluate
+from fpt_lightning.data.sequences import LabelledSequences
 from fpt_lightning.errors import FPTError
-from fpt_lightning.files import file_hash, write_whole
+from fpt_lightning.files import file_hash
 
 FILES: dict[Split, str] = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
 READER_VERSION = 1
@@ -25,7 +23,7 @@ _IDS = {word.encode(): index for index, word in enumerate(WORDS)}
 _BLOCK = 1000  # lines that are evaluated together
 
 
-def read_official(path: Path, progress: Progress = lambda size: None) -> Examples:
+def read_official(path: Path, progress: Progress = lambda size: None) -> LabelledSequences:
     """Reads a file of Long Range Arena and recomputes every target.
 
     A line holds an expression, a tab and its value: ``( ( ( [MAX 4 ) 3 ) ] )``, tab, ``4``. Parentheses only repeat
@@ -38,7 +36,7 @@ def read_official(path: Path, progress: Progress = lambda size: None) -> Example
     Raises:
         FPTError: If a line is cut short, is no expression, or does not have the value it says.
     """
-    blocks: list[Examples] = []
+    blocks: list[LabelledSequences] = []
     with path.open("rb") as file:
         if file.readline(100).rstrip(b"\r\n") != _HEADER:
             raise _refusal(path, 1, "the header must be Source, tab, Target")
@@ -49,10 +47,10 @@ def read_official(path: Path, progress: Progress = lambda size: None) -> Example
             progress(sum(map(len, lines)))
     if not blocks:
         raise _refusal(path, 2, "there are no examples")
-    return Examples(*(np.concatenate(arrays) for arrays in zip(*blocks, strict=True)))
+    return LabelledSequences(*(np.concatenate(arrays) for arrays in zip(*blocks, strict=True)))
 
 
-def _read_block(path: Path, number: int, lines: list[bytes]) -> Examples:
+def _read_block(path: Path, number: int, lines: list[bytes]) -> LabelledSequences:
     """Reads lines, the first of which is called ``number``."""
     parsed = []
     for line in lines:
@@ -60,7 +58,7 @@ def _read_block(path: Path, number: int, lines: list[bytes]) -> Examples:
             parsed.append(_parse(line))
         except ValueError as error:
             raise _refusal(path, number + len(parsed), str(error)) from error
-    tokens = np.frombuffer(b"".join(expression for expression, _ in parsed), dtype=np.uint8)
+    tokens = np.frombuffer(bytearray().join(expression for expression, _ in parsed), dtype=np.uint8)
     lengths = np.array([len(expression) for expression, _ in parsed], dtype=np.int32)
     targets = np.array([target for _, target in parsed], dtype=np.uint8)
     try:
@@ -71,7 +69,7 @@ def _read_block(path: Path, number: int, lines: list[bytes]) -> Examples:
         first = int(wrong[0])
         cause = f"the target is {targets[first]} where the expression is worth {values[first]}"
         raise _refusal(path, number + first, cause)
-    return Examples(tokens, lengths, targets)
+    return LabelledSequences(tokens, lengths, targets)
 
 
 def _parse(line: bytes) -> tuple[bytes, int]:
@@ -103,8 +101,8 @@ def _refusal(path: Path, number: int, cause: str) -> FPTError:
     return FPTError(f"{path}, line {number:,}: {cause}; fetch or make the file again")
 
 
-def sha256(path: Path) -> str:
-    """The hash of a file of Long Range Arena.
+def source_hash(path: Path) -> str:
+    """The sha256 of a file of Long Range Arena.
 
     Raises:
         FPTError: If the file is missing or cannot be read.
@@ -116,59 +114,3 @@ def sha256(path: Path) -> str:
             f"listops: {path} cannot be read ({error.strerror}).\n"
             f"Set data.source to the folder of {', '.join(FILES.values())}, or leave it out to generate examples."
         ) from error
-
-
-def store_path(folder: Path, facts: dict[str, Any]) -> Path:
-    """Where examples with these facts are kept."""
-    return folder / f"listops-{hashlib.sha256(_as_json(facts).encode()).hexdigest()[:16]}.safetensors"
-
-
-def save(path: Path, splits: dict[Split, Examples], facts: dict[str, Any]) -> None:
-    """Keeps examples with what decided them; the file is there whole or not at all.
-
-    Raises:
-        FPTError: If the file cannot be written.
-    """
-    from safetensors.numpy import save as to_bytes
-
-    arrays = {f"{split}.{name}": array for split in SPLITS for name, array in splits[split]._asdict().items()}
-    try:
-        # not safetensors' save_file, whose files no other user may read
-        write_whole(path, to_bytes(arrays, {"facts": _as_json(facts), "sha256": _hash(splits)}))
-    except OSError as error:
-        raise FPTError(f"listops: {path} cannot be written ({error}); set data.root to another folder") from error
-
-
-def load(path: Path, facts: dict[str, Any]) -> tuple[dict[Split, Examples], str]:
-    """The examples of a file that :func:`save` wrote, and the hash of their content.
-
-    Raises:
-        FPTError: If the file is damaged, or was made of other facts.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            splits = {
-                split: Examples(*(file.get_tensor(f"{split}.{name}") for name in Examples._fields)) for split in SPLITS
-            }
-    except (SafetensorError, OSError) as error:
-        raise FPTError(f"{path} is damaged ({error}); delete it and run `fpt prepare` again") from error
-    if (content := _hash(splits)) != metadata.get("sha256"):
-        raise FPTError(f"{path} is damaged (its checksum differs); delete it and run `fpt prepare` again")
-    if metadata.get("facts") != _as_json(facts):
-        raise FPTError(f"{path} holds other examples than its name says; delete it and run `fpt prepare` again")
-    return splits, content
-
-
-def _as_json(facts: dict[str, Any]) -> str:
-    return json.dumps(facts, sort_keys=True)
-
-
-def _hash(splits: dict[Split, Examples]) -> str:
-    content = hashlib.sha256()
-    for split in SPLITS:
-        for array in splits[split]:
-            content.update(np.ascontiguousarray(array).data)
-    return content.hexdigest()

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
+from fpt_lightning.data.sequences import LabelledSequences
 from fpt_lightning.errors import UsageError
 
 WORDS = (*(str(digit) for digit in range(10)), "[MIN", "[MAX", "[MED", "[SM", "]")
@@ -21,20 +21,6 @@ RAREST = 10_000
 """Trees among which one at least must be a new example; where it is not, generating would hardly ever end."""
 
 _STEP = np.array([0] * 10 + [1] * 4 + [-1], dtype=np.int8)  # what a word adds to the number of open brackets
-
-
-class Examples(NamedTuple):
-    """Expressions end to end.
-
-    Attributes:
-        tokens: ``[tokens of all examples]`` uint8 ids, see :data:`WORDS`.
-        lengths: ``[examples]`` int32, the tokens of each.
-        targets: ``[examples]`` uint8, what each is worth.
-    """
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-    targets: np.ndarray
 
 
 class MalformedError(ValueError):
@@ -185,7 +171,9 @@ class Grammar:
         kept = np.flatnonzero(lengths > self.min_length)
         return grown.T[kept][np.arange(self.max_length - 1) < lengths[kept, None]], lengths[kept]
 
-    def generate(self, examples: int, seed: int, progress: Callable[[int], object] = lambda new: None) -> Examples:
+    def generate(
+        self, examples: int, seed: int, progress: Callable[[int], object] = lambda new: None
+    ) -> LabelledSequences:
         """Distinct random examples in random order; a function of the parameters, their number and the seed.
 
         Args:
@@ -210,8 +198,8 @@ class Grammar:
         # in the order of drawing the likeliest would come first, and the splits would differ
         expressions = list(found)
         chosen = [expressions[index] for index in generator.permutation(examples)]
-        return Examples(
-            np.frombuffer(b"".join(chosen), dtype=np.uint8),
+        return LabelledSequences(
+            np.frombuffer(bytearray().join(chosen), dtype=np.uint8),
             np.array([len(expression) for expression in chosen], dtype=np.int32),
             np.array([found[expression] for expression in chosen], dtype=np.uint8),
         )

@@ -1,23 +1,22 @@
 """Proteins as sequences of amino acids."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
 
+from fpt_lightning.data.cache import content_hash
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.download import RemoteFile, fetch, unpack
 from fpt_lightning.data.proteins.tape import (
     EXAMPLES,
     FOLDS,
     VOCABULARY,
-    Proteins,
     find_split,
     read_proteins,
     require_lmdb,
 )
-from fpt_lightning.data.sequences import SequenceTable
+from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
 
@@ -67,7 +66,7 @@ class RemoteHomology(FPTDataModule):
         self.too_long = too_long
         self.download = download
         self.names: dict[Split, str] = {"train": "train", "validation": "valid", "test": f"test_{holdout}_holdout"}
-        self._proteins: dict[Split, Proteins] = {}
+        self._proteins: dict[Split, LabelledSequences] = {}
         if limit < 3:
             raise UsageError(f"data.limit must be at least 3: <cls>, an amino acid, <sep>; got {limit}")
 
@@ -90,8 +89,8 @@ class RemoteHomology(FPTDataModule):
         for split in SPLITS:
             self.proteins(split)
 
-    def proteins(self, split: Split) -> Proteins:
-        """The proteins of a split as they are stored, read once.
+    def proteins(self, split: Split) -> LabelledSequences:
+        """The proteins of a split as :func:`read_proteins` gives them, read once.
 
         Raises:
             FPTError: If the split is missing or damaged.
@@ -100,22 +99,21 @@ class RemoteHomology(FPTDataModule):
             path = find_split(Path(self.root), self.names[split])
             if path is None:
                 raise self._not_found([self.names[split]])
-            self._proteins[split] = read_proteins(path)
+            self._proteins[split] = read_proteins(path, self.cache_folder)
         return self._proteins[split]
 
     def dataset(self, split: Split) -> SequenceTable:
         """The proteins of a split between ``<cls>`` and ``<sep>``; target ``[examples, 1]``."""
-        residues, lengths, folds = self.proteins(split)
-        room = self.limit - 2
-        begin, end = torch.tensor([CLS], dtype=torch.uint8), torch.tensor([SEP], dtype=torch.uint8)
-        kept = (lengths <= room) | (self.too_long == "truncate")
-        if not kept.any():
+        proteins, room = self.proteins(split), self.limit - 2
+        rows = np.flatnonzero((proteins.lengths <= room) | (self.too_long == "truncate"))
+        if not rows.size:
             raise UsageError(f"data.limit {self.limit} leaves no example of {self.names[split]}")
-        pieces: list[torch.Tensor] = []
-        for chosen, sequence in zip(kept.tolist(), residues.split(lengths.tolist()), strict=True):
-            if chosen:
-                pieces += [begin, sequence[:room], end]
-        return SequenceTable(torch.cat(pieces), lengths[kept].clamp(max=room) + 2, folds[kept, None])
+        residues, lengths, folds = proteins.take(rows).truncated(room)
+        ends = lengths.cumsum()
+        # an end stands before the beginning behind it
+        places = np.concatenate([ends, ends - lengths])
+        values = np.insert(residues, places, np.repeat(np.array([SEP, CLS], np.uint8), len(rows)))
+        return LabelledSequences(values, lengths + 2, folds).table()
 
     def kept_share(self, split: Split) -> float:
         """The share of a split's proteins that is read; those left out count as wrong."""
@@ -131,7 +129,10 @@ class RemoteHomology(FPTDataModule):
     def facts(self) -> dict[str, Any]:
         """Hashes of what was read, the same whichever format it was read from, and what is done with long sequences."""
         return {
-            "content": {name: _content_hash(self.proteins(split)) for split, name in self.names.items()},
+            "content": {
+                name: content_hash(self.proteins(split).as_tensors().values())[:16]
+                for split, name in self.names.items()
+            },
             "limit": self.limit,
             "too_long": self.too_long,
             "longer": {name: self.longer(split) for split, name in self.names.items()},
@@ -141,25 +142,22 @@ class RemoteHomology(FPTDataModule):
     def describe(self) -> list[str]:
         """Adds how much of TAPE's data is here, lengths, long sequences and folds, a line a split."""
         lines = super().describe()
-        seen = set(self.proteins("train").folds.tolist())
+        seen = set(self.proteins("train").targets.tolist())
         for split, name in self.names.items():
-            lengths, folds = self.proteins(split).lengths, set(self.proteins(split).folds.tolist())
+            lengths, folds = self.proteins(split).lengths, set(self.proteins(split).targets.tolist())
             found = f"{len(lengths):,} of TAPE's {EXAMPLES[name]:,}"
             known = "" if split == "train" else f", {len(folds & seen)} of them in train"
             lines.append(
                 f"{name}: {found} proteins of {lengths.min():,} to {lengths.max():,} amino acids, "
-                f"mean {lengths.double().mean():.0f}; {self._long(split)}; {len(folds):,} of {FOLDS:,} folds{known}"
+                f"mean {lengths.mean():.0f}; {self._long(split)}; {len(folds):,} of {FOLDS:,} folds{known}"
             )
         return lines
 
     def _long(self, split: Split) -> str:
         """What became of the sequences longer than the limit."""
-        longer = f"{self.longer(split) or 'none'} longer than {self.limit:,} tokens"
-        if not self.longer(split):
-            return longer
-        if self.too_long == "truncate":
-            return f"{longer} truncated"
-        return f"{longer} left out, accuracy x {self.kept_share(split):.4f}"
+        fate = "truncated" if self.too_long == "truncate" else f"left out, accuracy x {self.kept_share(split):.4f}"
+        longer = self.longer(split)
+        return f"{longer or 'none'} longer than {self.limit:,} tokens{f' {fate}' if longer else ''}"
 
     def _missing(self) -> list[str]:
         return [name for name in self.names.values() if find_split(Path(self.root), name) is None]
@@ -170,10 +168,3 @@ class RemoteHomology(FPTDataModule):
             f"in {self.root} or {Path(self.root) / 'remote_homology'}.\n"
             f"Unpack {self.ARCHIVE.urls[0]} there, or let data.download fetch it."
         )
-
-
-def _content_hash(proteins: Proteins) -> str:
-    content = hashlib.sha256()
-    for field in proteins:
-        content.update(field.numpy().tobytes())
-    return content.hexdigest()[:16]

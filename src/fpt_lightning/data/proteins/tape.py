@@ -4,21 +4,23 @@ import json
 import pickle
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
+from fpt_lightning.data.cache import cache_file, kept
 from fpt_lightning.data.proteins import plain_pickle
+from fpt_lightning.data.sequences import LabelledSequences
 from fpt_lightning.errors import FPTError
-from fpt_lightning.files import write_whole
 
 VOCABULARY = ("<pad>", "<mask>", "<cls>", "<sep>", "<unk>", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
 """TAPE's iupac vocabulary: a token's id is its place here. There is no amino acid J."""
 
 FOLDS = 1195
+
+READER_VERSION = 1
+"""Changes whenever the same files give other proteins, or something is refused that was not before."""
 
 EXAMPLES = {
     "train": 12312,
@@ -32,20 +34,6 @@ EXAMPLES = {
 _CODES = np.zeros(256, dtype=np.uint8)
 _CODES[[ord(letter) for letter in VOCABULARY[5:]]] = range(5, len(VOCABULARY))
 _SPACE = re.compile(r"\s*")
-
-
-class Proteins(NamedTuple):
-    """The part of a split that the task reads.
-
-    Attributes:
-        residues: ``[residues of all proteins]`` uint8, places in :data:`VOCABULARY`.
-        lengths: ``[proteins]`` int64, the residues of each.
-        folds: ``[proteins]`` int64 below :data:`FOLDS`.
-    """
-
-    residues: torch.Tensor
-    lengths: torch.Tensor
-    folds: torch.Tensor
 
 
 def encode(sequence: str) -> np.ndarray:
@@ -72,25 +60,24 @@ def find_split(root: Path, split: str) -> Path | None:
     return None
 
 
-def read_proteins(path: Path) -> Proteins:
-    """Reads a split, or what an earlier reading of the same file kept of it.
+def read_proteins(path: Path, cache_folder: Path) -> LabelledSequences:
+    """Reads a split, or what an earlier reading of the same file kept of it: its size and its time tell which it is.
 
-    TAPE's records carry evolutionary profiles a hundred times as long as the sequence, so what the task needs is kept
-    beside the file, where the folder can be written.
+    TAPE's records carry evolutionary profiles a hundred times as long as the sequence, so what the task needs is kept.
+
+    Returns:
+        Values are places in :data:`VOCABULARY`, uint8, targets are folds below :data:`FOLDS`.
 
     Raises:
         FPTError: If the file is damaged or a record is not what TAPE's are.
     """
-    kept = path.with_suffix(".safetensors")
-    stamp = _stamp(path)
-    proteins = _read_kept(kept, stamp)
-    if proteins is None:
-        proteins = _parse(path)
-        _keep(kept, stamp, proteins)
-    return proteins
+    state = (path / "data.mdb" if path.is_dir() else path).stat()
+    key = [READER_VERSION, state.st_size, state.st_mtime_ns]
+    file = cache_file(cache_folder, "proteins", path.resolve())
+    return LabelledSequences.from_tensors(kept(file, key, lambda: _parse(path).as_tensors()))
 
 
-def _parse(path: Path) -> Proteins:
+def _parse(path: Path) -> LabelledSequences:
     sequences, folds = [], []
     for place, record in _json_records(path) if path.suffix == ".json" else _lmdb_records(path):
         try:
@@ -100,8 +87,8 @@ def _parse(path: Path) -> Proteins:
             raise FPTError(f"{path}, {place}: {error}") from error
     if not sequences:
         raise FPTError(f"{path} has no records")
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    return Proteins(torch.from_numpy(np.concatenate(sequences)), lengths, torch.tensor(folds))
+    lengths = np.array([len(sequence) for sequence in sequences])
+    return LabelledSequences(np.concatenate(sequences), lengths, np.array(folds))
 
 
 def _sequence(record: Any) -> np.ndarray:
@@ -196,28 +183,3 @@ def _unpickled(folder: Path, key: str, content: bytes | None) -> Any:
         return plain_pickle.loads(content)
     except pickle.UnpicklingError as error:
         raise FPTError(f"{folder}, key {key}: {error}") from error
-
-
-def _stamp(path: Path) -> str:
-    state = (path / "data.mdb" if path.is_dir() else path).stat()
-    return f"{path.name} {state.st_size} {state.st_mtime_ns}"
-
-
-def _read_kept(kept: Path, stamp: str) -> Proteins | None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(kept, "pt") as file:
-            if (file.metadata() or {}).get("source") == stamp:
-                return Proteins(*(file.get_tensor(field) for field in Proteins._fields))
-    except (OSError, SafetensorError):  # not there, or half written: the source is read instead
-        pass
-    return None
-
-
-def _keep(kept: Path, stamp: str, proteins: Proteins) -> None:
-    from safetensors.torch import save
-
-    # a folder that others share need not be ours to write
-    with suppress(OSError):
-        write_whole(kept, save(proteins._asdict(), {"source": stamp}))

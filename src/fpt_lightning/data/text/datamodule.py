@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
-from fpt_lightning.data.loading import BatchDataset
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
+from fpt_lightning.data.loading import ENDLESS, BatchDataset, generator_of
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.data.text.corpus import Corpus, open_corpus
 from fpt_lightning.data.text.files import divide, list_books
 from fpt_lightning.data.text.tokenizer import LARGEST_VOCABULARY, SMALLEST_VOCABULARY
 from fpt_lightning.errors import UsageError
 
-ENDLESS = 2**40
 SHORTEST_REPEAT = 8
 
 
@@ -41,7 +40,6 @@ class TextFolder(FPTDataModule):
             it is; more makes a model copy from its context after fewer steps (Olsson et al. 2022 on induction heads).
             Validation and test are never changed.
         tokenizer: A folder whose ``tokenizer.json`` is used instead of making one.
-        cache_folder: Where tokens are kept; by default ``.fpt_cache`` in ``root``.
         kwargs: Those of :class:`FPTDataModule`.
 
     Raises:
@@ -61,7 +59,6 @@ class TextFolder(FPTDataModule):
         evaluation_windows: int | None = None,
         repeat_share: float = 0.0,
         tokenizer: str | None = None,
-        cache_folder: str | None = None,
         **kwargs: Any,
     ) -> None:
         if not root:
@@ -74,18 +71,12 @@ class TextFolder(FPTDataModule):
         self.evaluation_windows = evaluation_windows
         self.repeat_share = repeat_share
         self.tokenizer_folder = Path(tokenizer) if tokenizer else None
-        self.cache_folder = Path(cache_folder) if cache_folder else Path(root) / ".fpt_cache"
-        for name in ("validation_books", "test_books"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"data.{name} must be at least 1, got {getattr(self, name)}")
-        if context < 2 * SHORTEST_REPEAT:
-            raise UsageError(f"data.context must be at least {2 * SHORTEST_REPEAT}, got {context}")
+        at_least(1, validation_books=validation_books, test_books=test_books, evaluation_windows=evaluation_windows)
+        at_least(2 * SHORTEST_REPEAT, context=context)
         if not SMALLEST_VOCABULARY <= vocabulary <= LARGEST_VOCABULARY:
             raise UsageError(
                 f"data.vocabulary lies between {SMALLEST_VOCABULARY} and {LARGEST_VOCABULARY}, got {vocabulary}"
             )
-        if evaluation_windows is not None and evaluation_windows < 1:
-            raise UsageError(f"data.evaluation_windows must be at least 1, got {evaluation_windows}")
         if not 0 <= repeat_share <= 1:
             raise UsageError(f"data.repeat_share lies between 0 and 1, got {repeat_share}")
 
@@ -111,24 +102,21 @@ class TextFolder(FPTDataModule):
         books = divide(list_books(root), root, self.validation_books, self.test_books)
         corpus = open_corpus(root, books, self.vocabulary, self.tokenizer_folder, self.cache_folder)
         for split in SPLITS:
-            if (found := len(corpus.tokens[split])) <= self.context:
+            if (tokens := len(corpus.tokens[split])) <= self.context:
                 raise UsageError(
-                    f"the {split} books of {root} have {found} tokens, fewer than a window of data.context "
+                    f"the {split} books of {root} have {tokens} tokens, fewer than a window of data.context "
                     f"{self.context} and the token behind it: lower data.context, or use more text"
                 )
         return corpus
 
     @property
     def tokenizer(self) -> Any:
-        """The ``tokenizers.Tokenizer``."""
         return self.corpus.tokenizer
 
     def prepare_data(self) -> None:
-        """Makes tokenizer and tokens, where the cache does not hold them yet."""
         _ = self.corpus
 
     def dataset(self, split: Split) -> BatchDataset:
-        """The windows of a split."""
         tokens = self.corpus.tokens[split]
         if split == "train":
             return RandomWindows(tokens, self.context, self.seed, self.repeat_share)
@@ -144,7 +132,6 @@ class TextFolder(FPTDataModule):
         }
 
     def describe(self) -> list[str]:
-        """What ``fpt prepare`` says of the text."""
         lines = []
         for split, count in zip(SPLITS, (None, self.validation_books, self.test_books), strict=True):
             tokens, characters = len(self.corpus.tokens[split]), self.corpus.characters[split]
@@ -179,8 +166,7 @@ class RandomWindows(BatchDataset):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         windows = np.empty((len(indices), self.context + 1), dtype=np.int64)
         for window, index in zip(windows, indices, strict=True):
-            counter = np.array([0, index, 0, 0], dtype=np.uint64)
-            start, repeat, *span = np.random.Generator(np.random.Philox(key=self.key, counter=counter)).random(5)
+            start, repeat, *span = generator_of(self.key, index).random(5)
             first = int(start * (len(self.tokens) - self.context))
             window[:] = self.tokens[first : first + self.context + 1]
             if repeat < self.repeat_share:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fpt_lightning.data.datamodule import Split
-from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.errors import FPTError, UsageError, not_utf8
 
 
 class Book(NamedTuple):
@@ -31,10 +31,10 @@ def list_books(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise UsageError(f"data.root: there is no folder {root}")
-    found = sorted(path for path in root.rglob("*.txt") if path.is_file())
-    if not found:
+    books = sorted(path for path in root.rglob("*.txt") if path.is_file())
+    if not books:
         raise FPTError(f"{root} holds no .txt file: put the texts there, or name another folder with --data.root")
-    return found
+    return books
 
 
 def read_book(path: Path, root: Path) -> Book:
@@ -56,11 +56,7 @@ def read_book(path: Path, root: Path) -> Book:
     except UnicodeDecodeError as error:
         fault = error.start if fault < 0 else min(fault, error.start)
     if fault >= 0:
-        line = content.count(b"\n", 0, fault) + 1
-        raise FPTError(
-            f"{path}, line {line}: byte 0x{content[fault]:02x} is not UTF-8 text; "
-            "save the file in that encoding, or take it away"
-        )
+        raise not_utf8(path, content, fault)
     return Book(name, text, hashlib.sha256(content).hexdigest())
 
 
