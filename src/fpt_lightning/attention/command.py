@@ -13,6 +13,7 @@ from fpt_lightning.attention.rebuild import find_run, rebuild
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import UsageError
+from fpt_lightning.files import write_whole
 from fpt_lightning.options import OptionParser
 from fpt_lightning.training.classification import FPTClassifier
 
@@ -78,15 +79,12 @@ def _write(
         "aligned_at": "last token" if maps.from_end else "first token",
         "mean": [[round(value, 6) for value in row] for row in maps.heads.mean(0).tolist()],
     }
-    (folder / "attention.json").write_text(json.dumps(figures) + "\n")
-    found = ""
+    what = f"layer {layer} of {layers}, {maps.examples} test examples"
+    lines = [f"{data.task.name} on {choice.name} {choice.resolved_initialization}: attention of {what}"]
     if maps.needed is not None and maps.uniform is not None:
         share, uniform = (f"{100 * value:.1f} %" for value in (maps.needed.mean(), maps.uniform))
-        found = f"{share} of the answers' attention on the bits needed, {uniform} if it were uniform"
-    title = (
-        f"{data.task.name} on {choice.name} {choice.resolved_initialization}: "
-        f"attention of layer {layer} of {layers}, {maps.examples} test examples"
-    )
-    draw_attention(maps, words, folder / "attention.png", f"{title}\n{found}" if found else title)
-    print(f"layer {layer} of {layers}, {maps.examples} test examples{f': {found}' if found else ''}")
+        lines.append(f"{share} of the answers' attention on the bits needed, {uniform} if it were uniform")
+    write_whole(folder / "attention.json", json.dumps(figures) + "\n")
+    draw_attention(maps, words, folder / "attention.png", "\n".join(lines))
+    print(": ".join([what, *lines[1:]]))
     print(f"{folder / 'attention.png'}, {folder / 'attention.json'}")

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fpt_lightning.attention.maps import MeanMaps
 from fpt_lightning.data.spec import TokenWords
+from fpt_lightning.files import whole_file
 
 MOST_NAMES = 32
 """More names than these on an axis cannot be read; every so-manyth stands there then."""
@@ -62,7 +63,8 @@ def draw_attention(maps: MeanMaps, words: TokenWords, picture: Path, title: str)
             panel.set_yticks([])
             share = "" if maps.needed is None else f": {100 * maps.needed[head]:.0f} %"
             panel.set_title(f"head {head + 1}{share}")
-        figure.savefig(picture, dpi=150)
+        with whole_file(picture) as part:
+            figure.savefig(part, format=picture.suffix[1:], dpi=150)
 
 
 def _draw(axes: Axes, values: torch.Tensor, grid: tuple[int, int] | None, highest: float | None = None) -> AxesImage:

@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from fpt_lightning.files import whole_file
+
 
 def plot_learning_curve(metrics: Path, picture: Path, title: str = "", metric: str = "accuracy") -> None:
     """Draws loss and metric against training steps, training and validation, from a ``metrics.csv``.
@@ -37,4 +39,5 @@ def plot_learning_curve(metrics: Path, picture: Path, title: str = "", metric: s
             axes.grid(alpha=0.25)
         axes.legend(frameon=False)
         figure.suptitle(title, fontsize=10)
-        figure.savefig(picture, dpi=150)
+        with whole_file(picture) as part:
+            figure.savefig(part, format=picture.suffix[1:], dpi=150)

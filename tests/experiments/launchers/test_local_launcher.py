@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def _verdicts(launcher: LocalLauncher, count: int) -> dict[str, Verdict]:
 
 def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
     orders = [
-        _order("good"),
+        replace(_order("good"), attention=True),
         # known only once the data is looked for
         _order("bad", "--config=mnist.yaml", "--data.root=nowhere", "--data.download=false"),
         _order("crash", "--trainer.callbacks+=crashing.Crash"),
@@ -71,6 +72,8 @@ def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
         outcome = read_outcome(Path(name))
         assert (outcome.state, outcome.cause) == (State.FAILED, verdicts[name].cause)
     assert read_outcome(Path("good")).state is State.FINISHED
+    assert RunFolder(Path("good")).attention.is_file()
+    assert "good/attention.png" in Path("good/log.txt").read_text()
     assert "Traceback" in Path("crash/log.txt").read_text()
 
 
