@@ -101,9 +101,6 @@ class ImageTask(FPTDataModule):
         channels: 1 for grey, 3 for colour.
         image_size: Pixels along a side.
         augmentation: What happens to training images; None for nothing.
-
-    Raises:
-        UsageError: If ``patch_size`` does not divide ``image_size``.
     """
 
     name: str

@@ -36,10 +36,6 @@ class ImageFolder(ImageTask):
         validation_share: Share of the training images set aside for validation, where ``root`` has no folder for it.
         test_share: Share of all images set aside for the test, likewise.
         kwargs: Those of :class:`ImageTask`.
-
-    Raises:
-        UsageError: If there is no ``root``, or sizes or shares make no sense.
-        FPTError: If ``root`` does not hold images in that order, or one of them cannot be read.
     """
 
     name = "image_folder"

@@ -30,9 +30,6 @@ class PublishedImages(ImageTask):
         advice: What a user does by hand where files cannot be fetched.
         mean: Mean of each channel, of pixels between 0 and 1.
         std: Standard deviation of each channel, likewise.
-
-    Raises:
-        UsageError: If there would be no validation examples, or ``patch_size`` does not divide ``image_size``.
     """
 
     title: str

@@ -41,9 +41,6 @@ class RemoteHomology(FPTDataModule):
         download: Fetch TAPE's LMDB files where a split is missing.
         kwargs: Those of :class:`FPTDataModule`; ``root`` holds ``remote_homology_SPLIT.json`` or ``.lmdb`` or a
             folder ``remote_homology`` with them.
-
-    Raises:
-        UsageError: If ``limit`` leaves no room for an amino acid.
     """
 
     ARCHIVE = RemoteFile(

@@ -41,10 +41,6 @@ class TextFolder(FPTDataModule):
             Validation and test are never changed.
         tokenizer: A folder whose ``tokenizer.json`` is used instead of making one.
         kwargs: Those of :class:`FPTDataModule`.
-
-    Raises:
-        UsageError: If there is no ``root``, or the sizes fit neither each other nor the text.
-        FPTError: If ``root`` holds no text files, or one of them is not text.
     """
 
     shuffle = False
