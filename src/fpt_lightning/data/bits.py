@@ -1,7 +1,6 @@
 """The two bit tasks of the paper: generated, endless, seeded."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from string import ascii_lowercase
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
-from fpt_lightning.data.loading import ENDLESS, BatchDataset, generator_of
+from fpt_lightning.data.loading import ENDLESS, BatchDataset, CountedStream
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
 from fpt_lightning.errors import UsageError
 
@@ -81,35 +80,11 @@ class BitTask(FPTDataModule):
 
     def dataset(self, split: Split) -> BatchDataset:
         seed = self.seed if split == "train" else EVALUATION_KEY
-        return BitStream(self, (seed, SPLITS.index(split)), self.lengths[split])
+        return CountedStream(self.batch, self.draws, (seed, SPLITS.index(split)), self.lengths[split])
 
     def facts(self) -> dict[str, Any]:
         """The sizes; the training stream also depends on the run's seed, which a result names itself."""
         return {"n": self.n, "patterns": self.patterns, "patch_size": self.patch_size, "lengths": self.lengths}
-
-
-class BitStream(BatchDataset):
-    """A counted stream of examples: the key names the stream, the count the example.
-
-    Args:
-        task: Makes examples of uniform numbers.
-        key: Seed and split; two streams with different keys are independent.
-        length: Examples in the stream (an epoch of it, where it is endless).
-    """
-
-    def __init__(self, task: BitTask, key: tuple[int, int], length: int) -> None:
-        self.task = task
-        self.key = np.array(key, dtype=np.uint64)
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        uniform = np.empty((len(indices), self.task.draws))
-        for row, index in zip(uniform, indices, strict=True):
-            generator_of(self.key, index).random(out=row)
-        return self.task.batch(uniform)
 
 
 class BitMemory(BitTask):

@@ -81,12 +81,6 @@ class ElementSequences(NamedTuple):
 def read_sequences(source: TableSource, table: Any, columns: Sequence[str], kind: Kind) -> ElementSequences:
     """Reads the sequence of every row: from one column that holds it, or from several that hold an element each.
 
-    Args:
-        source: Where the table comes from.
-        table: A ``pyarrow.Table`` with these columns.
-        columns: The columns.
-        kind: What an element is.
-
     Raises:
         FPTError: If a cell is empty or not of that kind.
     """

@@ -179,23 +179,14 @@ class ListOps(FPTDataModule):
 
     def _make(self) -> Tensors:
         rank_zero_info(f"listops: {'generating' if self.source is None else 'reading'} examples, once")
-        made = self._generate() if self.source is None else self._read_source(self.source)
+        if self.source is None:
+            made = self._generate()
+        else:
+            made = {split: read_official(Path(self.source) / name) for split, name in FILES.items()}
         return {name: tensor for split in SPLITS for name, tensor in made[split].as_tensors(f"{split}.").items()}
 
     def _generate(self) -> dict[Split, LabelledSequences]:
-        from tqdm import tqdm
-
-        total = sum(self.sizes.values())
-        with tqdm(total=total, desc="listops", unit=" examples", disable=None) as bar:
-            made = self.grammar.generate(total, self.generator_seed, bar.update)
+        made = self.grammar.generate(sum(self.sizes.values()), self.generator_seed)
         rows = np.cumsum(list(self.sizes.values()))[:-1]
         parts = (np.split(made.values, made.starts[rows]), np.split(made.lengths, rows), np.split(made.targets, rows))
         return dict(zip(self.sizes, map(LabelledSequences, *parts), strict=True))
-
-    def _read_source(self, source: str) -> dict[Split, LabelledSequences]:
-        from tqdm import tqdm
-
-        paths = {split: Path(source) / name for split, name in FILES.items()}
-        size = sum(path.stat().st_size for path in paths.values())
-        with tqdm(total=size, desc="listops", unit="B", unit_scale=True, disable=None) as bar:
-            return {split: read_official(path, bar.update) for split, path in paths.items()}

@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +128,11 @@ def require_lmdb() -> None:
     Raises:
         FPTError: If the package is not installed.
     """
-    try:
-        import lmdb  # noqa: F401
-    except ImportError as error:
+    if find_spec("lmdb") is None:
         raise FPTError(
             "TAPE's LMDB files need a package that is missing: pip install 'fpt-lightning[proteins]'.\n"
             "Without it, put TAPE's JSON files into data.root."
-        ) from error
+        )
 
 
 def _lmdb_records(folder: Path) -> Iterator[tuple[str, Any]]:
