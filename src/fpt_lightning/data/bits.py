@@ -1,7 +1,6 @@
 """The two bit tasks of the paper: generated, endless, seeded."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from string import ascii_lowercase
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
-from fpt_lightning.data.loading import ENDLESS, BatchDataset, generator_of
+from fpt_lightning.data.loading import ENDLESS, BatchDataset, CountedStream
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
 from fpt_lightning.errors import UsageError
 
@@ -27,12 +26,11 @@ class BitTask(FPTDataModule):
         n: Bits in a string.
         patterns: Strings in an example.
         patch_size: Bits in a token; divides ``n``.
+        strings: Strings that the model reads.
+        draws: Uniform numbers that one example uses up.
         validation_examples: Examples in the validation split.
         test_examples: Examples in the test split.
         kwargs: Those of :class:`FPTDataModule`; ``root`` is unused, nothing is stored.
-
-    Raises:
-        UsageError: If a size is below 1 or ``patch_size`` does not divide ``n``.
     """
 
     name: str
@@ -43,6 +41,8 @@ class BitTask(FPTDataModule):
         n: int,
         patterns: int,
         patch_size: int,
+        strings: int,
+        draws: int,
         validation_examples: int = 1000,
         test_examples: int = 1000,
         **kwargs: Any,
@@ -51,6 +51,8 @@ class BitTask(FPTDataModule):
         self.n = n
         self.patterns = patterns
         self.patch_size = patch_size
+        self.strings = strings
+        self.draws = draws
         self.lengths = {"train": ENDLESS, "validation": validation_examples, "test": test_examples}
         at_least(1, n=n, patterns=patterns, patch_size=patch_size)
         at_least(1, validation_examples=validation_examples, test_examples=test_examples)
@@ -72,51 +74,17 @@ class BitTask(FPTDataModule):
             answers_per_token=self.patch_size,
         )
 
-    @property
-    @abstractmethod
-    def strings(self) -> int:
-        """Strings that the model reads."""
-
-    @property
-    @abstractmethod
-    def draws(self) -> int:
-        """Uniform numbers that one example uses up."""
-
     @abstractmethod
     def batch(self, uniform: np.ndarray) -> Batch:
         """Makes examples of uniform numbers ``[batch, draws]``."""
 
     def dataset(self, split: Split) -> BatchDataset:
         seed = self.seed if split == "train" else EVALUATION_KEY
-        return BitStream(self, (seed, SPLITS.index(split)), self.lengths[split])
+        return CountedStream(self.batch, self.draws, (seed, SPLITS.index(split)), self.lengths[split])
 
     def facts(self) -> dict[str, Any]:
         """The sizes; the training stream also depends on the run's seed, which a result names itself."""
         return {"n": self.n, "patterns": self.patterns, "patch_size": self.patch_size, "lengths": self.lengths}
-
-
-class BitStream(BatchDataset):
-    """A counted stream of examples: the key names the stream, the count the example.
-
-    Args:
-        task: Makes examples of uniform numbers.
-        key: Seed and split; two streams with different keys are independent.
-        length: Examples in the stream (an epoch of it, where it is endless).
-    """
-
-    def __init__(self, task: BitTask, key: tuple[int, int], length: int) -> None:
-        self.task = task
-        self.key = np.array(key, dtype=np.uint64)
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        uniform = np.empty((len(indices), self.task.draws))
-        for row, index in zip(uniform, indices, strict=True):
-            generator_of(self.key, index).random(out=row)
-        return self.task.batch(uniform)
 
 
 class BitMemory(BitTask):
@@ -130,16 +98,8 @@ class BitMemory(BitTask):
     name = "bit_memory"
 
     def __init__(self, n: int = 1000, patterns: int = 5, patch_size: int = 50, **kwargs: Any) -> None:
-        super().__init__(n, patterns, patch_size, **kwargs)
-
-    @property
-    def strings(self) -> int:
-        return self.patterns + 1  # the one that is asked for
-
-    @property
-    def draws(self) -> int:
-        """The strings, which of them comes again, and which of its bits are hidden."""
-        return self.patterns * self.n + 1 + self.n
+        # the strings, which of them comes again, and which of its bits are hidden
+        super().__init__(n, patterns, patch_size, strings=patterns + 1, draws=patterns * n + 1 + n, **kwargs)
 
     def batch(self, uniform: np.ndarray) -> Batch:
         """Tokens ``[batch, 120, 50]`` in {-1, 0, +1}, target ``[batch, 1000]`` in {0, 1}, at the paper's sizes."""
@@ -183,15 +143,7 @@ class BitXOR(BitTask):
     name = "bit_xor"
 
     def __init__(self, n: int = 5, patterns: int = 2, patch_size: int = 1, **kwargs: Any) -> None:
-        super().__init__(n, patterns, patch_size, **kwargs)
-
-    @property
-    def strings(self) -> int:
-        return self.patterns
-
-    @property
-    def draws(self) -> int:
-        return self.patterns * self.n
+        super().__init__(n, patterns, patch_size, strings=patterns, draws=patterns * n, **kwargs)
 
     def batch(self, uniform: np.ndarray) -> Batch:
         """Tokens ``[batch, 10, 1]`` and target ``[batch, 5]``, both in {0, 1}, at the paper's sizes."""

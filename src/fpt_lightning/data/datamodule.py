@@ -34,6 +34,9 @@ class FPTDataModule(L.LightningDataModule):
         seed: Seed of the training stream; the command line links it to ``seed_everything``.
         cache_folder: Where what takes long to make of the data is kept for the next start; by default
             ``fpt-lightning`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. Where it cannot be written, every start makes it.
+
+    Raises:
+        UsageError: If options make no sense, alone or together; data that is wrong is an FPTError of ``prepare_data``.
     """
 
     shuffle = True

@@ -46,6 +46,12 @@ class RemoteFile:
         if not self.urls:
             raise ValueError(f"{self.name}: no address")
 
+    def digest(self, path: Path) -> str:
+        """What the checksum of this kind would be if a path were the file."""
+        kind = self.checksum.partition(":")[0]
+        with path.open("rb") as content:
+            return f"{kind}:{hashlib.file_digest(content, kind).hexdigest()}"
+
 
 class TransferError(OSError):
     """A mirror answered, but not with the file."""
@@ -67,23 +73,19 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
     from filelock import FileLock
 
     target = folder / file.name
-    if target.is_file():
-        return _verified(target, file)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{file.name}.lock"):
-            if target.is_file():  # another process was faster
-                return _verified(target, file)
-            part = folder / f"{file.name}.part"
-            reasons = _fill(part, file)
-            if reasons is None:
-                return part.replace(target)
+        if not target.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f".{file.name}.lock"):
+                if not target.is_file():  # no other process was faster
+                    part = folder / f"{file.name}.part"
+                    _complete(part, file)
+                    return part.replace(target)
     except OSError as error:
         raise FPTError(f"{target} cannot be written: {error.strerror or error}") from error
-    raise FPTError(
-        f"{file.name} could not be fetched: {'; '.join(reasons)}.\n"
-        f"Run again to go on, or put the file into {folder} by hand."
-    )
+    if (digest := file.digest(target)) != file.checksum:
+        raise FPTError(f"{target} has {digest} where {file.checksum} is expected; delete it and run again")
+    return target
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -125,29 +127,30 @@ def _faults_named(archive: Path, target: Path) -> Iterator[None]:
         raise FPTError(f"{archive} cannot be unpacked into {target}: {error.strerror or error}") from error
 
 
-def _fill(part: Path, file: RemoteFile) -> list[str] | None:
-    """Completes a part; returns why each mirror failed, or None once the whole is there."""
-    if part.is_file() and _digest(part, file) == file.checksum:  # an earlier process ended before it was renamed
+def _complete(part: Path, file: RemoteFile) -> None:
+    """Fetches what is missing of a file, from the first mirror that has it."""
+    if part.is_file() and file.digest(part) == file.checksum:  # an earlier process ended before it was renamed
         return None
     reasons = []
     for url in file.urls:
         try:
-            _fill_from(url, part, file)
+            return _complete_from(url, part, file)
         except TransferError as error:
             reasons.append(f"{url} ({textwrap.shorten(str(error), 120)})")
-        else:
-            return None
-    return reasons
+    raise FPTError(
+        f"{file.name} could not be fetched: {'; '.join(reasons)}.\n"
+        f"Run again to go on, or put the file into {part.parent} by hand."
+    )
 
 
-def _fill_from(url: str, part: Path, file: RemoteFile) -> None:
+def _complete_from(url: str, part: Path, file: RemoteFile) -> None:
     continued = _transfer(url, part)
-    if _digest(part, file) == file.checksum:
+    if file.digest(part) == file.checksum:
         return
     part.unlink()
     if not continued:
         raise TransferError(f"not the file: its {file.checksum.partition(':')[0]} is another")
-    _fill_from(url, part, file)  # what was there before was not this file's beginning
+    _complete_from(url, part, file)  # what was there before was not this file's beginning
 
 
 def _transfer(url: str, part: Path) -> bool:
@@ -170,7 +173,7 @@ def _transfer(url: str, part: Path) -> bool:
             # disable=None: no bar where nobody watches
             tqdm(total=total, initial=out.tell(), desc=part.stem, unit="B", unit_scale=True, disable=None) as bar,
         ):
-            while chunk := _read(response):
+            for chunk in _chunks(response):
                 out.write(chunk)
                 bar.update(len(chunk))
             arrived = out.tell()
@@ -193,20 +196,9 @@ def _ask(url: str, start: int) -> HTTPResponse | None:
     return response
 
 
-def _read(response: HTTPResponse) -> bytes:
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
     try:
-        return response.read(CHUNK_BYTES)
+        while chunk := response.read(CHUNK_BYTES):
+            yield chunk
     except (OSError, HTTPException) as error:
         raise TransferError(f"broke off: {error}") from error
-
-
-def _verified(path: Path, file: RemoteFile) -> Path:
-    if (digest := _digest(path, file)) != file.checksum:
-        raise FPTError(f"{path} has {digest} where {file.checksum} is expected; delete it and run again")
-    return path
-
-
-def _digest(path: Path, file: RemoteFile) -> str:
-    kind = file.checksum.partition(":")[0]
-    with path.open("rb") as content:
-        return f"{kind}:{hashlib.file_digest(content, kind).hexdigest()}"

@@ -1,7 +1,7 @@
 """Which examples a process sees, in which order, and where it stopped."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,35 @@ class BatchDataset(Dataset[Any], ABC):
         return self.__getitems__([index])
 
 
-def generator_of(key: np.ndarray, index: int) -> np.random.Generator:
-    """The random numbers of one example of a stream: a function of its key ``[2]`` uint64 and its index alone.
+class CountedStream(BatchDataset):
+    """A stream whose example i is made of random numbers that are a function of the stream's key and i alone.
 
-    Philox makes four 64-bit words a count; an example starts on a count of its own, so it may draw any number of words.
+    Philox makes four 64-bit words a count; an example starts on a count of its own, so it may use up any number.
+
+    Args:
+        make: Makes a batch of numbers ``[batch, draws]`` in [0, 1).
+        draws: Numbers that an example uses up.
+        key: Two numbers below 2**64; streams with different keys are independent.
+        length: Examples in the stream (an epoch of it, where it is endless).
     """
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, index, 0, 0], dtype=np.uint64)))
+
+    def __init__(
+        self, make: Callable[[np.ndarray], Any], draws: int, key: tuple[int, int], length: int = ENDLESS
+    ) -> None:
+        self.make = make
+        self.draws = draws
+        self.key = np.array(key, dtype=np.uint64)
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        uniform = np.empty((len(indices), self.draws))
+        for row, index in zip(uniform, indices, strict=True):
+            counter = np.array([0, index, 0, 0], dtype=np.uint64)
+            np.random.Generator(np.random.Philox(key=self.key, counter=counter)).random(out=row)
+        return self.make(uniform)
 
 
 class GlobalBatchSampler(DistributedSampler[int]):

@@ -85,8 +85,7 @@ class SequenceTable(BatchDataset):
     """Sequences end to end in one tensor; a batch is padded to its longest.
 
     Args:
-        values: ``[tokens of all examples]`` ids of any integer type, or ``[tokens of all examples, token_width]``
-            float.
+        values: Those of :class:`LabelledSequences`, in single precision.
         lengths: ``[examples]`` int64, the tokens of each.
         targets: ``[examples, answers]``.
     """

@@ -124,12 +124,13 @@ def test_a_wrong_record_is_named(tmp_path: Path, kind: str, case: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not TAPE's JSON: a list"),
+        (b"", "line 1 column 1: Expecting value"),
         (b"{}", "not TAPE's JSON: a list"),
         (b" [ ]", "has no records"),
         (b"[{]", "line 1 column 3: Expecting property name"),
-        (b'[{"primary": "A", "fold_label": 1}\n {', "line 2 column 2: Expecting ',' or ']'"),
+        (b'[{"primary": "A", "fold_label": 1}\n {', "line 2 column 2: Expecting ',' delimiter"),
         (b'[{"primary": "A", "fold_label": 1},\n', "line 2 column 1: Expecting value"),
+        (b'[{"primary": "A", "fold_label": 1}] [', "line 1 column 37: Extra data"),
         (b'[{"primary": "\xff"}]', "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
     ],

@@ -81,12 +81,6 @@ class ElementSequences(NamedTuple):
 def read_sequences(source: TableSource, table: Any, columns: Sequence[str], kind: Kind) -> ElementSequences:
     """Reads the sequence of every row: from one column that holds it, or from several that hold an element each.
 
-    Args:
-        source: Where the table comes from.
-        table: A ``pyarrow.Table`` with these columns.
-        columns: The columns.
-        kind: What an element is.
-
     Raises:
         FPTError: If a cell is empty or not of that kind.
     """
@@ -95,31 +89,21 @@ def read_sequences(source: TableSource, table: Any, columns: Sequence[str], kind
     column = columns[0]
     fault = partial(source.fault, column)
     values = _plain(table[column])
-    split = _split(values, kind, fault)
-    if split is None:  # one number or id a row
+    cells = _split(values, kind, fault)
+    if cells is None:  # one number or id a row
         return ElementSequences(_elements(values, kind, fault), np.ones(len(values), dtype=np.int64))
-    return ElementSequences(
-        _elements(split.values, kind, lambda element, what: fault(split.row_of(element), what)), split[1]
-    )
+    elements = _elements(cells.values, kind, lambda element, what: fault(cells.row_of(element), what))
+    return cells._replace(values=elements)
 
 
-def read_labels(source: TableSource, table: Any, column: str) -> Any:
-    """Reads a column of class labels as text: a ``pyarrow`` array.
-
-    Raises:
-        FPTError: If a cell is empty.
-    """
-    return _elements(table[column], "words", partial(source.fault, column))
-
-
-def read_numbers(source: TableSource, table: Any, column: str) -> np.ndarray:
-    """Reads a column of numbers: ``[rows]`` float64.
+def read_targets(source: TableSource, table: Any, column: str, kind: Kind) -> Any:
+    """Reads a column of numbers as float64 ``[rows]``, or one of class labels ("words") as ``pyarrow`` text ``[rows]``.
 
     Raises:
-        FPTError: If a cell is empty or no finite number.
+        FPTError: If a cell is empty or not of that kind.
     """
-    values = _elements(table[column], "numbers", partial(source.fault, column))
-    return np.asarray(values.to_numpy(zero_copy_only=False))
+    values = _elements(table[column], kind, partial(source.fault, column))
+    return values.to_numpy(zero_copy_only=False) if kind == "numbers" else values
 
 
 def _across(source: TableSource, table: Any, columns: Sequence[str], kind: Kind) -> ElementSequences:
@@ -141,9 +125,11 @@ def _split(values: Any, kind: Kind, fault: Fault) -> ElementSequences | None:
         values = values if kind == "characters" else pc.utf8_trim_whitespace(values)
         if (empty := _first(pc.fill_null(pc.equal(values, ""), True))) is not None:
             raise fault(empty, "the sequence is empty")
-        lists = pc.utf8_split_whitespace(values)
-        if kind == "characters":
-            lists = pa.array([list(text) for text in values.to_pylist()], pa.large_list(pa.large_string()))
+        lists = (
+            pa.array([list(text) for text in values.to_pylist()], pa.large_list(pa.large_string()))
+            if kind == "characters"
+            else pc.utf8_split_whitespace(values)
+        )
     elif types.is_list(values.type) or types.is_large_list(values.type) or types.is_fixed_size_list(values.type):
         lists = values
     else:

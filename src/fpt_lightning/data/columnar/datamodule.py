@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fpt_lightning.data.columnar.columns import Kind, TableSource, read_labels, read_numbers, read_sequences
+from fpt_lightning.data.columnar.columns import Kind, TableSource, read_sequences, read_targets
 from fpt_lightning.data.columnar.encoding import Codes, Columns, mean_and_std, standardized
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least, proper_shares
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
@@ -58,10 +58,6 @@ class TableTask(FPTDataModule):
         name: The task's name in results; that of the data by default.
         root: Folder in which the data is looked for.
         kwargs: Those of :class:`FPTDataModule`.
-
-    Raises:
-        UsageError: If the options contradict each other.
-        FPTError: If the package that reads the data is missing.
     """
 
     PACKAGE, EXTRA = "pyarrow", "tables"
@@ -172,13 +168,12 @@ class TableTask(FPTDataModule):
             what = f"{sequences.lengths[row]} numbers, which data.token_width {self.token_width} does not divide"
             raise source.fault(inputs[0], row, what)
         limit = self.limit * self.token_width if self.limit is not None else int(sequences.lengths.max())
-        read = read_numbers if self.regression else read_labels
         return Columns(
             source=source,
             inputs=inputs,
             target=self.target_column,
             sequences=sequences.shortened(limit),
-            targets=read(source, table, self.target_column),
+            targets=read_targets(source, table, self.target_column, "numbers" if self.regression else "words"),
             shortened=int((sequences.lengths > limit).sum()),
         )
 

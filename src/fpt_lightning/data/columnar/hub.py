@@ -47,11 +47,7 @@ class HubDataset(TableTask):
         self.path = path
         self.subset = subset
         self.revision = revision
-        self.names: dict[Split, str | None] = {
-            "train": train_split,
-            "validation": validation_split,
-            "test": test_split,
-        }
+        self.names: dict[Split, str | None] = {"train": train_split, "validation": validation_split, "test": test_split}
 
     @property
     def default_name(self) -> str:

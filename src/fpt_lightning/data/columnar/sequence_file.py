@@ -53,11 +53,7 @@ class SequenceFile(TableTask):
 
 
 def open_table(path: Path, delimiter: str | None = None) -> TableSource:
-    """Opens a file with a table, whose first line names the columns.
-
-    Args:
-        path: A ``.csv``, ``.tsv`` or ``.parquet`` file.
-        delimiter: What separates the cells of a text file; by default a comma, or a tab in ``.tsv``.
+    """Opens a ``.csv``, ``.tsv`` or ``.parquet`` file.
 
     Raises:
         UsageError: If the ending of the name is of another format.

@@ -32,19 +32,12 @@ class Augmentation:
 
         Row i is a function of seed, epoch and i alone: neither processes nor workers, order or resuming change it.
 
-        Args:
-            seed: Seed of the run.
-            epoch: Number of the epoch.
-            images: How many images there are.
-            image_size: Pixels along a side.
-
         Returns:
             ``[images, 2, 3]`` maps for :func:`warp`.
         """
         # Philox makes the same numbers everywhere; four an image, in the order of the images
-        uniform = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))).random(
-            (images, 4)
-        )
+        philox = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
+        uniform = np.random.Generator(philox).random((images, 4))
         shift = np.floor(uniform[:, :2] * (2 * self.padding + 1)).astype(np.int64) - self.padding
         flipped = (uniform[:, 2] < 0.5) & self.flip
         angle = (2 * uniform[:, 3] - 1) * self.degrees
@@ -73,14 +66,9 @@ def maps(shift: torch.Tensor, flipped: torch.Tensor, degrees: torch.Tensor, imag
 
 
 def warp(images: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
-    """Takes every pixel of the result from the nearest one of the image.
+    """Takes every pixel of the result from the nearest one of images ``[batch, channels, size, size]`` float.
 
-    Args:
-        images: ``[batch, channels, size, size]`` float.
-        affine: ``[batch, 2, 3]`` of :func:`maps`.
-
-    Returns:
-        ``[batch, channels, size, size]``; black (0) what the crop or the image did not hold.
+    ``affine`` is ``[batch, 2, 3]`` of :func:`maps`; black (0) is what the crop or the image did not hold.
     """
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)  # [batch, size, size, 2]
     # what the crop cut off stays cut off, though the image would have it

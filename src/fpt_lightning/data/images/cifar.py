@@ -25,9 +25,6 @@ class CIFAR10(PublishedImages):
         patch_size: Pixels along a patch's side; divides 32.
         augment: Crop, flip and rotate training images.
         kwargs: Those of :class:`PublishedImages`; ``root`` holds ``cifar-10-batches-py/``.
-
-    Raises:
-        UsageError: If ``patch_size`` does not divide 32.
     """
 
     name = "cifar"
@@ -100,9 +97,6 @@ class CIFAR10LRA(CIFAR10):
         patch_size: Pixels along a patch's side; divides 32.
         augment: Crop, flip and rotate training images.
         kwargs: Those of :class:`CIFAR10`.
-
-    Raises:
-        UsageError: If ``patch_size`` does not divide 32.
     """
 
     name = "cifar_lra"

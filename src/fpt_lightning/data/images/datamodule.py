@@ -67,15 +67,7 @@ class ImageSplit(BatchDataset):
 
 
 def to_patches(images: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Cuts images into square patches, row by row.
-
-    Args:
-        images: ``[batch, channels, height, width]``.
-        patch_size: Pixels along a patch's side.
-
-    Returns:
-        ``[batch, patches, channels * patch_size**2]``.
-    """
+    """Cuts images ``[batch, channels, height, width]`` row by row: ``[batch, patches, channels * patch_size**2]``."""
     # not F.unfold: on a GPU that is a kernel an image
     cut = images.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))  # [batch, channels, rows, p, columns, p]
     return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
@@ -101,9 +93,6 @@ class ImageTask(FPTDataModule):
         channels: 1 for grey, 3 for colour.
         image_size: Pixels along a side.
         augmentation: What happens to training images; None for nothing.
-
-    Raises:
-        UsageError: If ``patch_size`` does not divide ``image_size``.
     """
 
     name: str

@@ -54,14 +54,14 @@ def split_folders(root: Path) -> dict[Split | None, Path]:
     # a class may be called 'train', too: then images lie right in it
     if not (root / "train").is_dir() or not _folders(root / "train"):
         return {None: root}
-    found: dict[Split | None, Path] = {}
+    folders: dict[Split | None, Path] = {}
     for split, names in SPLIT_FOLDERS.items():
         there = [root / name for name in names if (root / name).is_dir()]
         if len(there) > 1:
             raise FPTError(f"{there[0]} and {there[1]} would both be the validation split; take one away")
         if there:
-            found[split] = there[0]
-    return found
+            folders[split] = there[0]
+    return folders
 
 
 def find_classes(root: Path) -> list[str]:
@@ -124,12 +124,7 @@ def file_states(root: Path, files: Sequence[ImageFile]) -> list[tuple[str, int, 
 
 
 def decode(files: Sequence[ImageFile], image_size: int, *, grey: bool) -> torch.Tensor:
-    """Reads images in as many processes as there are cores, with a progress bar where somebody watches.
-
-    Args:
-        files: The files.
-        image_size: Pixels along a side, see :func:`read_image`.
-        grey: One channel instead of three.
+    """Reads images as :func:`read_image` does, in as many processes as there are cores.
 
     Returns:
         ``[files, channels, image_size, image_size]`` uint8.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fpt_lightning.data.cache import Tensors, cache_file, content_hash, kept
+from fpt_lightning.data.cache import cache_file, content_hash, kept
 from fpt_lightning.data.datamodule import SPLITS, Split, proper_shares
 from fpt_lightning.data.images.augmentation import Augmentation
 from fpt_lightning.data.images.datamodule import ImageTable, ImageTask
@@ -36,10 +36,6 @@ class ImageFolder(ImageTask):
         validation_share: Share of the training images set aside for validation, where ``root`` has no folder for it.
         test_share: Share of all images set aside for the test, likewise.
         kwargs: Those of :class:`ImageTask`.
-
-    Raises:
-        UsageError: If there is no ``root``, or sizes or shares make no sense.
-        FPTError: If ``root`` does not hold images in that order, or one of them cannot be read.
     """
 
     name = "image_folder"
@@ -88,11 +84,8 @@ class ImageFolder(ImageTask):
         root = Path(self.root)
         place = cache_file(self.cache_folder, "images", root.resolve(), self.image_size, self.grey)
         key = [READER_VERSION, self.image_size, self.grey, file_states(root, self.files)]
-        pixels = kept(place, key, self._decoded)["pixels"]
-        return ImageTable(pixels, torch.tensor([file.label for file in self.files]))
-
-    def _decoded(self) -> Tensors:
-        return {"pixels": decode(self.files, self.image_size, grey=self.grey)}
+        tensors = kept(place, key, lambda: {"pixels": decode(self.files, self.image_size, grey=self.grey)})
+        return ImageTable(tensors["pixels"], torch.tensor([file.label for file in self.files]))
 
     def rows(self, split: Split) -> torch.Tensor:
         """The images of a split's folder, or what is cut from the others.

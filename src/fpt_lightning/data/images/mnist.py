@@ -26,9 +26,6 @@ class MNIST(PublishedImages):
         image_size: Pixels along a side after padding with black; at least 28.
         patch_size: Pixels along a patch's side; divides ``image_size``.
         kwargs: Those of :class:`PublishedImages`; ``root`` holds ``MNIST/raw/``.
-
-    Raises:
-        UsageError: If the sizes do not fit each other.
     """
 
     name = "mnist"
@@ -49,10 +46,6 @@ class MNIST(PublishedImages):
         "t10k-images-idx3-ubyte": "md5:9fb629c4189551a2d022fa330f9573f3",
         "t10k-labels-idx1-ubyte": "md5:ec29112dd5afa0611ce80d1b7f02629c",
     }
-    FILES: tuple[tuple[str, str], ...] = (
-        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-        ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-    )
 
     def __init__(self, image_size: int = 32, patch_size: int = 4, **kwargs: Any) -> None:
         if image_size < self.SIDE or (image_size - self.SIDE) % 2:
@@ -72,9 +65,10 @@ class MNIST(PublishedImages):
 
     def verify(self) -> None:
         """Checks that each file is as long as its header says."""
-        for images, labels in self.FILES:
-            if (count := _check_idx(self.folder / images)) != _check_idx(self.folder / labels):
-                raise FPTError(f"{self.folder / labels} does not have {count} labels, one for each image of {images}")
+        for part in ("train", "t10k"):
+            images, labels = (self.folder / f"{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
+            if (count := _check_idx(images)) != _check_idx(labels):
+                raise FPTError(f"{labels} does not have {count} labels, one for each image of {images.name}")
 
     def load_part(self, *, train: bool) -> ImageTable:
         from torchvision import datasets  # seconds to import
@@ -89,9 +83,6 @@ def _check_idx(path: Path) -> int:
 
     Returns:
         The number of items in the file.
-
-    Raises:
-        FPTError: If the file is not idx data of bytes or not as long as its header says.
     """
     with path.open("rb") as file:
         magic = file.read(4)

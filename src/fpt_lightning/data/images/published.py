@@ -30,9 +30,6 @@ class PublishedImages(ImageTask):
         advice: What a user does by hand where files cannot be fetched.
         mean: Mean of each channel, of pixels between 0 and 1.
         std: Standard deviation of each channel, likewise.
-
-    Raises:
-        UsageError: If there would be no validation examples, or ``patch_size`` does not divide ``image_size``.
     """
 
     title: str
@@ -61,30 +58,17 @@ class PublishedImages(ImageTask):
 
     @abstractmethod
     def fetch(self) -> None:
-        """Brings the files from their mirrors.
-
-        Raises:
-            FPTError: If no mirror has one.
-        """
+        """Brings the files from their mirrors; an FPTError names one that no mirror has."""
 
     @abstractmethod
     def verify(self) -> None:
-        """Checks the unpacked files.
-
-        Raises:
-            FPTError: If one is not what it should be.
-        """
+        """Checks the unpacked files; an FPTError names one that is not what it should be."""
 
     @abstractmethod
     def load_part(self, *, train: bool) -> ImageTable:
         """Reads the training or the test images."""
 
     def prepare_data(self) -> None:
-        """Fetches missing files and checks them.
-
-        Raises:
-            FPTError: If a file is missing and cannot be fetched, or is not what it should be.
-        """
         missing = [name for name in self.files if not (self.folder / name).is_file()]
         if missing and not self.download:
             where = f"not found in {self.folder} and data.download is false"

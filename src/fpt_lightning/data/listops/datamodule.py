@@ -9,7 +9,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from fpt_lightning.data.cache import Tensors, cache_file, content_hash, kept
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
 from fpt_lightning.data.listops.files import FILES, READER_VERSION, read_official, source_hash
 from fpt_lightning.data.listops.grammar import CLOSE, GENERATOR_VERSION, WORDS, Grammar
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
@@ -52,9 +52,6 @@ class ListOps(FPTDataModule):
         max_arguments: Most arguments of an operator; the fewest are 2.
         generator_seed: Seed of the generated examples; the same for all runs that are compared.
         kwargs: Those of :class:`FPTDataModule`; ``root`` is unused.
-
-    Raises:
-        UsageError: If the parameters allow no examples or contradict each other.
     """
 
     CLASSES = 10
@@ -85,20 +82,15 @@ class ListOps(FPTDataModule):
         }
         self.grammar = Grammar(min_length, max_length, max_depth, max_arguments)
         self.generator_seed = generator_seed
-        for split, size in self.sizes.items():
-            if size < 1:
-                raise UsageError(f"data.{split}_examples must be at least 1, got {size}")
+        at_least(1, **{f"{split}_examples": size for split, size in self.sizes.items()}, limit=limit)
+        at_least(0, generator_seed=generator_seed)
         if behaviour not in get_args(Behaviour):
             known = get_args(Behaviour)
             raise UsageError(f"data.behaviour is one of {', '.join(known)}{did_you_mean(behaviour, known)}")
-        if limit < 1:
-            raise UsageError(f"data.limit must be at least 1, got {limit}")
         if behaviour == "as_released" and limit != LIMIT:
             raise UsageError(
                 f"data.limit belongs to data.behaviour correct; as_released reads {RELEASED_LENGTH} tokens"
             )
-        if generator_seed < 0:
-            raise UsageError(f"data.generator_seed must be at least 0, got {generator_seed}")
 
     @property
     def as_released(self) -> bool:
@@ -187,23 +179,14 @@ class ListOps(FPTDataModule):
 
     def _make(self) -> Tensors:
         rank_zero_info(f"listops: {'generating' if self.source is None else 'reading'} examples, once")
-        made = self._generate() if self.source is None else self._read_source(self.source)
+        if self.source is None:
+            made = self._generate()
+        else:
+            made = {split: read_official(Path(self.source) / name) for split, name in FILES.items()}
         return {name: tensor for split in SPLITS for name, tensor in made[split].as_tensors(f"{split}.").items()}
 
     def _generate(self) -> dict[Split, LabelledSequences]:
-        from tqdm import tqdm
-
-        total = sum(self.sizes.values())
-        with tqdm(total=total, desc="listops", unit=" examples", disable=None) as bar:
-            made = self.grammar.generate(total, self.generator_seed, bar.update)
+        made = self.grammar.generate(sum(self.sizes.values()), self.generator_seed)
         rows = np.cumsum(list(self.sizes.values()))[:-1]
         parts = (np.split(made.values, made.starts[rows]), np.split(made.lengths, rows), np.split(made.targets, rows))
         return dict(zip(self.sizes, map(LabelledSequences, *parts), strict=True))
-
-    def _read_source(self, source: str) -> dict[Split, LabelledSequences]:
-        from tqdm import tqdm
-
-        paths = {split: Path(source) / name for split, name in FILES.items()}
-        size = sum(path.stat().st_size for path in paths.values())
-        with tqdm(total=size, desc="listops", unit="B", unit_scale=True, disable=None) as bar:
-            return {split: read_official(path, bar.update) for split, path in paths.items()}

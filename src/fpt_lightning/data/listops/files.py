@@ -1,6 +1,5 @@
 """The files of Long Range Arena's ListOps."""
 
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -16,35 +15,31 @@ FILES: dict[Split, str] = {"train": "basic_train.tsv", "validation": "basic_val.
 READER_VERSION = 1
 """Changes whenever the same files give other tokens, or something is refused that was not before."""
 
-Progress = Callable[[int], object]
-
 _HEADER = b"Source\tTarget"
 _IDS = {word.encode(): index for index, word in enumerate(WORDS)}
 _BLOCK = 1000  # lines that are evaluated together
 
 
-def read_official(path: Path, progress: Progress = lambda size: None) -> LabelledSequences:
+def read_official(path: Path) -> LabelledSequences:
     """Reads a file of Long Range Arena and recomputes every target.
 
     A line holds an expression, a tab and its value: ``( ( ( [MAX 4 ) 3 ) ] )``, tab, ``4``. Parentheses only repeat
     what the brackets say and are no tokens, as in Long Range Arena's own pipeline.
 
-    Args:
-        path: ``basic_train.tsv`` or one of its kind.
-        progress: Called with the bytes read from time to time.
-
     Raises:
         FPTError: If a line is cut short, is no expression, or does not have the value it says.
     """
-    blocks: list[LabelledSequences] = []
-    with path.open("rb") as file:
+    from tqdm import tqdm
+
+    size, blocks = path.stat().st_size, []
+    with path.open("rb") as file, tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
         if file.readline(100).rstrip(b"\r\n") != _HEADER:
             raise _refusal(path, 1, "the header must be Source, tab, Target")
         number = 2
         while lines := list(islice(file, _BLOCK)):
             blocks.append(_read_block(path, number, lines))
             number += len(lines)
-            progress(sum(map(len, lines)))
+            bar.update(sum(map(len, lines)))
     if not blocks:
         raise _refusal(path, 2, "there are no examples")
     return LabelledSequences(*(np.concatenate(arrays) for arrays in zip(*blocks, strict=True)))

@@ -1,6 +1,5 @@
 """The grammar of ListOps: its words, what an expression is worth, and random expressions of it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,43 +170,35 @@ class Grammar:
         kept = np.flatnonzero(lengths > self.min_length)
         return grown.T[kept][np.arange(self.max_length - 1) < lengths[kept, None]], lengths[kept]
 
-    def generate(
-        self, examples: int, seed: int, progress: Callable[[int], object] = lambda new: None
-    ) -> LabelledSequences:
+    def generate(self, examples: int, seed: int) -> LabelledSequences:
         """Distinct random examples in random order; a function of the parameters, their number and the seed.
-
-        Args:
-            examples: How many.
-            seed: Seed of numpy's Philox.
-            progress: Called with the number of new examples from time to time.
 
         Raises:
             UsageError: If there are hardly so many different ones.
         """
+        from tqdm import tqdm
+
         generator = np.random.Generator(np.random.Philox(seed))
-        found: dict[bytes, int] = {}
-        while len(found) < examples:
-            before = len(found)
-            tokens, lengths = self.sample(generator)
-            rows = np.split(tokens, np.cumsum(lengths))[:-1]
-            for row, target in zip(rows, evaluate(tokens, lengths).tolist(), strict=True):
-                found[row.tobytes()] = target
-            if (len(found) - before) * RAREST < self.trees and len(found) < examples:
-                raise UsageError(_too_few(self, examples, len(found)))
-            progress(min(len(found), examples) - before)
+        drawn: dict[bytes, int] = {}  # what each expression is worth
+        with tqdm(total=examples, desc="listops", unit=" examples", disable=None) as bar:
+            while len(drawn) < examples:
+                before = len(drawn)
+                tokens, lengths = self.sample(generator)
+                rows = np.split(tokens, np.cumsum(lengths))[:-1]
+                for row, target in zip(rows, evaluate(tokens, lengths).tolist(), strict=True):
+                    drawn[row.tobytes()] = target
+                if (len(drawn) - before) * RAREST < self.trees and len(drawn) < examples:
+                    raise UsageError(
+                        f"listops: only {len(drawn):,} of {examples:,} different examples were found with more than "
+                        f"{self.min_length} and fewer than {self.max_length} tokens, and hardly any new ones turn up.\n"
+                        "Ask for fewer examples, or widen data.min_length, max_length, max_depth or max_arguments."
+                    )
+                bar.update(min(len(drawn), examples) - before)
         # in the order of drawing the likeliest would come first, and the splits would differ
-        expressions = list(found)
+        expressions = list(drawn)
         chosen = [expressions[index] for index in generator.permutation(examples)]
         return LabelledSequences(
             np.frombuffer(bytearray().join(chosen), dtype=np.uint8),
             np.array([len(expression) for expression in chosen], dtype=np.int32),
-            np.array([found[expression] for expression in chosen], dtype=np.uint8),
+            np.array([drawn[expression] for expression in chosen], dtype=np.uint8),
         )
-
-
-def _too_few(grammar: Grammar, examples: int, found: int) -> str:
-    return (
-        f"listops: only {found:,} of {examples:,} different examples were found with more than {grammar.min_length} "
-        f"and fewer than {grammar.max_length} tokens, and hardly any new ones turn up.\n"
-        "Ask for fewer examples, or widen data.min_length, max_length, max_depth or max_arguments."
-    )

@@ -41,9 +41,6 @@ class RemoteHomology(FPTDataModule):
         download: Fetch TAPE's LMDB files where a split is missing.
         kwargs: Those of :class:`FPTDataModule`; ``root`` holds ``remote_homology_SPLIT.json`` or ``.lmdb`` or a
             folder ``remote_homology`` with them.
-
-    Raises:
-        UsageError: If ``limit`` leaves no room for an amino acid.
     """
 
     ARCHIVE = RemoteFile(
@@ -145,11 +142,11 @@ class RemoteHomology(FPTDataModule):
         seen = set(self.proteins("train").targets.tolist())
         for split, name in self.names.items():
             lengths, folds = self.proteins(split).lengths, set(self.proteins(split).targets.tolist())
-            found = f"{len(lengths):,} of TAPE's {EXAMPLES[name]:,}"
             known = "" if split == "train" else f", {len(folds & seen)} of them in train"
             lines.append(
-                f"{name}: {found} proteins of {lengths.min():,} to {lengths.max():,} amino acids, "
-                f"mean {lengths.mean():.0f}; {self._long(split)}; {len(folds):,} of {FOLDS:,} folds{known}"
+                f"{name}: {len(lengths):,} of TAPE's {EXAMPLES[name]:,} proteins of {lengths.min():,} to "
+                f"{lengths.max():,} amino acids, mean {lengths.mean():.0f}; {self._long(split)}; "
+                f"{len(folds):,} of {FOLDS:,} folds{known}"
             )
         return lines
 

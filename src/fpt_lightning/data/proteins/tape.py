@@ -2,8 +2,8 @@
 
 import json
 import pickle
-import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ EXAMPLES = {
 
 _CODES = np.zeros(256, dtype=np.uint8)
 _CODES[[ord(letter) for letter in VOCABULARY[5:]]] = range(5, len(VOCABULARY))
-_SPACE = re.compile(r"\s*")
 
 
 def encode(sequence: str) -> np.ndarray:
@@ -107,33 +106,20 @@ def _fold(record: dict[str, Any]) -> int:
 
 
 def _json_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """One record at a time: all of them as Python's objects would fill gigabytes."""
+    def needed(record: dict[str, Any]) -> dict[str, Any]:
+        return {name: record[name] for name in ("primary", "fold_label") if name in record}
+
     try:
-        text = path.read_text(encoding="utf-8")
-        decoder = json.JSONDecoder()
-        if not text.lstrip().startswith("["):
-            raise FPTError(f"{path} is not TAPE's JSON: a list of records")
-        place = _after_space(text, text.index("[") + 1)
-        number = 0
-        while not text.startswith("]", place):
-            record, place = decoder.raw_decode(text, place)
-            yield f"record {number}", record
-            number += 1
-            place = _after_space(text, place)
-            if text.startswith(",", place):
-                place = _after_space(text, place + 1)
-            elif not text.startswith("]", place):
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
+        # each record loses its profiles as soon as it is read: as Python's objects all of them would fill gigabytes
+        records = json.loads(path.read_text(encoding="utf-8"), object_hook=needed)
     except json.JSONDecodeError as error:
         raise FPTError(f"{path}, line {error.lineno} column {error.colno}: {error.msg}; fetch it again") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise FPTError(f"{path} is not JSON ({error}); fetch it again") from error
-
-
-def _after_space(text: str, place: int) -> int:
-    match = _SPACE.match(text, place)
-    assert match is not None
-    return match.end()
+    if not isinstance(records, list):
+        raise FPTError(f"{path} is not TAPE's JSON: a list of records")
+    for number, record in enumerate(records):
+        yield f"record {number}", record
 
 
 def require_lmdb() -> None:
@@ -142,13 +128,11 @@ def require_lmdb() -> None:
     Raises:
         FPTError: If the package is not installed.
     """
-    try:
-        import lmdb  # noqa: F401
-    except ImportError as error:
+    if find_spec("lmdb") is None:
         raise FPTError(
             "TAPE's LMDB files need a package that is missing: pip install 'fpt-lightning[proteins]'.\n"
             "Without it, put TAPE's JSON files into data.root."
-        ) from error
+        )
 
 
 def _lmdb_records(folder: Path) -> Iterator[tuple[str, Any]]:

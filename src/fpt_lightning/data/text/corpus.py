@@ -39,12 +39,7 @@ def open_corpus(
 ) -> Corpus:
     """Reads a corpus from the cache, or makes it and keeps it there.
 
-    Args:
-        root: The folder of the books.
-        books: Those of every split; the tokenizer is made of the training books alone.
-        vocabulary: Tokens of the tokenizer.
-        tokenizer_folder: A tokenizer to use instead.
-        cache_folder: The folder of the cache.
+    The tokenizer is made of the training books alone, unless there is a folder of one.
 
     Raises:
         UsageError: If the training books are too small for the vocabulary.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
-from fpt_lightning.data.loading import ENDLESS, BatchDataset, generator_of
+from fpt_lightning.data.loading import BatchDataset, CountedStream
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.data.text.corpus import Corpus, open_corpus
 from fpt_lightning.data.text.files import divide, list_books
@@ -41,10 +41,6 @@ class TextFolder(FPTDataModule):
             Validation and test are never changed.
         tokenizer: A folder whose ``tokenizer.json`` is used instead of making one.
         kwargs: Those of :class:`FPTDataModule`.
-
-    Raises:
-        UsageError: If there is no ``root``, or the sizes fit neither each other nor the text.
-        FPTError: If ``root`` holds no text files, or one of them is not text.
     """
 
     shuffle = False
@@ -144,7 +140,7 @@ class TextFolder(FPTDataModule):
         ]
 
 
-class RandomWindows(BatchDataset):
+class RandomWindows(CountedStream):
     """An endless stream of windows: the seed names the stream, the index the window.
 
     Args:
@@ -155,23 +151,18 @@ class RandomWindows(BatchDataset):
     """
 
     def __init__(self, tokens: np.ndarray, context: int, seed: int, repeat_share: float = 0.0) -> None:
+        super().__init__(self._windows, 5, (seed, 0))
         self.tokens = tokens
         self.context = context
-        self.key = np.array([seed, 0], dtype=np.uint64)
         self.repeat_share = repeat_share
 
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        windows = np.empty((len(indices), self.context + 1), dtype=np.int64)
-        for window, index in zip(windows, indices, strict=True):
-            start, repeat, *span = generator_of(self.key, index).random(5)
-            first = int(start * (len(self.tokens) - self.context))
-            window[:] = self.tokens[first : first + self.context + 1]
+    def _windows(self, uniform: np.ndarray) -> Batch:
+        starts = (uniform[:, 0] * (len(self.tokens) - self.context)).astype(np.int64)
+        windows = _windows_at(self.tokens, starts, self.context)
+        for window, (_, repeat, *span) in zip(windows, uniform, strict=True):
             if repeat < self.repeat_share:
                 repeat_span(window, *span)
-        return as_batch(windows)
+        return _as_batch(windows)
 
 
 class ConsecutiveWindows(BatchDataset):
@@ -194,12 +185,15 @@ class ConsecutiveWindows(BatchDataset):
         return len(self.windows)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        starts = self.windows[np.asarray(indices)] * self.context
-        places = starts[:, None] + np.arange(self.context + 1)  # [batch, context + 1]
-        return as_batch(self.tokens[places].astype(np.int64))
+        return _as_batch(_windows_at(self.tokens, self.windows[np.asarray(indices)] * self.context, self.context))
 
 
-def as_batch(windows: np.ndarray) -> Batch:
+def _windows_at(tokens: np.ndarray, starts: np.ndarray, context: int) -> np.ndarray:
+    """The windows that begin at some places, each with the token behind it: ``[batch, context + 1]`` int64."""
+    return tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
+
+
+def _as_batch(windows: np.ndarray) -> Batch:
     """Tokens ``[batch, context]`` and the one behind each as target, of windows ``[batch, context + 1]``."""
     whole = torch.from_numpy(windows)
     return Batch(tokens=whole[:, :-1], target=whole[:, 1:])

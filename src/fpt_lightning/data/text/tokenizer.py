@@ -22,14 +22,7 @@ LARGEST_VOCABULARY = 2**16
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """Learns a byte-level BPE: any text can be written in it, and read back as it was.
-
-    Args:
-        texts: What to learn from.
-        vocabulary: Tokens.
-
-    Returns:
-        A ``tokenizers.Tokenizer``.
+    """Learns a byte-level BPE, a ``tokenizers.Tokenizer``: any text can be written in it, and read back as it was.
 
     Raises:
         UsageError: If the texts have too few different words for so many tokens.
