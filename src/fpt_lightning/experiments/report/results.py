@@ -167,7 +167,7 @@ def _why_open(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> str:
 
 def _figure(entry: Entry, column: Column) -> Figure:
     seeds = len(entry.cell.seeds)
-    reference = entry.cell.arm.reference.get(column.name)
+    reference = entry.cell.reference.get(column.measure)
     measure = _MEASURED[column.measure]
     found = {seed: measure(entry, seed, column.task) for seed in entry.results}
     values = {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
