@@ -134,9 +134,9 @@ def _numbers(kind: Any) -> Callable[[str], Any]:
 
 def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, Grid]:
     """The command's own options, and the runs that it is about."""
-    options, others = parser.parse_known_args(words)
+    options, of_runs = parser.parse_known_args(words)
     try:
-        settings = as_settings(others)
+        settings = as_settings(of_runs)
     except ValueError as error:
         raise UsageError(f"'{error}' is neither an option nor its value; `{parser.prog} --help` lists them") from error
     own = [name for action in parser._actions for name in action.option_strings]
@@ -183,9 +183,9 @@ def _say_if_other_runs(grid: Grid, outcomes: Mapping[str, Outcome]) -> None:
     """An option more or less makes other runs: says so where the folder has runs, and none of those asked for."""
     if any(outcome.state is not State.MISSING for outcome in outcomes.values()):
         return
-    if others := sum(1 for _ in grid.folder.glob("*/result.json")):
+    if count := sum(1 for _ in grid.folder.glob("*/result.json")):
         print(
-            f"{grid.folder} has {others} runs, but none of {grid.table.name} with these options: "
+            f"{grid.folder} has {count} runs, but none of {grid.table.name} with these options: "
             "give all those of its sweep (--profile, --trainer.precision, ...).",
             file=sys.stderr,
         )

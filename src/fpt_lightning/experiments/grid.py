@@ -19,16 +19,11 @@ DEFAULT_FOLDER = Path("runs/tables")
 
 @dataclass(frozen=True)
 class Selection:
-    """What is asked for of a table.
+    """What is asked for: a table under a profile and a protocol, by default its own, or a part of it.
 
     Attributes:
-        table: Its name.
-        profile: The budget.
-        protocol: ``paper`` or ``fair``; the table's own where it is None.
-        arms: Only these rows; all where there are none.
-        tasks: Only these columns.
-        rates: Another grid of learning rates than the protocol's.
-        seeds: Other seeds than the protocol's.
+        arms: Only these rows, and only the columns of ``tasks``; all where there are none.
+        rates: Other learning rates than the protocol's, and other ``seeds``.
         overrides: Options of every run, by dotted name; the last word.
     """
 
@@ -48,11 +43,9 @@ class Run:
 
     Attributes:
         id: Hash of its resolved config; where and by whom it is run does not change it.
-        folder: Its run folder.
         words: What follows ``fpt`` on the command line, but for folder and checkpoint.
         task: The task's name, or that of what is made.
-        lr: Learning rate.
-        seed: Seed.
+        lr: Learning rate; None of one that makes a backbone.
         steps: Most training steps, where the config says.
         needs: The run that makes its backbone.
         makes_backbone: Whether it leaves a backbone for others.
@@ -90,8 +83,6 @@ class Cell:
     """An arm on a task: its runs, and how the learning rate is chosen among them.
 
     Attributes:
-        arm: The row.
-        task: The column.
         runs: By learning rate and seed.
         grid_seeds: Seeds that run every learning rate.
         seeds: Seeds of the figure.
@@ -145,8 +136,8 @@ class Cell:
             return self.grid_runs()
         lr = self.chosen(outcomes)
         chosen = [self.runs[lr, seed] for seed in self.seeds] if lr is not None else []
-        others = [run for run in self.grid_runs() if run not in chosen]
-        return [*(replace(run, test=False, attention=False) for run in others), *chosen]
+        rejected = [run for run in self.grid_runs() if run not in chosen]
+        return [*(replace(run, test=False, attention=False) for run in rejected), *chosen]
 
     def size(self) -> int:
         """Runs in all, those included that are not decided on yet."""

@@ -104,8 +104,8 @@ def _entry(value: Any, kind: type[T], path: str, given: Mapping[str, Any]) -> T:
 
 def _items(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(value, dict):
-        found = {list: "list", NoneType: "null"}.get(type(value), type(value).__name__)
-        raise ValueError(f"{path}: expected a mapping, got {found}")
+        kind = {list: "list", NoneType: "null"}.get(type(value), type(value).__name__)
+        raise ValueError(f"{path}: expected a mapping, got {kind}")
     return iter(value.items())
 
 
@@ -118,8 +118,8 @@ def _values(node: yaml.Node, path: str, above: tuple[yaml.Node, ...] = ()) -> It
     if any(node is outer for outer in above):
         raise ValueError(f"{path}: expected a value, got an alias of what it stands in")
     if node.tag not in PLAIN:
-        found = node.tag.removeprefix(TAG)
-        raise ValueError(f"{path}: expected text, a number, a list or a mapping, got {found}; text may be quoted")
+        kind = node.tag.removeprefix(TAG)
+        raise ValueError(f"{path}: expected text, a number, a list or a mapping, got {kind}; text may be quoted")
     yield node
     if isinstance(node, yaml.SequenceNode):
         for place, item in enumerate(node.value):
