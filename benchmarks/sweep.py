@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from fpt_lightning.experiments.grid import Grid, make_grid
+from fpt_lightning.experiments.grid import Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.local import LocalLauncher
 from fpt_lightning.experiments.launchers.orders import Order
 from fpt_lightning.experiments.tables import read_experiments
@@ -48,7 +48,7 @@ def table(folder: Path, runs: int, steps: int) -> Grid:
     }
     path = folder / "experiments.yaml"
     path.write_text(yaml.safe_dump(content))
-    return make_grid(read_experiments(str(path)), "many", "smoke", folder=folder / "runs")
+    return make_grid(read_experiments(str(path)), Selection("many", "smoke"), folder / "runs")
 
 
 def overhead(folder: Path, runs: int, steps: int, jobs: int) -> dict[str, Any]:

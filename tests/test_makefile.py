@@ -42,7 +42,13 @@ TRIED = [
     *TABLES,
 ]
 # these would run this suite in itself, change the checkout or make an environment: their commands are only read
-READ = {"install": "uv pip install", "test": "pytest -n 2", "test-slow": "pytest -n 2 -m slow", "lint": "mypy", "format": "ruff"}
+READ = {
+    "install": "uv pip install",
+    "test": "pytest -n 2",
+    "test-slow": "pytest -n 2 -m slow",
+    "lint": "mypy",
+    "format": "ruff",
+}
 READ |= {"clean": "rm -rf .venv"}
 
 

@@ -10,7 +10,7 @@ from conftest import Fpt
 from fpt_lightning.arguments import ArgumentParser, with_configs_found
 from fpt_lightning.cli import FPTCLI
 from fpt_lightning.config_files import find_config, shipped
-from fpt_lightning.experiments.grid import Grid, Run, make_grid
+from fpt_lightning.experiments.grid import Grid, Run, Selection, make_grid
 from fpt_lightning.experiments.tables import Experiments, Reference, read_experiments
 
 PROFILES = ("smoke", "laptop", "paper")
@@ -120,7 +120,7 @@ def shipped_experiments() -> Experiments:
 @cache
 def grid(table: str, profile: str, protocol: str | None = None) -> Grid:
     """The runs of a table."""
-    return make_grid(shipped_experiments(), table, profile, protocol)
+    return make_grid(shipped_experiments(), Selection(table, profile, protocol))
 
 
 def first_run(table: str, profile: str, arm: str, task: str, protocol: str | None = None) -> Run:
@@ -143,8 +143,11 @@ def test_every_table_is_there() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_figures_are_the_published_ones(name: str) -> None:
     table = shipped_experiments().table(name)
-    found = {arm.name: list(arm.reference.values()) for arm in table.arms}
-    assert found == {
+    published = {
+        arm.name: [figure for task in table.tasks for figure in table.reference(arm, task).values()]
+        for arm in table.arms.values()
+    }
+    assert published == {
         arm: [Reference(*figure) if isinstance(figure, tuple) else Reference(figure) for figure in figures if figure is not None]
         for arm, figures in PUBLISHED[name].items()
     }  # fmt: skip
@@ -218,7 +221,7 @@ def test_equal_arms_are_equal_runs(profile: str) -> None:
 def test_a_place_or_a_device_does_not_change_what_a_run_is() -> None:
     def ids(**overrides: Any) -> list[str]:
         settings = {name.replace("__", "."): value for name, value in overrides.items()}
-        made = make_grid(shipped_experiments(), "table2", "smoke", overrides=settings)
+        made = make_grid(shipped_experiments(), Selection("table2", "smoke", overrides=settings))
         runs = [run for cell in made.cells for run in cell.runs.values()]
         return [run.id for run in runs] + [run.needs.id for run in runs if run.needs is not None]
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fpt_lightning.errors import UsageError
-from fpt_lightning.experiments.tables import Arm, Reference, read_experiments
+from fpt_lightning.experiments.tables import Arm, Change, Reference, read_experiments
 
 Content = dict[str, Any]
 
@@ -41,19 +41,21 @@ def write(content: Content) -> str:
 def test_a_table_is_read_with_its_reference_figures() -> None:
     table = read_experiments(write(good())).table("table2")
     assert table.tasks == ("xor", "memory")
-    assert table.arms[0].reference == {"xor": Reference(100), "memory": Reference(75.8, 0.3)}
-    assert table.arms[1] == Arm("B", "other")
+    assert table.reference(table.arms["A"], "xor") == {"accuracy": Reference(100)}
+    assert table.reference(table.arms["A"], "memory") == {"accuracy": Reference(75.8, 0.3)}
+    assert table.reference(table.arms["B"], "memory") == {}
+    assert table.arms["B"] == Arm("B", "other")
 
 
 def test_figures_of_several_measures_follow_the_columns() -> None:
     content = good()
     content["tables"]["table2"]["measures"] = ["accuracy", "train_accuracy"]
     content["tables"]["table2"]["arms"]["A"]["reference"] = [1, 2, None, 4]
-    (arm, _) = read_experiments(write(content)).table("table2").arms
-    assert arm.reference == {
-        "xor.accuracy": Reference(1),
-        "xor.train_accuracy": Reference(2),
-        "memory.train_accuracy": Reference(4),
+    table = read_experiments(write(content)).table("table2")
+    published = {task: table.reference(table.arms["A"], task) for task in table.tasks}
+    assert published == {
+        "xor": {"accuracy": Reference(1), "train_accuracy": Reference(2)},
+        "memory": {"train_accuracy": Reference(4)},
     }
 
 
@@ -65,7 +67,7 @@ def test_the_file_here_comes_before_the_shipped_one() -> None:
 
 
 def test_an_arm_may_be_otherwise_on_a_task() -> None:
-    arm = Arm("A", "body", ("a.yaml",), {"x": 1}, tasks={"xor": {"backbone": "b", "configs": ("c.yaml",), "lr": 0.1}})
+    arm = Arm("A", "body", ("a.yaml",), {"x": 1}, tasks={"xor": Change("b", ("c.yaml",), lr=0.1)})
     assert arm.on("memory") == arm
     changed = arm.on("xor")
     assert (changed.backbone, changed.configs, changed.settings, changed.lr) == (
@@ -99,40 +101,78 @@ def put(path: str, value: Any) -> Callable[[Content], None]:
 
 BAD = {
     "a section too many": (put("runs", {}), "must have exactly the sections tasks, protocols, profiles, tables"),
-    "a task without a config": (put("tasks/xor", {"title": "xor"}), "task xor lacks config, lr, chance"),
-    "a task with a wrong field": (put("tasks/xor/chanec", 50), "task xor has no field 'chanec'; did you mean 'chance'?"),
-    "a table with a wrong field": (put("tables/table2/titel", "x"), "table table2 has no field 'titel'; did you mean"),
-    "an arm with a wrong field": (put("tables/table2/arms/A/config", []), "table2, arm A has no field 'config'; did you"),
+    "a task without a config": (put("tasks/xor", {"title": "xor"}), "tasks.xor lacks config, lr"),
+    "a task without chance": (put("tasks/xor", {"title": "x", "config": "c", "lr": 1}), "tasks.xor.chance: expected the accuracy"),
+    "a task with a wrong field": (put("tasks/xor/chanec", 50), "tasks.xor has no field 'chanec'; did you mean 'chance'?"),
+    "a task with a name": (put("tasks/xor/name", "memory"), "tasks.xor has no field 'name'"),
+    "a table with a wrong field": (put("tables/table2/titel", "x"), "tables.table2 has no field 'titel'; did you mean"),
+    "an arm with a wrong field": (put("tables/table2/arms/A/config", []), "tables.table2.arms.A has no field 'config'; did you"),
     "a backbone with a wrong field": (
         put("profiles/smoke/backbones/body/setings", {}),
-        "profile smoke, backbone body has no field 'setings'; did you mean 'settings'?",
+        "profiles.smoke.backbones.body has no field 'setings'; did you mean 'settings'?",
     ),
     "a maker with a wrong field": (
         put("profiles/smoke/backbones/body/made_by", {"config": []}),
-        "profile smoke, made_by of body has no field 'config'",
+        "profiles.smoke.backbones.body.made_by has no field 'config'",
     ),
-    "too few figures": (put("tables/table2/arms/A/reference", [100]), "arm A: 1 reference figures for 2 columns"),
-    "an unknown task": (put("tables/table2/tasks", ["xor", "memroy"]), "table2: no task is called 'memroy'; did you"),
-    "an unknown task of an arm": (put("tables/table2/arms/B/tasks", {"mnist": {}}), "arm B: 'mnist' is no task of this"),
+    "too few figures": (put("tables/table2/arms/A/reference", [100]), "arms.A.reference: expected 2 figures, got 1"),
+    "an unknown task": (put("tables/table2/tasks", ["xor", "memroy"]), "table2.tasks: no task is called 'memroy'; did you"),
+    "an unknown task of an arm": (
+        put("tables/table2/arms/B/tasks", {"mnist": {}}),
+        "tables.table2.arms.B.tasks: no task of this table is called 'mnist'",
+    ),
     "a wrong field on a task": (
         put("tables/table2/arms/B/tasks", {"xor": {"setings": {}}}),
-        "arm B, task xor has no field 'setings'; did you mean 'settings'?",
+        "arms.B.tasks.xor has no field 'setings'; did you mean 'settings'?",
     ),
-    "an unknown role": (put("tables/table2/arms/B/backbone", "boby"), "smoke has no backbone 'boby'; did you mean 'body'?"),
+    "an unknown role": (
+        put("tables/table2/arms/B/backbone", "boby"),
+        "arms.B.backbone: no backbone of profile smoke is called 'boby'; did you mean 'body'?",
+    ),
     "an unknown measure": (put("tables/table2/measures", ["acuracy"]), "no measure is called 'acuracy'; did you mean"),
-    "an unknown protocol": (put("tables/table2/protocol", "unfair"), "table2: no protocol is called 'unfair'"),
-    "an unknown baseline": (put("tables/table2/baseline", "C"), "table2: the baseline 'C' is no arm of it"),
-    "an unknown task of a profile": (put("profiles/smoke/tasks", {"xro": {}}), "smoke: no task is called 'xro'; did you"),
+    "an unknown metric": (put("tasks/xor/metric", "acuracy"), "xor.metric: expected accuracy or r2; did you mean 'accuracy'?"),
+    "an unknown protocol": (put("tables/table2/protocol", "unfair"), "protocol: no protocol is called 'unfair'; did you"),
+    "an unknown baseline": (put("tables/table2/baseline", "C"), "tables.table2.baseline: no arm is called 'C'"),
+    "an unknown task of a profile": (put("profiles/smoke/tasks", {"xro": {}}), "smoke.tasks: no task is called 'xro'; did you"),
     "an unknown task of a backbone": (
         put("profiles/smoke/backbones/body/tasks", {"xro": {}}),
-        "smoke: no task is called 'xro'; did you mean 'xor'?",
+        "profiles.smoke.backbones.body.tasks: no task is called 'xro'; did you mean 'xor'?",
     ),
     "an unknown task of a protocol": (
+        put("protocols/fair/tasks", {"xro": {}}),
+        "protocols.fair.tasks: no task is called 'xro'; did you mean 'xor'?",
+    ),
+    "an unknown task of a profile's protocol": (
         put("profiles/smoke/protocols", {"fair": {"tasks": {"xro": {}}}}),
-        "smoke: no task is called 'xro'; did you mean 'xor'?",
+        "profiles.smoke.protocols.fair.tasks: no task is called 'xro'; did you mean 'xor'?",
     ),
     "an unknown protocol of a profile": (put("profiles/smoke/protocols", {"fiar": {}}), "no protocol is called 'fiar'"),
-    "a wrong field of a protocol": (put("profiles/smoke/protocols", {"fair": {"sedes": 1}}), "fair has no field 'sedes'"),
+    "a wrong field of a protocol": (
+        put("profiles/smoke/protocols", {"fair": {"sedes": 1}}),
+        "profiles.smoke.protocols.fair has no field 'sedes'; did you mean 'seeds'?",
+    ),
+    "a rate that is none": (put("tasks/xor/lr", "fast"), "tasks.xor.lr: expected float, got str"),
+    "a rate of nothing": (put("tasks/xor/lr", 0), "tasks.xor.lr: expected float > 0.0"),
+    "no rates": (put("protocols/fair/lr", []), "protocols.fair.lr: expected array of length >= 1"),
+    "a rate twice": (put("protocols/fair/lr", [1e-3, 1e-3]), "protocols.fair.lr: expected each once"),
+    "seeds in words": (put("protocols/fair/seeds", "0,1"), "protocols.fair.seeds: expected array, got str"),
+    "a seed below 0": (put("protocols/fair/seeds", [0, -1]), "protocols.fair.seeds[1]: expected int >= 0"),
+    "seeds of a profile in words": (
+        put("profiles/smoke/protocols", {"fair": {"seeds": "0,1"}}),
+        "profiles.smoke.protocols.fair.seeds: expected array, got str",
+    ),
+    "no seed for the grid": (put("protocols/fair/grid_seeds", 0), "protocols.fair.grid_seeds: expected int >= 1"),
+    "a chance above all": (put("tasks/xor/chance", 101), "tasks.xor.chance: expected float <= 100.0"),
+    "one config without a list": (
+        put("profiles/smoke/backbones/body/configs", "one.yaml"),
+        "profiles.smoke.backbones.body.configs: expected array, got str",
+    ),
+    "a figure of nothing": (put("tables/table2/arms/A/reference", [100, [None]]), "A.reference[1][0]: expected float, got null"),
+    "a figure in words": (put("tables/table2/arms/A/reference", [100, "x"]), "reference[1]: expected float | array | null, got str"),
+    "an arm of nothing": (put("tables/table2/arms/B", None), "tables.table2.arms.B: expected a mapping, got null"),
+    "no arms": (put("tables/table2/arms", {}), "tables.table2.arms: expected at least one"),
+    "no tasks": (put("tables/table2/tasks", []), "tables.table2.tasks: expected array of length >= 1"),
+    "a task twice": (put("tables/table2/tasks", ["xor", "xor"]), "tables.table2.tasks: expected each once"),
 }  # fmt: skip
 
 
@@ -148,13 +188,59 @@ def test_what_is_wrong_is_said_in_a_line(case: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+BOMB = "\n".join(
+    ["tasks: &a0 {x: 1}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)), "tables: *a9"]
+)
+
+
 @pytest.mark.parametrize(
-    ("text", "message"), [("tasks: [", "is not YAML"), ("- 1\n", "must have exactly the sections")]
+    ("text", "message"),
+    [
+        ("tasks: [", "is not YAML"),
+        ("- 1\n", "must have exactly the sections"),
+        ("", "must have exactly the sections"),
+        ("tasks: {xor: {lr: 1}, xor: {lr: 2}}", r"tasks\.xor: expected once, it stands there twice"),
+        ("tasks: {? [a] : 1}", "tasks: expected names as keys, got a sequence"),
+        ("tasks: &me {xor: *me}", r"tasks\.xor: expected a value, got an alias of what it stands in"),
+        ("tasks: [&me [1, *me]]", r"tasks\[0\]\[1\]: expected a value, got an alias"),
+        ("tasks: {xor: 2024-01-01}", r"tasks\.xor: expected text, a number, a list or a mapping, got timestamp"),
+        ("tasks: !!python/name:os.system ", r"tasks: expected text, .*, got python/name:os\.system"),
+        ("tasks: !!bool words", "is not YAML"),
+        ("tasks: !!int words", "invalid literal"),
+        ("tasks: " + "[" * 1000, "nested too deep"),
+        (BOMB, "expected at most 100,000 values"),
+    ],
 )
 def test_a_file_that_is_no_experiments_file(text: str, message: str) -> None:
     Path("mine.yaml").write_text(text)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as raised:
         read_experiments("mine.yaml")
+    assert str(raised.value).startswith("mine.yaml")
+    assert "\n" not in str(raised.value)
+
+
+def test_names_are_text_as_they_are_written() -> None:
+    """YAML 1.1 reads ``no`` and ``1.50`` as something else."""
+    content = good()
+    arms = content["tables"]["table2"]["arms"]
+    content["tables"]["table2"]["arms"] = {"ARM": arms["A"], "B": arms["B"]}
+    text = yaml.safe_dump(content)
+    for name in ("no", "1.50", "null"):
+        Path("mine.yaml").write_text(text.replace("ARM", name))
+        assert list(read_experiments("mine.yaml").table("table2").arms) == [name, "B"]
+
+
+def test_a_number_without_a_point_is_a_number() -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump(good()).replace("lr: 0.001", "lr: 1e-3"))
+    assert read_experiments("mine.yaml").tasks["xor"].lr == 1e-3
+
+
+def test_a_regression_is_judged_by_r2_and_guesses_the_mean() -> None:
+    content = good()
+    content["tasks"]["xor"] = {"title": "fit", "config": "bit_xor.yaml", "lr": 1e-3, "metric": "r2"}
+    tasks = read_experiments(write(content)).tasks
+    assert (tasks["xor"].metric, tasks["xor"].chance) == ("r2", 0)
+    assert (tasks["memory"].metric, tasks["memory"].chance) == ("accuracy", 50)
 
 
 def test_a_file_that_does_not_exist() -> None:

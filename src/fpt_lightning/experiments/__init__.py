@@ -1,1 +1,1 @@
-"""Runs as folders: where a run lives, what it leaves behind."""
+"""Many runs: the tables of an ``experiments.yaml`` as runs, whoever makes them, and what came out as a page."""

@@ -3,20 +3,19 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_settings
-from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, make_grid
+from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.base import Launcher
-from fpt_lightning.experiments.tables import read_experiments
+from fpt_lightning.experiments.tables import Rates, Seeds, read_experiments
+from fpt_lightning.experiments.typed_yaml import convert
 from fpt_lightning.options import OptionParser
 from fpt_lightning.runs.archive import Archive, write_archive
-from fpt_lightning.runs.outcome import State
-
-LAUNCHERS = ("local", "ray", "slurm")
+from fpt_lightning.runs.outcome import Outcome, State
 
 
 def sweep(words: Sequence[str]) -> None:
@@ -26,41 +25,36 @@ def sweep(words: Sequence[str]) -> None:
         UsageError: If the command line, the table or an option of its runs is wrong.
         FPTError: If runs failed.
     """
-    making = _making()
-    parser = _parser("sweep", "make every run of a table that is missing, stopped or failed", [making])
-    options, settings = _parse(parser, words)
-    grid = _grid(options, settings)
-    if isinstance(grid.runs, Archive):
+    launching = _launching()
+    options, grid = _read(
+        _parser("sweep", "make every run of a table that is missing, stopped or failed", launching), words
+    )
+    if isinstance(grid.records, Archive):
         raise UsageError(f"{grid.folder} is the archive of a table: its sweep needs another --folder")
     outcomes = grid.outcomes()
     if options.dry_run:
         for run in grid.due(outcomes):
             print(shlex.join(["fpt", *run.command]))
         return
-    for name in ("jobs", "threads"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}")
     from fpt_lightning.experiments.screen import Screen
-    from fpt_lightning.experiments.sweep import check_commands
-    from fpt_lightning.experiments.sweep import sweep as make_all
+    from fpt_lightning.experiments.sweep import Sweep, check_commands
 
     missing = [run for run in grid.due(outcomes) if not run.is_done(outcomes[run.id])]
     try:
         with _launcher(options, grid.folder) as launcher:
             check_commands(grid, missing, launcher)
             with Screen(grid, launcher.slots) as screen:
-                outcomes = make_all(grid, launcher, screen)
+                outcomes = Sweep(grid, launcher, screen).run()
     except KeyboardInterrupt:
         raise FPTError("stopped; the same command goes on where the runs are") from None
-    _sum_up(grid, outcomes, shlex.join(["fpt", "report", *making.parse_known_args(words)[1]]))
+    _sum_up(grid, outcomes, shlex.join(["fpt", "report", *launching.parse_known_args(words)[1]]))
 
 
 def status(words: Sequence[str]) -> None:
     """``fpt status TABLE``: which runs are done, running, failed, missing."""
     parser = _parser("status", "which runs of a table are done, running, failed or missing")
     parser.add_argument("--all", action="store_true", help="list every run, not only those that need attention")
-    options, settings = _parse(parser, words)
-    grid = _grid(options, settings)
+    options, grid = _read(parser, words)
     outcomes = grid.outcomes()
     from rich.console import Console
 
@@ -89,14 +83,13 @@ def report(words: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, help="the file; html goes to FOLDER/TABLE.html without it")
     parser.add_argument("--archive", type=Path, metavar="FOLDER", help="keep the table there instead, fit to be "
                         "committed: all three pages, and its runs and learning curves in one file each")  # fmt: skip
-    options, settings = _parse(parser, words)
-    grid = _grid(options, settings)
+    options, grid = _read(parser, words)
     outcomes = grid.outcomes()
     if options.archive is not None:
         if options.out is not None:
             raise UsageError("--archive writes its own pages: leave out --out")
-        write_archive(grid.runs, {run.folder.name: outcomes[run.id] for run in grid.all_runs()}, options.archive)
-        archived = _grid(argparse.Namespace(**{**vars(options), "folder": options.archive}), settings)
+        write_archive(grid.records, {run.folder.name: outcomes[run.id] for run in grid.runs.values()}, options.archive)
+        _, archived = _read(parser, [*words, f"--folder={options.archive}"])
         for kind, name in ARCHIVED.items():
             print(write_report(archived, archived.outcomes(), kind, options.archive / name), end="")
         return
@@ -104,87 +97,77 @@ def report(words: Sequence[str]) -> None:
     _say_if_other_runs(grid, outcomes)
 
 
-def _making() -> argparse.ArgumentParser:
+def _launching() -> argparse.ArgumentParser:
     """The options that say how runs are made, and nothing of which runs they are."""
-    making = OptionParser(add_help=False, allow_abbrev=False)
-    making.add_argument("--dry-run", action="store_true", help="print the command of every run and do nothing")
-    making.add_argument("--jobs", type=int, help="runs at a time; by default one a GPU, or one a core without any")
-    making.add_argument("--threads", type=int, help="threads of a run; by default its share of the cores")
-    making.add_argument("--launcher", choices=LAUNCHERS, default="local", help="who makes the runs")
-    making.add_argument("--address", help="with --launcher ray: the cluster to join; by default Ray starts here")
-    making.add_argument("--gpus", type=float, help="with --launcher ray: GPUs of a run, such as 0.25")
-    making.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="with --launcher slurm: "
-                        "an option of the jobs, such as partition=gpu or time=60 (minutes)")  # fmt: skip
-    return making
+    launching = OptionParser(add_help=False, allow_abbrev=False)
+    launching.add_argument("--dry-run", action="store_true", help="print the command of every run and do nothing")
+    launching.add_argument("--jobs", type=int, help="runs at a time; by default one a GPU, or one a core without any")
+    launching.add_argument("--threads", type=int, help="threads of a run; by default its share of the cores")
+    launching.add_argument("--launcher", choices=("local", "ray", "slurm"), default="local", help="who makes the runs")
+    launching.add_argument("--address", help="with --launcher ray: the cluster to join; by default Ray starts here")
+    launching.add_argument("--gpus", type=float, help="with --launcher ray: GPUs of a run, such as 0.25")
+    launching.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="with --launcher slurm: "
+                           "an option of the jobs, such as partition=gpu or time=60 (minutes)")  # fmt: skip
+    return launching
 
 
-def _parser(command: str, about: str, parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.ArgumentParser:
+def _parser(command: str, about: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser = OptionParser(
-        parents=list(parents),
+        parents=parents,
         prog=f"fpt {command}",
         usage=f"fpt {command} TABLE [options] [--OPTION VALUE ...]",
         description=f"{about}. Any other --OPTION VALUE is one of `fpt run`, for every run: --trainer.max_steps 100.",
         allow_abbrev=False,
     )
-    parser.add_argument("table", nargs="?", metavar="TABLE", help="its name in experiments.yaml")
-    parser.add_argument("--profile", default="laptop", help="the budget: smoke, laptop (default) or paper")
-    parser.add_argument(
-        "--protocol", help="paper: one learning rate; fair: a grid for every arm; by default the table's"
-    )
-    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help=f"of the runs; by default {DEFAULT_FOLDER}")
-    parser.add_argument("--experiments", metavar="FILE", help="another experiments.yaml")
-    parser.add_argument("--arms", action="append", default=[], metavar="ARM", help="only this row; may be repeated")
-    parser.add_argument(
-        "--tasks", action="append", default=[], metavar="TASK", help="only this column; may be repeated"
-    )
-    parser.add_argument("--rates", type=_numbers(float), default=[], help="another grid: 1e-3,3e-3,1e-2")
-    parser.add_argument("--seeds", type=_numbers(int), default=[], help="other seeds: 0,1,2,3,4")
+    add = parser.add_argument
+    add("table", nargs="?", metavar="TABLE", help="its name in experiments.yaml")
+    add("--profile", default="laptop", help="the budget: smoke, laptop (default) or paper")
+    add("--protocol", help="paper: one learning rate; fair: a grid for every arm; by default the table's")
+    add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"of the runs; by default {DEFAULT_FOLDER}")
+    add("--experiments", metavar="FILE", help="another experiments.yaml")
+    add("--arms", action="append", default=[], metavar="ARM", help="only this row; may be repeated")
+    add("--tasks", action="append", default=[], metavar="TASK", help="only this column; may be repeated")
+    add("--rates", type=_numbers(Rates), default=(), help="another grid: 1e-3,3e-3,1e-2")
+    add("--seeds", type=_numbers(Seeds), default=(), help="other seeds: 0,1,2,3,4")
     return parser
 
 
-def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+def _numbers(kind: Any) -> Callable[[str], Any]:
     """A reader of numbers with commas between them."""
 
-    def numbers(word: str) -> list[Any]:
-        return [kind(part) for part in word.split(",")]
+    def numbers(word: str) -> Any:
+        parts = [part.strip() for part in word.split(",")]
+        try:
+            return convert(parts, kind, word, {})
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
 
     return numbers
 
 
-def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The command's own options, and the options of its runs."""
-    options, others = parser.parse_known_args(words)
+def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, Grid]:
+    """The command's own options, and the runs that it is about."""
+    options, of_runs = parser.parse_known_args(words)
     try:
-        settings = as_settings(others)
+        settings = as_settings(of_runs)
     except ValueError as error:
         raise UsageError(f"'{error}' is neither an option nor its value; `{parser.prog} --help` lists them") from error
     own = [name for action in parser._actions for name in action.option_strings]
     for name in settings:
-        if "." not in name and name not in ("seed_everything", "run_folder", "arm"):
-            raise UsageError(f"there is no option '--{name}'{did_you_mean(f'--{name}', own)}")
-    for name in ("seed_everything", "model.lr", "run_folder", "ckpt_path", "arm"):
-        if name in settings:
+        if name in ("seed_everything", "model.lr", "run_folder", "ckpt_path", "arm"):
             raise UsageError(f"--{name} is what a table decides: change its protocol or profile in experiments.yaml")
-    return options, settings
-
-
-def _grid(options: argparse.Namespace, settings: dict[str, Any]) -> Grid:
+        if "." not in name:
+            raise UsageError(f"there is no option '--{name}'{did_you_mean(f'--{name}', own)}")
+    for name in ("jobs", "threads"):
+        if (value := getattr(options, name, None)) is not None and value < 1:
+            raise UsageError(f"--{name} must be at least 1, got {value}")
     experiments = read_experiments(options.experiments)
     if options.table is None:
         names = "\n".join(f"  {name:<12}{table.title} ({table.source})" for name, table in experiments.tables.items())
         raise UsageError(f"say which table; {experiments.path} has\n{names}")
-    return make_grid(
-        experiments,
-        options.table,
-        options.profile,
-        options.protocol,
-        settings,
-        options.folder,
-        options.arms,
-        options.tasks,
-        options.rates,
-        options.seeds,
-    )
+    asked = ("table", "profile", "protocol", "arms", "tasks", "rates", "seeds")
+    selection = Selection(**{name: getattr(options, name) for name in asked}, overrides=settings)
+    return options, make_grid(experiments, selection, options.folder)
 
 
 def _launcher(options: argparse.Namespace, folder: Path) -> Launcher:
@@ -209,19 +192,19 @@ def _launcher(options: argparse.Namespace, folder: Path) -> Launcher:
     return LocalLauncher(options.jobs, options.threads)
 
 
-def _say_if_other_runs(grid: Grid, outcomes: dict[str, Any]) -> None:
+def _say_if_other_runs(grid: Grid, outcomes: Mapping[str, Outcome]) -> None:
     """An option more or less makes other runs: says so where the folder has runs, and none of those asked for."""
     if any(outcome.state is not State.MISSING for outcome in outcomes.values()):
         return
-    if others := len(grid.runs):
+    if count := len(grid.records):
         print(
-            f"{grid.folder} has {others} runs, but none of {grid.table.name} with these options: "
+            f"{grid.folder} has {count} runs, but none of {grid.table.name} with these options: "
             "give all those of its sweep (--profile, --trainer.precision, ...).",
             file=sys.stderr,
         )
 
 
-def _sum_up(grid: Grid, outcomes: dict[str, Any], report_command: str) -> None:
+def _sum_up(grid: Grid, outcomes: Mapping[str, Outcome], report_command: str) -> None:
     due = grid.due(outcomes)
     left = [run for run in due if not run.is_done(outcomes[run.id])]
     print(f"{len(due) - len(left)} of {len(due)} runs are finished: `{report_command}` shows the table")

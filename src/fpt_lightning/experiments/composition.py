@@ -63,8 +63,8 @@ def identity(values: Mapping[str, Any]) -> str:
 
     Equal experiments on different machines, in different folders, have equal ids.
     """
-    told = {name: value for name, value in values.items() if not _is_place(name)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    what = {name: value for name, value in values.items() if not _is_place(name)}
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def as_words(settings: Mapping[str, Any]) -> list[str]:

@@ -1,19 +1,41 @@
 """A table as runs: what a cell consists of, which run is which, and which are due."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from msgspec import structs
+
 from fpt_lightning.errors import UsageError, did_you_mean
-from fpt_lightning.experiments.composition import as_words, compose, identity
-from fpt_lightning.experiments.tables import Arm, Backbone, Experiments, Making, Profile, Protocol, Table
+from fpt_lightning.experiments.composition import as_words, compose, identity, plain
+from fpt_lightning.experiments.tables import Arm, Backbone, Experiments, Making, Profile, Protocol, Reference, Table
 from fpt_lightning.runs.archive import Archive, RunFolders, open_runs
 from fpt_lightning.runs.outcome import Outcome, State
 
 DEFAULT_FOLDER = Path("runs/tables")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is asked for: a table under a profile and a protocol, by default its own, or a part of it.
+
+    Attributes:
+        arms: Only these rows, and only the columns of ``tasks``; all where there are none.
+        rates: Other learning rates than the protocol's, and other ``seeds``.
+        overrides: Options of every run, by dotted name; the last word.
+    """
+
+    table: str
+    profile: str = "laptop"
+    protocol: str | None = None
+    arms: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    rates: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -22,11 +44,9 @@ class Run:
 
     Attributes:
         id: Hash of its resolved config; where and by whom it is run does not change it.
-        folder: Its run folder.
         words: What follows ``fpt`` on the command line, but for folder and checkpoint.
         task: The task's name, or that of what is made.
-        lr: Learning rate.
-        seed: Seed.
+        lr: Learning rate; None of one that makes a backbone.
         steps: Most training steps, where the config says.
         needs: The run that makes its backbone.
         makes_backbone: Whether it leaves a backbone for others.
@@ -64,11 +84,10 @@ class Cell:
     """An arm on a task: its runs, and how the learning rate is chosen among them.
 
     Attributes:
-        arm: The row.
-        task: The column.
         runs: By learning rate and seed.
         grid_seeds: Seeds that run every learning rate.
         seeds: Seeds of the figure.
+        reference: The paper's figures, by measure.
         missing: Why it has no runs, where it has none.
     """
 
@@ -77,6 +96,7 @@ class Cell:
     runs: Mapping[tuple[float, int], Run] = field(default_factory=dict)
     grid_seeds: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
+    reference: Mapping[str, Reference] = field(default_factory=dict)
     missing: str | None = None
 
     @property
@@ -117,8 +137,8 @@ class Cell:
             return self.grid_runs()
         lr = self.chosen(outcomes)
         chosen = [self.runs[lr, seed] for seed in self.seeds] if lr is not None else []
-        others = [run for run in self.grid_runs() if run not in chosen]
-        return [*(replace(run, test=False, attention=False) for run in others), *chosen]
+        rejected = [run for run in self.grid_runs() if run not in chosen]
+        return [*(replace(run, test=False, attention=False) for run in rejected), *chosen]
 
     def size(self) -> int:
         """Runs in all, those included that are not decided on yet."""
@@ -138,72 +158,54 @@ class Grid:
     folder: Path
 
     @cached_property
-    def runs(self) -> RunFolders | Archive:
+    def records(self) -> RunFolders | Archive:
         """What its runs left."""
         return open_runs(self.folder)
 
+    @property
+    def runs(self) -> dict[str, Run]:
+        """Every run that the table may ever ask for, by id."""
+        runs = {run.id: run for cell in self.cells for run in cell.runs.values()}
+        return runs | {run.needs.id: run.needs for run in runs.values() if run.needs is not None}
+
     def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
         """Every run decided on so far once, those first that others need."""
-        found = [run for cell in self.cells for run in cell.due(outcomes)]
-        makers = [run.needs for run in found if run.needs is not None]
+        asked = [run for cell in self.cells for run in cell.due(outcomes)]
+        makers = [run.needs for run in asked if run.needs is not None]
         # one that two cells share is tested where either asks for it
-        by_id = {run.id: run for run in [*makers, *found]} | {run.id: run for run in found if run.test}
+        by_id = {run.id: run for run in [*makers, *asked]} | {run.id: run for run in asked if run.test}
         return list(by_id.values())
 
     def size(self) -> int:
         """Different runs in all, a lower bound where seeds wait for a choice."""
         decided = {run.id for cell in self.cells for run in cell.grid_runs()}
-        makers = {run.needs.id for cell in self.cells for run in cell.runs.values() if run.needs}
+        makers = {run.id for run in self.runs.values() if run.makes_backbone}
         return len(decided | makers) + sum(cell.size() - len(cell.grid_runs()) for cell in self.cells)
 
-    def all_runs(self) -> list[Run]:
-        """Every run that the table may ever ask for, once."""
-        runs = {run.id: run for cell in self.cells for run in cell.runs.values()}
-        return list((runs | {run.needs.id: run.needs for run in runs.values() if run.needs is not None}).values())
-
     def outcomes(self) -> dict[str, Outcome]:
-        """What became of :meth:`all_runs`, by id."""
-        return {run.id: self.runs.outcome(run.folder.name, run.makes_backbone) for run in self.all_runs()}
+        """What became of every run that the table may ever ask for, by id."""
+        return {name: self.records.outcome(run.folder.name, run.makes_backbone) for name, run in self.runs.items()}
 
 
-def make_grid(
-    experiments: Experiments,
-    table: str,
-    profile: str = "laptop",
-    protocol: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    folder: Path = DEFAULT_FOLDER,
-    arms: Iterable[str] = (),
-    tasks: Iterable[str] = (),
-    rates: Sequence[float] = (),
-    seeds: Sequence[int] = (),
-) -> Grid:
+def make_grid(experiments: Experiments, selection: Selection, folder: Path = DEFAULT_FOLDER) -> Grid:
     """Works out the runs of a table.
 
     Args:
         experiments: Where it is declared.
-        table: Its name.
-        profile: The budget.
-        protocol: ``paper`` or ``fair``; the table's own where it is None.
-        overrides: Options of every run, by dotted name; the last word.
+        selection: Which table, how, and what of it.
         folder: Where the run folders lie.
-        arms: Only these rows.
-        tasks: Only these columns.
-        rates: Another grid of learning rates than the protocol's.
-        seeds: Other seeds than the protocol's.
 
     Raises:
         UsageError: If one of the names does not exist.
     """
-    chosen = experiments.table(table)
-    budget = experiments.profile(profile)
-    rules = experiments.protocol(protocol or chosen.protocol, budget)
-    rules = replace(rules, lr=tuple(rates) or rules.lr, seeds=tuple(seeds) or rules.seeds)
-    rows = _only(chosen.arms, arms, "arm", table)
-    columns = _only(chosen.tasks, tasks, "task", table)
-    maker = _CellMaker(experiments, chosen, budget, rules, dict(overrides or {}), folder)
-    cells = tuple(maker(arm, task) for arm in rows for task in columns)
-    return Grid(chosen, budget, rules, cells, experiments, folder)
+    table, profile = experiments.table(selection.table), experiments.profile(selection.profile)
+    protocol = experiments.protocol(selection.protocol or table.protocol, profile)
+    protocol = structs.replace(protocol, lr=selection.rates or protocol.lr, seeds=selection.seeds or protocol.seeds)
+    arms = _chosen(table.arms, selection.arms, "arm", table.name)
+    tasks = _chosen(table.tasks, selection.tasks, "task", table.name)
+    maker = _CellMaker(experiments, table, profile, protocol, selection.overrides, folder)
+    cells = tuple(maker.cell(table.arms[arm].on(task), task) for arm in arms for task in tasks)
+    return Grid(table, profile, protocol, cells, experiments, folder)
 
 
 @dataclass(frozen=True)
@@ -215,20 +217,16 @@ class _CellMaker:
     overrides: Mapping[str, Any]
     folder: Path
 
-    def __call__(self, arm: Arm, task: str) -> Cell:
-        arm = arm.on(task)
-        backbone = self.profile.backbones[arm.backbone]
+    def cell(self, arm: Arm, task: str) -> Cell:
+        backbone, reference = self.profile.backbones[arm.backbone], self.table.reference(arm, task)
         if backbone.missing is not None:
-            return Cell(arm, task, missing=backbone.missing)
+            return Cell(arm, task, reference=reference, missing=backbone.missing)
         seeds = self.protocol.seeds
-        rates = self.protocol.lr or (self._paper_rate(arm, backbone, task),)
+        rates = self.protocol.lr or (arm.lr or backbone.lr or self.experiments.tasks[task].lr,)
         runs = {(lr, seed): self._run(arm, backbone, task, lr, seed) for lr in rates for seed in seeds}
         # one learning rate is no choice: all its seeds are decided on
         first = self.protocol.grid_seeds if len(rates) > 1 else None
-        return Cell(arm, task, runs, seeds[:first], seeds)
-
-    def _paper_rate(self, arm: Arm, backbone: Backbone, task: str) -> float:
-        return next(lr for lr in (arm.lr, backbone.lr, self.experiments.tasks[task].lr) if lr is not None)
+        return Cell(arm, task, runs, seeds[:first], seeds, reference)
 
     def _run(self, arm: Arm, backbone: Backbone, task: str, lr: float, seed: int) -> Run:
         configs = (self.experiments.tasks[task].config, *backbone.configs, *self.table.configs, *arm.configs)
@@ -245,18 +243,18 @@ class _CellMaker:
             "seed_everything": seed,
             **self.overrides,
         }
+        settings = plain(settings)
         maker = self._maker(backbone.made_by) if backbone.made_by else None
-        told = dict(settings)
+        # where the backbone lies tells nothing of what it is
+        made = {} if maker is None else {"model.backbone": f"made by {maker.id}"}
+        values = compose(configs, {**settings, **made})
         if maker is not None:
             settings["model.backbone"] = f"{maker.folder}/backbone"
-            told["model.backbone"] = f"made by {maker.id}"
-        values = compose(configs, told)
         name = identity(values)
-        words = [*_config_words(configs), *as_words(settings), f"--protocol={self.protocol.name}"]
         return Run(
             name,
             self.folder / f"{task}-{name}",
-            tuple(words),
+            (*_words(configs, settings), f"--protocol={self.protocol.name}"),
             task,
             lr,
             seed,
@@ -267,24 +265,22 @@ class _CellMaker:
 
     def _maker(self, making: Making) -> Run:
         """The run that makes a backbone: one for all learning rates and seeds of those that use it."""
-        settings = {**making.settings, "export_backbone.enabled": True, "seed_everything": 0}
+        settings = plain({**making.settings, "export_backbone.enabled": True, "seed_everything": 0})
         places = {name: value for name, value in self.overrides.items() if name.startswith("trainer.accelerator")}
         name = identity(compose(making.configs, settings))
-        words = (*_config_words(making.configs), *as_words({**settings, **places}))
+        words = _words(making.configs, {**settings, **places})
         return Run(name, self.folder / f"backbone-{name}", words, "backbone", None, 0, makes_backbone=True)
 
 
-def _config_words(configs: Iterable[str]) -> tuple[str, ...]:
-    return ("run", *(word for config in configs for word in ("--config", config)))
+def _words(configs: Iterable[str], settings: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("run", *(word for config in configs for word in ("--config", config)), *as_words(settings))
 
 
-def _only(all_: tuple[Any, ...], names: Iterable[str], kind: str, table: str) -> list[Any]:
-    """Those of a table that were asked for by name; all where none were."""
-    by_name = {getattr(item, "name", item): item for item in all_}
-    for name in names:
-        if name not in by_name:
+def _chosen(names: Collection[str], asked: Collection[str], kind: str, table: str) -> list[str]:
+    """Those of a table that were asked for; all where none were."""
+    for name in asked:
+        if name not in names:
             raise UsageError(
-                f"table {table} has no {kind} '{name}'{did_you_mean(name, by_name)} It has {', '.join(by_name)}."
+                f"table {table} has no {kind} '{name}'{did_you_mean(name, names)} It has {', '.join(names)}."
             )
-    wanted = set(names) or set(by_name)
-    return [item for name, item in by_name.items() if name in wanted]
+    return [name for name in names if not asked or name in asked]

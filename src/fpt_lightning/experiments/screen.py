@@ -4,12 +4,13 @@ import csv
 import time
 from collections import Counter
 from datetime import timedelta
+from itertools import groupby
 from statistics import fmean
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table as Box
 from rich.text import Text
 
@@ -32,44 +33,36 @@ class Screen:
         self.grid = grid
         self.slots = slots
         self.console = console or Console(highlight=False)
-        self._runs = {run.id: run for cell in grid.cells for run in cell.runs.values()}
-        self._live = (
-            Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
-        )
-        self._seconds: list[float] = []
-        self._trained: set[str] = set()
+        self._runs = grid.runs
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        self._seconds: dict[str, float] = {}  # of the runs that were trained
         self._begun = time.monotonic()
 
     def __enter__(self) -> "Screen":
-        if self._live is not None:
+        if self.console.is_terminal:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
 
     def show(self, outcomes: dict[str, Outcome], running: list[str]) -> None:
         """Draws the table anew, in a terminal."""
-        if self._live is not None:
+        if self.console.is_terminal:
             self._live.update(Group(overview(self.grid, outcomes), self._below(outcomes, running)), refresh=True)
 
     def ended(self, run: Run, outcome: Outcome, seconds: float) -> None:
         """Prints a line: what a run measured, or why it failed."""
         what = f"{run.folder.name}  {describe(run)}"
-        if outcome.state is not State.FINISHED:
-            self.console.print(Text(f"{what}  failed: {outcome.cause}", style="red"), soft_wrap=True)
-        elif run.id in self._trained:
-            self.console.print(Text(f"{what}  tested"), soft_wrap=True)
+        if outcome.state is not State.FINISHED or outcome.result is None:
+            said = Text(f"{what}  failed: {outcome.cause}", style="red")
+        elif run.id in self._seconds:
+            said = Text(f"{what}  tested")
         else:
-            assert outcome.result is not None
-            self._trained.add(run.id)
-            took = float(seconds if outcome.result.wall_seconds is None else outcome.result.wall_seconds)
-            self._seconds.append(took)
-            figures = f"validation {outcome.result.validation:.4f}, {took:.0f} s"
-            self.console.print(Text(f"{what}  {figures}"), soft_wrap=True)
+            took = seconds if outcome.result.wall_seconds is None else outcome.result.wall_seconds
+            self._seconds[run.id] = took
+            said = Text(f"{what}  validation {outcome.result.validation:.4f}, {took:.0f} s")
+        self.console.print(said, soft_wrap=True)
 
     def _below(self, outcomes: dict[str, Outcome], running: list[str]) -> Text:
         lines = [f"  {describe(run)}{_step(run)}" for name in running if (run := self._runs.get(name))]
@@ -81,23 +74,20 @@ class Screen:
     def _left(self, runs: int) -> str:
         if not self._seconds or runs <= 0:
             return ""
-        parallel = self.slots or max(1.0, sum(self._seconds) / (time.monotonic() - self._begun))
-        left = timedelta(seconds=round(runs * fmean(self._seconds) / parallel))
+        seconds = self._seconds.values()
+        parallel = self.slots or max(1.0, sum(seconds) / (time.monotonic() - self._begun))
+        left = timedelta(seconds=round(runs * fmean(seconds) / parallel))
         return f", about {left} left"
 
 
 def overview(grid: Grid, outcomes: dict[str, Outcome]) -> Box:
     """Arms against tasks: finished runs of all, and those that failed or run."""
-    box = Box(title=f"{grid.table.name} ({grid.profile.name}, {grid.protocol.name}): {grid.table.title}")
+    box = Box(title=escape(f"{grid.table.name} ({grid.profile.name}, {grid.protocol.name}): {grid.table.title}"))
     box.add_column("")
-    tasks = list(dict.fromkeys(cell.task for cell in grid.cells))
-    for task in tasks:
-        box.add_column(grid.experiments.tasks[task].title, justify="right")
-    rows: dict[str, dict[str, Cell]] = {}
-    for cell in grid.cells:
-        rows.setdefault(cell.arm.name, {})[cell.task] = cell
-    for name, cells in rows.items():
-        box.add_row(Text(name), *(_stand(cells[task], outcomes) for task in tasks))
+    for task in dict.fromkeys(cell.task for cell in grid.cells):
+        box.add_column(Text(grid.experiments.tasks[task].title), justify="right")
+    for name, cells in groupby(grid.cells, lambda cell: cell.arm.name):
+        box.add_row(Text(name), *(_stand(cell, outcomes) for cell in cells))
     return box
 
 

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Grid, Run
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.launchers.orders import Order
+from fpt_lightning.experiments.screen import Screen
 from fpt_lightning.runs.outcome import Outcome, State, is_locked, read_outcome
 
 LOOK = 1.0
@@ -16,32 +16,6 @@ LOOK = 1.0
 
 BUSY = 5.0
 """Seconds until a run that another sweep is at is asked for again."""
-
-
-class View(Protocol):
-    """Who is told how a sweep stands."""
-
-    def show(self, outcomes: dict[str, Outcome], running: list[str]) -> None:
-        """How it stands now."""
-
-    def ended(self, run: Run, outcome: Outcome, seconds: float) -> None:
-        """A run came to its end."""
-
-
-def sweep(grid: Grid, launcher: Launcher, view: View) -> dict[str, Outcome]:
-    """Makes every run of a table that is missing, stopped or failed; each once.
-
-    Runs that another sweep is making are waited for, and taken over if it dies.
-
-    Args:
-        grid: The table.
-        launcher: Who makes them.
-        view: Who is told.
-
-    Returns:
-        What became of every run, by id.
-    """
-    return _Sweep(grid, launcher, view).run()
 
 
 def check_commands(grid: Grid, runs: Sequence[Run], launcher: Launcher) -> None:
@@ -59,11 +33,21 @@ def check_commands(grid: Grid, runs: Sequence[Run], launcher: Launcher) -> None:
             raise FPTError(f"table {grid.table.name}, task {run.task}: {answer}")
 
 
-class _Sweep:
-    def __init__(self, grid: Grid, launcher: Launcher, view: View) -> None:
+class Sweep:
+    """Makes every run of a table that is missing, stopped or failed; each once.
+
+    Runs that another sweep is making are waited for, and taken over if it dies.
+
+    Args:
+        grid: The table.
+        launcher: Who makes them.
+        screen: Who is told.
+    """
+
+    def __init__(self, grid: Grid, launcher: Launcher, screen: Screen) -> None:
         self.grid = grid
         self.launcher = launcher
-        self.view = view
+        self.screen = screen
         # what failed another time is tried again, and until then it decides nothing
         self.outcomes = {
             name: replace(outcome, state=State.STOPPED) if outcome.state is State.FAILED else outcome
@@ -74,9 +58,10 @@ class _Sweep:
         self.later: dict[str, float] = {}  # runs of other sweeps, and when to ask again
 
     def run(self) -> dict[str, Outcome]:
+        """Gives what became of every run, by id."""
         while True:
             self._submit()
-            self.view.show(self.outcomes, self.launcher.running())
+            self.screen.show(self.outcomes, self.launcher.running())
             if self.given:
                 self._collect()
             elif self.later:
@@ -114,4 +99,4 @@ class _Sweep:
             if verdict.state is State.FAILED:  # a failed test takes nothing from the choice that asked for it
                 outcome = Outcome(State.FAILED, outcome.result, verdict.cause)
             self.outcomes[run.id] = outcome
-            self.view.ended(run, outcome, time.monotonic() - since)
+            self.screen.ended(run, outcome, time.monotonic() - since)

@@ -1,16 +1,17 @@
 """``experiments.yaml``: tables, their arms and tasks, profiles and protocols, as data."""
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import isnan, nan
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
+import msgspec
+from msgspec import Meta
+from msgspec.structs import force_setattr, replace
 
 from fpt_lightning.config_files import shipped
 from fpt_lightning.errors import UsageError, did_you_mean
-from fpt_lightning.experiments.composition import plain
+from fpt_lightning.experiments.typed_yaml import Entry, convert, read_yaml
 
 T = TypeVar("T")
 
@@ -22,106 +23,111 @@ MEASURES = {
 }
 """What a column of a table may hold, and its heading."""
 
-CHANGES = ("backbone", "configs", "settings", "lr")
-"""What of an arm may be otherwise on a single task."""
+LARGEST = 1e30  # of a number: msgspec has no other way to refuse infinity
+
+Name = Annotated[str, Meta(min_length=1)]
+Names = tuple[Name, ...]
+Rate = Annotated[float, Meta(gt=0, le=LARGEST)]
+Rates = Annotated[tuple[Rate, ...], Meta(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**32)], ...], Meta(min_length=1)]
+Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A figure of a paper: its mean and, where it was given, its standard error, in the column's units."""
 
-    mean: float
-    standard_error: float | None = None
+    mean: Finite
+    standard_error: Annotated[float, Meta(ge=0, le=LARGEST)] | None = None
 
 
-@dataclass(frozen=True)
-class Task:
-    """A column: a task config, the paper's learning rate and the accuracy of guessing, in percent.
+class Task(Entry, frozen=True):
+    """A column: a task config, the paper's learning rate, and what judges a run, the higher the better.
 
-    Attributes:
-        metric: What judges it: ``accuracy``, or ``r2`` of a regression.
+    ``chance`` is what guessing reaches, in percent: 0 by default for ``r2``, where the mean is guessed.
     """
 
     name: str
     title: str
-    config: str
-    lr: float
-    chance: float
-    metric: str = "accuracy"
+    config: Name
+    lr: Rate
+    chance: Annotated[float, Meta(ge=0, le=100)] = nan
+    metric: Literal["accuracy", "r2"] = "accuracy"
+
+    def __post_init__(self) -> None:
+        if isnan(self.chance):
+            if self.metric == "accuracy":
+                raise ValueError("chance: expected the accuracy of guessing in percent, got none")
+            force_setattr(self, "chance", 0.0)
 
 
-@dataclass(frozen=True)
-class Making:
+class Making(Entry, frozen=True):
     """A run whose exported body is the backbone of other runs: the paper's "Bit"."""
 
-    configs: tuple[str, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    configs: Names
+    settings: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """What a profile takes for a backbone that arms name by its role.
+class Backbone(Entry, frozen=True):
+    """What a profile takes for a backbone that arms name by its role, or why the profile leaves it out.
 
-    Attributes:
-        configs: Configs behind that of the task.
-        settings: Options; ``tasks`` holds those for single tasks.
-        lr: The learning rate of the paper protocol where it is not the task's.
-        made_by: The run that makes it.
-        missing: Why the profile leaves it out, if it does.
+    Its configs stand behind that of the task; ``lr`` is that of the paper protocol where it is not the task's.
     """
 
-    configs: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    lr: float | None = None
+    configs: Names = ()
+    settings: Mapping[str, Any] = {}
+    tasks: Mapping[str, Mapping[str, Any]] = {}
+    lr: Rate | None = None
     made_by: Making | None = None
     missing: str | None = None
 
 
-@dataclass(frozen=True)
-class Arm:
+class Change(Entry, frozen=True):
+    """What of an arm is otherwise on a single task: another backbone or learning rate, more configs and options."""
+
+    backbone: str | None = None
+    configs: Names = ()
+    settings: Mapping[str, Any] = {}
+    lr: Rate | None = None
+
+
+class Arm(Entry, frozen=True):
     """A row of a table.
 
     Attributes:
-        name: As the report prints it.
         backbone: A role, which the profile turns into configs.
-        configs: Configs behind those of the backbone.
-        settings: Options.
+        configs: Configs behind those of the backbone and of the table.
         lr: The learning rate of the paper protocol where it is not the backbone's or the task's.
-        tasks: What is otherwise on single tasks: ``backbone``, ``configs``, ``settings``, ``lr``.
-        reference: The paper's figures by column: ``task``, or ``task.measure`` of a table with several.
+        reference: The paper's figures in the order of the table's columns, None where it has none.
     """
 
     name: str
     backbone: str
-    configs: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    lr: float | None = None
-    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    reference: Mapping[str, Reference] = field(default_factory=dict)
+    configs: Names = ()
+    settings: Mapping[str, Any] = {}
+    lr: Rate | None = None
+    tasks: Mapping[str, Change] = {}
+    reference: tuple[Finite | Reference | None, ...] = ()
 
     def on(self, task: str) -> "Arm":
         """The arm as it is on one task."""
-        changes = self.tasks.get(task, {})
-        configs = (*self.configs, *changes.get("configs", ()))
-        settings = {**self.settings, **changes.get("settings", {})}
-        return dataclasses.replace(self, **{**changes, "configs": configs, "settings": settings})
+        change = self.tasks.get(task, Change())
+        return replace(
+            self,
+            backbone=change.backbone or self.backbone,
+            configs=(*self.configs, *change.configs),
+            settings={**self.settings, **change.settings},
+            lr=change.lr or self.lr,
+        )
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Entry, frozen=True):
     """A set of arms and tasks with a reference column.
 
     Attributes:
-        name: After ``fpt sweep``.
-        title: Above the table.
         source: Paper, section and table.
-        tasks: Columns.
-        measures: What each column holds, of :data:`MEASURES`.
-        arms: Rows.
+        measures: What the columns of each task hold, of :data:`MEASURES`.
         protocol: The protocol where the command line names none.
-        configs: Configs behind those of the backbone, before those of the arm.
-        settings: Options of all arms.
+        configs: Configs behind those of the backbone.
         baseline: The arm that others are compared with; the first where it is None.
         attention: Whether every run leaves its attention maps.
         note: A sentence below the table.
@@ -130,60 +136,58 @@ class Table:
     name: str
     title: str
     source: str
-    tasks: tuple[str, ...]
-    arms: tuple[Arm, ...]
-    measures: tuple[str, ...] = ("accuracy",)
+    tasks: Annotated[Names, Meta(min_length=1)]
+    arms: Mapping[str, Arm]
+    measures: Annotated[Names, Meta(min_length=1)] = ("accuracy",)
     protocol: str = "paper"
-    configs: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    configs: Names = ()
+    settings: Mapping[str, Any] = {}
     baseline: str | None = None
     attention: bool = False
     note: str = ""
 
+    def reference(self, arm: Arm, task: str) -> dict[str, Reference]:
+        """The paper's figures for an arm on a task, by measure; those that it has."""
+        first = self.tasks.index(task) * len(self.measures)
+        figures = dict(zip(self.measures, arm.reference[first:], strict=False))
+        return {
+            measure: figure if isinstance(figure, Reference) else Reference(figure)
+            for measure, figure in figures.items()
+            if figure is not None
+        }
 
-@dataclass(frozen=True)
-class Protocol:
+
+class Protocol(Entry, frozen=True):
     """How the learning rate of an arm is chosen.
 
     Attributes:
-        name: ``paper`` or ``fair``.
         lr: The grid; None takes the one learning rate of arm, backbone or task.
         seeds: Seeds of every figure.
         grid_seeds: So many of the seeds run the whole grid, and choose; the others run with what was chosen. None runs
             the grid with all.
-        settings: Options of every run; ``tasks`` holds those for single tasks.
+        tasks: Options for single tasks.
     """
 
     name: str
-    lr: tuple[float, ...] | None = None
-    seeds: tuple[int, ...] = (0,)
-    grid_seeds: int | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lr: Rates | None = None
+    seeds: Seeds = (0,)
+    grid_seeds: Annotated[int, Meta(ge=1)] | None = None
+    settings: Mapping[str, Any] = {}
+    tasks: Mapping[str, Mapping[str, Any]] = {}
 
 
-@dataclass(frozen=True)
-class Profile:
-    """A budget: ``smoke``, ``laptop`` or ``paper``.
-
-    Attributes:
-        name: After ``--profile``.
-        about: One line on what it is for.
-        backbones: By role.
-        settings: Options of every run; ``tasks`` holds those for single tasks.
-        protocols: Changes of the protocols' fields, such as a shorter grid.
-    """
+class Profile(Entry, frozen=True):
+    """A budget: backbones by role, options, and changes of the protocols' fields such as a shorter grid."""
 
     name: str
     about: str = ""
-    backbones: Mapping[str, Backbone] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    backbones: Mapping[str, Backbone] = {}
+    settings: Mapping[str, Any] = {}
+    tasks: Mapping[str, Mapping[str, Any]] = {}
+    protocols: Mapping[str, Mapping[str, Any]] = {}
 
 
-@dataclass(frozen=True)
-class Experiments:
+class Experiments(Entry, frozen=True):
     """All that an ``experiments.yaml`` declares."""
 
     path: Path
@@ -192,32 +196,28 @@ class Experiments:
     profiles: Mapping[str, Profile]
     tables: Mapping[str, Table]
 
-    def table(self, name: str) -> Table:
-        """A table by name.
+    def __post_init__(self) -> None:
+        for name, protocol in self.protocols.items():
+            self._check_protocol(protocol, f"protocols.{name}")
+        for profile in self.profiles.values():
+            self._check_profile(profile)
+        for table in self.tables.values():
+            self._check_table(table)
 
-        Raises:
-            UsageError: If there is none.
-        """
+    def table(self, name: str) -> Table:
+        """A table by name; a UsageError where there is none, as with profiles and protocols."""
         return self._named(self.tables, name, "table")
 
     def profile(self, name: str) -> Profile:
-        """A profile by name.
-
-        Raises:
-            UsageError: If there is none.
-        """
+        """A profile by name."""
         return self._named(self.profiles, name, "profile")
 
     def protocol(self, name: str, profile: Profile) -> Protocol:
-        """A protocol by name, as the profile changes it.
-
-        Raises:
-            UsageError: If there is none.
-        """
+        """A protocol by name, as the profile changes it."""
         protocol = self._named(self.protocols, name, "protocol")
-        return _build(
-            Protocol, {**_fields(protocol), **profile.protocols.get(name, {})}, f"{self.path}: protocol {name}"
-        )
+        changes = profile.protocols.get(name, {})
+        changed = convert(changes, Protocol, f"profiles.{profile.name}.protocols.{name}", {"name": name})
+        return replace(protocol, **{field: getattr(changed, field) for field in changes})
 
     def _named(self, group: Mapping[str, T], name: str, kind: str) -> T:
         if name not in group:
@@ -225,6 +225,40 @@ class Experiments:
                 f"no {kind} is called '{name}'{did_you_mean(name, group)} {self.path} has {', '.join(group)}."
             )
         return group[name]
+
+    def _check_protocol(self, protocol: Protocol, path: str) -> None:
+        _expect_different(protocol.lr or (), f"{path}.lr")
+        _expect_different(protocol.seeds, f"{path}.seeds")
+        _expect_known(protocol.tasks, self.tasks, f"{path}.tasks", "task")
+
+    def _check_profile(self, profile: Profile) -> None:
+        path = f"profiles.{profile.name}"
+        _expect_known(profile.tasks, self.tasks, f"{path}.tasks", "task")
+        for role, backbone in profile.backbones.items():
+            _expect_known(backbone.tasks, self.tasks, f"{path}.backbones.{role}.tasks", "task")
+        _expect_known(profile.protocols, self.protocols, f"{path}.protocols", "protocol")
+        for name in profile.protocols:
+            self._check_protocol(self.protocol(name, profile), f"{path}.protocols.{name}")
+
+    def _check_table(self, table: Table) -> None:
+        path = f"tables.{table.name}"
+        _expect_known(table.tasks, self.tasks, f"{path}.tasks", "task")
+        _expect_known(table.measures, MEASURES, f"{path}.measures", "measure")
+        _expect_known([table.protocol], self.protocols, f"{path}.protocol", "protocol")
+        _expect_known([table.baseline] if table.baseline else [], table.arms, f"{path}.baseline", "arm")
+        _expect_different(table.tasks, f"{path}.tasks")
+        _expect_different(table.measures, f"{path}.measures")
+        if not table.arms:
+            raise ValueError(f"{path}.arms: expected at least one")
+        columns = len(table.tasks) * len(table.measures)
+        for arm in table.arms.values():
+            within = f"{path}.arms.{arm.name}"
+            _expect_known(arm.tasks, table.tasks, f"{within}.tasks", "task of this table")
+            if len(arm.reference) not in (0, columns):
+                raise ValueError(f"{within}.reference: expected {columns} figures, got {len(arm.reference)}")
+            roles = [arm.backbone, *(arm.on(task).backbone for task in table.tasks)]
+            for profile in self.profiles.values():
+                _expect_known(roles, profile.backbones, f"{within}.backbone", f"backbone of profile {profile.name}")
 
 
 def read_experiments(path: str | None = None) -> Experiments:
@@ -238,133 +272,15 @@ def read_experiments(path: str | None = None) -> Experiments:
     """
     here = Path("experiments.yaml")
     file = Path(path) if path else here if here.is_file() else shipped("experiments.yaml")
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    sections = ("tasks", "protocols", "profiles", "tables")
-    if not isinstance(content, dict) or set(content) != set(sections):
-        raise UsageError(f"{file} must have exactly the sections {', '.join(sections)}")
-    content = plain(content)
-
-    def group(section: str, made: Any) -> dict[str, Any]:
-        return {str(name): made(str(name), entry or {}) for name, entry in content[section].items()}
-
-    experiments = Experiments(
-        file,
-        group("tasks", lambda name, entry: _build(Task, {**entry, "name": name}, f"{file}: task {name}")),
-        group("protocols", lambda name, entry: _build(Protocol, {**entry, "name": name}, f"{file}: protocol {name}")),
-        group("profiles", lambda name, entry: _profile(name, entry, file)),
-        group("tables", lambda name, entry: _table(name, entry, file)),
-    )
-    _check(experiments)
-    return experiments
+    return read_yaml(file, Experiments, {"path": file})
 
 
-def _build(kind: type[T], entry: Mapping[str, Any], where: str) -> T:
-    """A dataclass of an entry: lists as tuples, every key known, every required one there."""
-    known = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in entry:
-        if key not in known:
-            raise UsageError(f"{where} has no field '{key}'{did_you_mean(key, known)}")
-    missing = [
-        name
-        for name, item in known.items()
-        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING and name not in entry
-    ]
-    if missing:
-        raise UsageError(f"{where} lacks {', '.join(missing)}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+def _expect_known(names: Iterable[str], known: Collection[str], path: str, kind: str) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{path}: no {kind} is called '{name}'{did_you_mean(name, known)}")
 
 
-def _fields(value: Any) -> dict[str, Any]:
-    return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
-
-
-def _profile(name: str, entry: Mapping[str, Any], file: Path) -> Profile:
-    where = f"{file}: profile {name}"
-    backbones = {}
-    for role, given in entry.get("backbones", {}).items():
-        backbone = dict(given)
-        if "made_by" in backbone:
-            backbone["made_by"] = _build(Making, backbone["made_by"], f"{where}, made_by of {role}")
-        backbones[role] = _build(Backbone, backbone, f"{where}, backbone {role}")
-    return _build(Profile, {**entry, "name": name, "backbones": backbones}, where)
-
-
-def _table(name: str, entry: Mapping[str, Any], file: Path) -> Table:
-    where = f"{file}: table {name}"
-    tasks, measures = entry.get("tasks", []), entry.get("measures", ["accuracy"])
-    columns = columns_of(tasks, measures)
-    arms = []
-    for title, given in (entry.get("arms") or {}).items():
-        arm = dict(given)
-        figures = arm.pop("reference", [])
-        if figures and len(figures) != len(columns):
-            raise UsageError(f"{where}, arm {title}: {len(figures)} reference figures for {len(columns)} columns")
-        reference = {
-            column: Reference(*figure) if isinstance(figure, list) else Reference(figure)
-            for column, figure in zip(columns, figures, strict=bool(figures))
-            if figure is not None
-        }
-        arms.append(_build(Arm, {**arm, "name": str(title), "reference": reference}, f"{where}, arm {title}"))
-    return _build(Table, {**entry, "name": name, "arms": arms}, where)
-
-
-def columns_of(tasks: Any, measures: Any) -> list[str]:
-    """Names of a table's columns: its tasks, or ``task.measure`` where it has several measures."""
-    if len(measures) == 1:
-        return list(tasks)
-    return [f"{task}.{measure}" for task in tasks for measure in measures]
-
-
-def _check(experiments: Experiments) -> None:
-    """Every name stands for something."""
-    for profile in experiments.profiles.values():
-        _check_profile(experiments, profile)
-    for table in experiments.tables.values():
-        where = f"{experiments.path}: table {table.name}"
-        for task in table.tasks:
-            if task not in experiments.tasks:
-                raise UsageError(f"{where}: no task is called '{task}'{did_you_mean(task, experiments.tasks)}")
-        for measure in table.measures:
-            if measure not in MEASURES:
-                raise UsageError(f"{where}: no measure is called '{measure}'{did_you_mean(measure, MEASURES)}")
-        if table.protocol not in experiments.protocols:
-            raise UsageError(f"{where}: no protocol is called '{table.protocol}'")
-        if table.baseline is not None and table.baseline not in [arm.name for arm in table.arms]:
-            raise UsageError(f"{where}: the baseline '{table.baseline}' is no arm of it")
-        for arm in table.arms:
-            for task in arm.tasks:
-                if task not in table.tasks:
-                    raise UsageError(f"{where}, arm {arm.name}: '{task}' is no task of this table")
-                for key in arm.tasks[task]:
-                    if key not in CHANGES:
-                        raise UsageError(
-                            f"{where}, arm {arm.name}, task {task} has no field '{key}'{did_you_mean(key, CHANGES)}"
-                        )
-            for role in {arm.backbone, *(arm.on(task).backbone for task in table.tasks)}:
-                for profile in experiments.profiles.values():
-                    if role not in profile.backbones:
-                        raise UsageError(
-                            f"{where}, arm {arm.name}: profile {profile.name} has no backbone '{role}'"
-                            f"{did_you_mean(role, profile.backbones)}"
-                        )
-
-
-def _check_profile(experiments: Experiments, profile: Profile) -> None:
-    where = f"{experiments.path}: profile {profile.name}"
-    for name in profile.protocols:
-        if name not in experiments.protocols:
-            raise UsageError(f"{where}: no protocol is called '{name}'{did_you_mean(name, experiments.protocols)}")
-        experiments.protocol(name, profile)  # says which field there is not
-    named = [
-        *profile.tasks,
-        *(task for backbone in profile.backbones.values() for task in backbone.tasks),
-        *(task for name in experiments.protocols for task in experiments.protocol(name, profile).tasks),
-    ]
-    for task in named:
-        if task not in experiments.tasks:
-            raise UsageError(f"{where}: no task is called '{task}'{did_you_mean(task, experiments.tasks)}")
+def _expect_different(values: Sequence[object], path: str) -> None:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{path}: expected each once")

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from conftest import read_rows
-from fpt_lightning.experiments.grid import Grid, make_grid
+from fpt_lightning.experiments.grid import Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.orders import Order
 from fpt_lightning.experiments.tables import read_experiments
 
@@ -63,7 +63,7 @@ def write_experiments(
 
 def grid_of(experiments: Path, folder: str | Path = "runs") -> Grid:
     """The runs of ``small``."""
-    return make_grid(read_experiments(str(experiments)), "small", "smoke", folder=Path(folder))
+    return make_grid(read_experiments(str(experiments)), Selection("small", "smoke"), Path(folder))
 
 
 def orders_of(grid: Grid) -> list[Order]:

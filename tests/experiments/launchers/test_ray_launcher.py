@@ -1,4 +1,4 @@
-"""Ray, really started: the same runs as the local launcher makes, and those of a dead actor once more."""
+"""Ray, really started: the same runs as the local launcher makes, and those of a dead worker once more."""
 
 import os
 import signal
@@ -6,19 +6,21 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweeps import children, grid_of, measured, orders_of, sweep, write_experiments
+from sweeps import PATIENCE, children, grid_of, is_alive, measured, orders_of, sweep, write_experiments
 
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.experiments.launchers.local import LocalLauncher
-from fpt_lightning.experiments.launchers.orders import Verdict
+from fpt_lightning.experiments.launchers.orders import Order, Verdict
+from fpt_lightning.experiments.launchers.process import OUT_OF_MEMORY
 from fpt_lightning.experiments.launchers.ray import RayLauncher
-from fpt_lightning.runs.outcome import State
+from fpt_lightning.runs.outcome import State, read_outcome
 
 
-def _workers() -> list[int]:
+def _warm_processes() -> list[int]:
     """The warm processes below this one."""
     found = []
     for process in children(os.getpid()):
@@ -96,8 +98,27 @@ def test_ray_on_a_cluster_that_is_there_already(monkeypatch: pytest.MonkeyPatch)
     assert not ray.is_initialized()
 
 
+def _until_checkpointed(order: Order) -> int:
+    """Waits for another checkpoint of a run; gives the worker of Ray's that makes it."""
+    last = Path(order.folder) / "checkpoints" / "last.ckpt"
+    before = last.stat().st_mtime_ns if last.exists() else 0
+    end = time.monotonic() + PATIENCE
+    while not last.exists() or last.stat().st_mtime_ns == before:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    (process,) = _warm_processes()
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _verdicts(launcher: RayLauncher, count: int) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    while len(verdicts) < count:
+        verdicts += launcher.wait(1.0)
+    return verdicts
+
+
 @pytest.mark.slow
-def test_the_run_of_an_actor_that_is_killed_ends_as_one_that_was_not() -> None:
+def test_the_run_of_a_worker_that_is_killed_ends_as_one_that_was_not() -> None:
     pytest.importorskip("ray", reason="ray is not installed")
     experiments = write_experiments(Path("experiments.yaml"), steps=1500, every=25, seeds=1)
     with LocalLauncher(jobs=1, threads=1) as local:
@@ -107,39 +128,78 @@ def test_the_run_of_an_actor_that_is_killed_ends_as_one_that_was_not() -> None:
     (order,) = orders_of(grid_of(experiments, "killed"))
     with RayLauncher(jobs=1, threads=1) as launcher:
         launcher.submit([order])
-        last = Path(order.folder) / "checkpoints" / "last.ckpt"
-        verdicts: list[Verdict] = []
         for _ in range(2):
-            before = last.stat().st_mtime_ns if last.exists() else 0
-            end = time.monotonic() + 120
-            while not last.exists() or last.stat().st_mtime_ns == before:
-                assert time.monotonic() < end
-                time.sleep(0.02)
-            (worker,) = _workers()
-            actor = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
-            os.kill(actor, signal.SIGKILL)
-            while worker in _workers():  # it notices that nobody is left to answer to
+            worker = _until_checkpointed(order)
+            (process,) = _warm_processes()
+            os.kill(worker, signal.SIGKILL)
+            while process in _warm_processes():  # it notices that nobody is left to answer to
                 time.sleep(0.02)
             assert not (Path(order.folder) / "result.json").exists()
-            verdicts += launcher.wait(5.0)
-        while not verdicts:
-            verdicts += launcher.wait(1.0)
-    assert [verdict.state for verdict in verdicts] == [State.FINISHED]
+        (verdict,) = _verdicts(launcher, 1)
+    assert verdict == Verdict(order.id, State.FINISHED)
     assert measured("killed") == measured("whole")
-    assert _workers() == []
+    assert _warm_processes() == []
 
 
 @pytest.mark.slow
-def test_an_order_that_kills_its_actor_every_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_kills_its_worker_or_its_process_or_cannot_begin_is_named() -> None:
     pytest.importorskip("ray", reason="ray is not installed")
+    Path("killing.py").write_text(
+        "import os, signal, lightning as L\n"
+        "class Kill(L.Callback):\n"
+        "    def __init__(self, who: str):\n"
+        "        self.process = os.getpid() if who == 'self' else os.getppid()\n"
+        "    def on_train_start(self, trainer, module):\n"
+        "        os.kill(self.process, signal.SIGKILL)\n"
+        "        signal.pause()\n"
+    )
     (order,) = orders_of(grid_of(write_experiments(Path("experiments.yaml"), seeds=1)))
-    # an actor cannot even begin in a folder that its node does not have
-    monkeypatch.setattr("fpt_lightning.experiments.launchers.ray.os.getcwd", lambda: "/no/such/folder")
+    kill = [
+        replace(order, id=who, folder=who, words=(*order.words, "--trainer.callbacks+=killing.Kill",
+                f"--trainer.callbacks.who={who}", f"--run_folder={who}"))
+        for who in ("self", "worker")
+    ]  # fmt: skip
     with RayLauncher(jobs=1, threads=1) as launcher:
-        launcher.submit([order])
-        verdicts: list[Verdict] = []
-        while not verdicts:
-            verdicts += launcher.wait(1.0)
-    assert verdicts[0].state is State.FAILED
-    assert "its Ray actor died 3 times" in str(verdicts[0].cause)
-    assert "/no/such/folder" in str(verdicts[0].cause)
+        launcher.submit([*kill, order])
+        verdicts = {verdict.id: verdict for verdict in _verdicts(launcher, 3)}
+        assert (verdicts["self"].state, verdicts["self"].cause) == (State.FAILED, OUT_OF_MEMORY)
+        assert verdicts["worker"].state is State.FAILED
+        assert "its Ray worker died 3 times" in str(verdicts["worker"].cause)
+        assert verdicts[order.id].state is State.FINISHED
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fpt_lightning.experiments.launchers.ray.os.getcwd", lambda: "/no/such/folder")
+            launcher.submit([order])
+        (verdict,) = _verdicts(launcher, 1)
+    assert verdict.state is State.FAILED
+    assert "/no/such/folder" in str(verdict.cause)
+
+
+@pytest.mark.slow
+def test_runs_are_made_one_after_the_other_in_one_warm_process() -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    orders = orders_of(grid_of(write_experiments(Path("experiments.yaml"), seeds=6)))
+    seen: set[int] = set()
+    with RayLauncher(jobs=1, threads=1) as launcher:
+        launcher.submit(orders)
+        left = len(orders)
+        while left:
+            assert len(launcher.running()) == 1
+            left -= len(launcher.wait(0.05))
+            seen |= set(_warm_processes())
+    assert len(seen) == 1
+
+
+@pytest.mark.slow
+def test_close_stops_what_runs() -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    (order,) = orders_of(grid_of(write_experiments(Path("experiments.yaml"), steps=100_000, every=25, seeds=1)))
+    launcher = RayLauncher(jobs=1, threads=1)
+    launcher.submit([order])
+    _until_checkpointed(order)
+    workers = _warm_processes()
+    launcher.close()
+    end = time.monotonic() + PATIENCE
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert read_outcome(Path(order.folder)).state is State.STOPPED

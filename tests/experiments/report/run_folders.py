@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from fpt_lightning import __version__
-from fpt_lightning.experiments.grid import Grid, Run, make_grid
+from fpt_lightning.experiments.grid import Grid, Run, Selection, make_grid
 from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.runs.folder import RunFolder
 
@@ -135,4 +135,4 @@ def finish(
 def grid_of(table: str = "table2", declared: str = EXPERIMENTS, **how: Any) -> Grid:
     """A table of a file with three, its runs below ``tables``."""
     Path("declared.yaml").write_text(declared, encoding="utf-8")
-    return make_grid(read_experiments("declared.yaml"), table, folder=Path("tables"), **how)
+    return make_grid(read_experiments("declared.yaml"), Selection(table, **how), Path("tables"))

@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from types import TracebackType
 
 from fpt_lightning.experiments.launchers.orders import Order, Verdict
+from fpt_lightning.experiments.launchers.process import WorkerProcess
 
 
 class Launcher(ABC):
@@ -28,9 +28,13 @@ class Launcher(ABC):
     def running(self) -> list[str]:
         """The ids of the runs that are being made."""
 
-    @abstractmethod
     def check(self, commands: Sequence[Sequence[str]]) -> list[str | None]:
-        """What the command line says against each of some commands, None where nothing."""
+        """What the command line says against each of some commands, None where nothing; asked of a process here."""
+        worker = WorkerProcess()
+        try:
+            return worker.check(commands)
+        finally:
+            worker.kill()
 
     @abstractmethod
     def close(self) -> None:
@@ -39,7 +43,5 @@ class Launcher(ABC):
     def __enter__(self) -> "Launcher":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -7,7 +7,6 @@ import subprocess
 from collections import deque
 from collections.abc import Sequence
 
-from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.launchers.orders import Order, Verdict
 from fpt_lightning.experiments.launchers.process import WorkerProcess
@@ -56,10 +55,7 @@ class LocalLauncher(Launcher):
 
     def check(self, commands: Sequence[Sequence[str]]) -> list[str | None]:
         """Asks a worker that has nothing else to do."""
-        try:
-            return self._worker(0).check(commands)
-        except RuntimeError as error:
-            raise FPTError(str(error)) from error
+        return self._worker(0).check(commands)
 
     def close(self) -> None:
         """Ends all workers."""
@@ -75,10 +71,8 @@ class LocalLauncher(Launcher):
 
     def _worker(self, slot: int) -> WorkerProcess:
         if slot not in self._workers:
-            environment = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-            if self._devices:
-                environment["CUDA_VISIBLE_DEVICES"] = self._devices[slot % len(self._devices)]
-            self._workers[slot] = WorkerProcess(environment)
+            device = {"CUDA_VISIBLE_DEVICES": self._devices[slot % len(self._devices)]} if self._devices else {}
+            self._workers[slot] = WorkerProcess(self.threads, device)
         return self._workers[slot]
 
 

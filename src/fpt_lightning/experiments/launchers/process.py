@@ -20,10 +20,13 @@ class WorkerProcess:
     """A warm process with one order at a time.
 
     Args:
-        environment: What its environment adds to this one's: threads, devices.
+        threads: Its threads; those of this process by default.
+        environment: What else its environment adds to this one's.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, threads: int | None = None, environment: Mapping[str, str] | None = None) -> None:
+        self.environment = environment or {}
+        own = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"} if threads else {}
         read, write = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fpt_lightning.experiments.launchers.worker", str(write)],
@@ -31,7 +34,7 @@ class WorkerProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[write],
-            env={**_without_slurm(os.environ), **environment},
+            env={**_without_slurm(os.environ), **own, **self.environment},
             start_new_session=True,  # Ctrl-C is for the sweep, which then stops its workers
         )
         os.close(write)
@@ -61,12 +64,12 @@ class WorkerProcess:
         """What the command line says against each of some commands.
 
         Raises:
-            RuntimeError: If the worker dies of it.
+            FPTError: If the worker dies of it.
         """
         self._write({"check": [list(words) for words in commands]})
         line = self.answers.readline()
         if not line:
-            raise RuntimeError(f"a worker died: {self._last_error()}")
+            raise FPTError(f"a worker died: {self._last_error()}")
         answers: list[str | None] = json.loads(line)["check"]
         return answers
 
@@ -101,21 +104,6 @@ class WorkerProcess:
         assert self._process.stderr is not None
         lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"the worker ended with status {self._process.wait()}"
-
-
-def check_here(commands: Sequence[Sequence[str]]) -> list[str | None]:
-    """What the command line says against each of some commands, None where nothing; asked of a process of its own.
-
-    Raises:
-        FPTError: If the process dies of it.
-    """
-    worker = WorkerProcess({})
-    try:
-        return worker.check(commands)
-    except RuntimeError as error:
-        raise FPTError(str(error)) from error
-    finally:
-        worker.kill()
 
 
 def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import math
 import os
 import socket
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -12,10 +12,10 @@ from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.launchers.local import visible_cores
 from fpt_lightning.experiments.launchers.orders import Order, Verdict, fail
-from fpt_lightning.experiments.launchers.process import WorkerProcess, check_here
+from fpt_lightning.experiments.launchers.process import WorkerProcess
 
 ATTEMPTS = 3
-"""Times that an order is given: again where the actor or its node died of it."""
+"""Times that an order is given: again where the worker or its node died of it."""
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory for Ray's objects: ours are a line each, and its default is a third of the machine."""
@@ -27,7 +27,7 @@ QUIET = {
 
 
 class RayLauncher(Launcher):
-    """Runs in Ray actors, each of which holds one warm process: a run is made as the local launcher makes it.
+    """Runs as tasks of Ray, whose workers hold one warm process each: a run is made as the local launcher makes it.
 
     Files are not carried about: every node must see this folder under the same path.
 
@@ -64,125 +64,85 @@ class RayLauncher(Launcher):
             smallest = min(int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"])
             self.threads = threads or max(1, min(cores // self.slots, smallest))
             # as with the local launcher, runs beyond the cores share them rather than wait
-            self._cores = min(float(self.threads), cores / self.slots)
+            share = min(float(self.threads), cores / self.slots)
         except BaseException:
             self._ray.shutdown()
             raise
-        self._actor = self._ray.remote(RunActor)
+        # a worker that has made a run makes the next one too: by default Ray ends those that had a GPU
+        options = {"num_cpus": share, "num_gpus": self._gpus, "max_retries": ATTEMPTS - 1, "max_calls": 0}
+        self._make = self._ray.remote(**options)(make)
+        self._environment = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+        if not self._gpus:
+            self._environment["CUDA_VISIBLE_DEVICES"] = ""
         self._waiting: deque[Order] = deque()
-        self._idle: list[Any] = []  # actors without an order
-        self._given: dict[Any, tuple[Order, Any]] = {}  # by the reference of what is to come: the order, its actor
-        self._begun: dict[Any, Any] = {}  # by actor: a reference that is there once it runs on a node
-        self._deaths: Counter[str] = Counter()
+        self._given: dict[Any, Order] = {}  # by the reference of what is to come
 
     def submit(self, orders: Sequence[Order]) -> None:
-        """Takes orders; those beyond the free actors wait in line."""
+        """Takes orders; those beyond ``slots`` wait in line."""
         self._waiting.extend(orders)
         self._give()
 
     def wait(self, seconds: float) -> list[Verdict]:
-        """Verdicts that have come in. An order whose actor died is given again: its run goes on from its checkpoint."""
+        """Verdicts that have come in. Ray itself gives an order again whose worker died."""
         references = list(self._given)
-        ready, others = self._ray.wait(references, num_returns=1, timeout=seconds)
-        if others:
-            ready += self._ray.wait(others, num_returns=len(others), timeout=0)[0]
-        found = [self._collect(reference) for reference in ready]
+        self._ray.wait(references, num_returns=1, timeout=seconds)
+        ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
+        verdicts = [self._collect(reference) for reference in ready]
         self._give()
-        self._make_room()
-        return [verdict for verdict in found if verdict is not None]
+        return verdicts
 
     def running(self) -> list[str]:
         """The orders in hand."""
-        return [order.id for order, _ in self._given.values()]
-
-    def check(self, commands: Sequence[Sequence[str]]) -> list[str | None]:
-        """Asks a process of this machine."""
-        return check_here(commands)
+        return [order.id for order in self._given.values()]
 
     def close(self) -> None:
-        """Ends all actors; their processes notice and end too. A Ray that was started here is stopped."""
+        """Leaves Ray, which ends its workers; their processes notice and end too."""
         self._waiting.clear()
-        for actor in list(self._begun):
-            self._end(actor)
-        self._idle.clear()
         self._given.clear()
         self._ray.shutdown()
 
-    def _collect(self, reference: Any) -> Verdict | None:
-        """What became of an order; None where it is given again."""
-        order, actor = self._given.pop(reference)
+    def _collect(self, reference: Any) -> Verdict:
+        order = self._given.pop(reference)
         try:
             verdict: Verdict = self._ray.get(reference)
-        except self._ray.exceptions.RayActorError as error:
-            del self._begun[actor]
-            self._deaths[order.id] += 1
-            if self._deaths[order.id] < ATTEMPTS:
-                self._waiting.appendleft(order)
-                return None
-            return fail(order, f"its Ray actor died {ATTEMPTS} times: {_last_line(error)}")
+        except self._ray.exceptions.WorkerCrashedError as error:
+            return fail(order, f"its Ray worker died {ATTEMPTS} times: {_last_line(error)}")
         except self._ray.exceptions.RayError as error:
-            self._end(actor)
             return fail(order, _last_line(error))
-        self._idle.append(actor)
         return verdict
 
     def _give(self) -> None:
-        """Hands an order to every actor that has none."""
         while self._waiting and len(self._given) < self.slots:
-            actor = self._idle.pop() if self._idle else self._new_actor()
             order = self._waiting.popleft()
-            self._given[actor.make.remote(order)] = (order, actor)
-
-    def _make_room(self) -> None:
-        """Ends an actor without an order where another finds no room: a node may be too small for what is left."""
-        if not self._idle or self._waiting:
-            return
-        begun = [self._begun[actor] for _, actor in self._given.values()]
-        if begun and len(self._ray.wait(begun, num_returns=len(begun), timeout=0)[0]) < len(begun):
-            self._end(self._idle.pop())
-
-    def _end(self, actor: Any) -> None:
-        del self._begun[actor]
-        self._ray.kill(actor)
-
-    def _new_actor(self) -> Any:
-        environment = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        if not self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ""
-        if "PYTHONPATH" in os.environ:
-            environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
-        options = {"num_cpus": self._cores, "num_gpus": self._gpus}
-        actor = self._actor.options(**options).remote(os.getcwd(), environment)  # noqa: PTH109
-        self._begun[actor] = actor.begun.remote()  # asked before its first order, behind which it would wait
-        return actor
+            self._given[self._make.remote(order, os.getcwd(), self.threads, self._environment)] = order  # noqa: PTH109
 
 
-class RunActor:
-    """What runs on a node: it holds a warm process, and replaces it where a run has killed it.
+_warm: WorkerProcess | None = None  # of this worker of Ray's
+
+
+def make(order: Order, folder: str, threads: int, environment: Mapping[str, str]) -> Verdict:
+    """What a worker of Ray's does: it holds a warm process, and replaces it where a run has killed it.
 
     Args:
+        order: The run.
         folder: The folder in which the sweep was started.
-        environment: What the environment of its process adds to the node's.
+        threads: Threads of the run.
+        environment: What else the environment of the process adds to the node's.
     """
-
-    def __init__(self, folder: str, environment: Mapping[str, str]) -> None:
-        os.chdir(folder)
-        self._environment = environment
-        self._worker: WorkerProcess | None = None
-
-    def begun(self) -> bool:
-        """Answers once the actor has found room on a node."""
-        return True
-
-    def make(self, order: Order) -> Verdict:
-        """Makes a run."""
-        worker = self._worker or WorkerProcess(self._environment)
-        worker.give(order)
-        verdict, alive = worker.verdict()
-        if not alive:
-            worker.kill()
-        self._worker = worker if alive else None
-        return verdict
+    global _warm
+    os.chdir(folder)
+    # the next run of this worker may be given another GPU
+    environment = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", ""), **environment}
+    if _warm is not None and _warm.environment != environment:
+        _warm.kill()
+        _warm = None
+    _warm = worker = _warm or WorkerProcess(threads, environment)
+    worker.give(order)
+    verdict, alive = worker.verdict()
+    if not alive:
+        worker.kill()
+        _warm = None
+    return verdict
 
 
 def _connect(address: str | None, cores: int) -> ModuleType:

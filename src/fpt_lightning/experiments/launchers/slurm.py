@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import yaml
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.launchers.orders import Order, Verdict, fail
-from fpt_lightning.experiments.launchers.process import WorkerProcess, check_here
+from fpt_lightning.experiments.launchers.process import WorkerProcess
 
 LARGEST_ARRAY = 1000
 """Jobs of one array; SLURM's own default for the most (MaxArraySize) is 1,001."""
@@ -120,14 +120,10 @@ class SlurmLauncher(Launcher):
         """The runs whose jobs SLURM has started."""
         return [order.id for name, (order, _) in self._jobs.items() if self._states.get(name) == "RUNNING"]
 
-    def check(self, commands: Sequence[Sequence[str]]) -> list[str | None]:
-        """Asks a process of this machine."""
-        return check_here(commands)
-
     def close(self) -> None:
         """Cancels the jobs without a verdict."""
         if self._jobs:
-            subprocess.run(["scancel", *self._jobs], check=False, capture_output=True)
+            _ask("scancel", *self._jobs)
             self._jobs.clear()
 
     def _verdict(self, name: str) -> Verdict:
@@ -175,7 +171,7 @@ class SlurmRun:
         # SLURM signals every process of a job: this one answers by requeuing it, the run is not to die before
         shielded = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
         signal.pthread_sigmask(signal.SIG_BLOCK, shielded)
-        worker = WorkerProcess({"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"})
+        worker = WorkerProcess(self.threads)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, shielded)
         try:
             worker.give(order)
@@ -200,7 +196,7 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
 
     ours = {"command", "folder", "map_count", "use_srun", "additional_parameters", "nodes", "ntasks_per_node"}
     known = [name for name in inspect.signature(_make_sbatch_string).parameters if name not in ours]
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for option in options:
         key, _, text = option.partition("=")
         key = key.replace("-", "_")
@@ -209,14 +205,14 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
         if not text:
             raise UsageError(f"--slurm {option}: write KEY=VALUE, such as partition=gpu")
         if key in ARGUMENTS:
-            found[key] = [*found.get(key, []), text]
+            parameters[key] = [*parameters.get(key, []), text]
             continue
         # a memory or a node may look like a number, and 1:00 like 60 to YAML
         value = yaml.safe_load(text) if text.isdigit() or text in ("true", "false") else text
         if key in ("time", "cpus_per_task", "signal_delay_s", "array_parallelism") and not isinstance(value, int):
             raise UsageError(f"--slurm {option}: {key} is a whole number{' of minutes' if key == 'time' else ''}")
-        found[key] = value
-    return found
+        parameters[key] = value
+    return parameters
 
 
 def states_of_jobs() -> dict[str, str] | None:
@@ -224,24 +220,25 @@ def states_of_jobs() -> dict[str, str] | None:
 
     squeue rather than sacct, which needs a database that small clusters do without.
     """
-    command = ["squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    except (subprocess.SubprocessError, OSError):
+    answer = _ask("squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T")
+    if answer is None:
         return None
-    pairs: Mapping[str, str] = dict(line.split("|", 1) for line in answer.stdout.split() if "|" in line)
-    return dict(pairs)
+    pairs = (line.partition("|") for line in answer.split() if "|" in line)
+    return {name: state for name, _, state in pairs}
 
 
 def state_by_accounting(name: str) -> str | None:
     """What the accounting says of a job that SLURM's controller has forgotten, where there is one."""
-    command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=State", f"--jobs={name}"]
+    answer = _ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=State", f"--jobs={name}")
+    return next(iter((answer or "").split()), None)
+
+
+def _ask(*command: str) -> str | None:
+    """What a command of SLURM's prints; None where it does not answer."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (subprocess.SubprocessError, OSError):
         return None
-    words = answer.stdout.split()
-    return words[0] if words else None
 
 
 def _has_result(job: Any) -> bool:

@@ -51,7 +51,7 @@ def _budget(results: Results, entry: Entry) -> dict[str, Any]:
     ended = (State.FINISHED, State.FAILED)
     tried = {lr for (lr, _), run in entry.cell.runs.items() if results.outcomes[run.id].state in ended}
     batches = sorted({result.batch_size for result in entry.results.values() if result.batch_size is not None})
-    config = results.grid.runs.config(entry.runs[0].folder.name) or {}
+    config = results.grid.records.config(entry.runs[0].folder.name) or {}
     batch = " and ".join(map(str, batches)) or "unknown"
     budget: dict[str, Any] = {"learning rates": len(tried), "seeds": len(entry.results), "batch size": batch}
     for name, (section, option) in BUDGET.items():

@@ -147,7 +147,7 @@ def page_of(results: Results, folder: Path) -> Page:
 def _figure(results: Results, arm: str, column: Column, notes: list[str]) -> FigureText:
     entry = results.entries[arm, column.task.name]
     values = list(results.values[arm, column.name].values())
-    reference, unit = entry.cell.arm.reference.get(column.name), column.unit
+    reference, unit = entry.cell.reference.get(column.measure), column.unit
     count, seeds = len(values), len(entry.cell.seeds)
     comparison = results.comparisons.get((arm, column.name))
     return FigureText(

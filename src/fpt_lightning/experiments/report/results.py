@@ -142,7 +142,7 @@ def _entry(cell: Cell, grid: Grid, outcomes: Mapping[str, Outcome]) -> Entry:
     tested = {seed: outcomes[run.id].result for seed, run in due.items() if outcomes[run.id].is_tested}
     results = {seed: result for seed, result in tested.items() if result is not None}
     missing = None if len(results) == len(due) else _why_open(due.values(), outcomes)
-    curves = {seed: grid.runs.curve(due[seed].folder.name, task.metric) for seed in results}
+    curves = {seed: grid.records.curve(due[seed].folder.name, task.metric) for seed in results}
     return Entry(cell, task, lr, results, curves, missing)
 
 
