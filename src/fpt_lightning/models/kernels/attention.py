@@ -1,6 +1,6 @@
-"""Attention with dropout that is fast on a CPU: whole tensors for short sequences, slices for long ones."""
+"""The attention of every model here, under the names by which transformers asks for it."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,20 +8,31 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from fpt_lightning.models.kernels.blockwise_attention import blockwise_attention
 from fpt_lightning.models.kernels.dropout import fast_dropout
+from fpt_lightning.models.kernels.options import AttentionOptions
 from fpt_lightning.models.kernels.sliced_attention import sliced_attention
 
 ATTENTION = "fpt_lightning"
+BLOCKWISE_ATTENTION = "fpt_lightning_causal"
 SLICED_FROM = 192
 """Tokens from which slices take no longer than whole tensors; shorter ones fit into the cache as they are."""
 
 
-def use_attention(config: PretrainedConfig) -> None:
-    """Makes a model of transformers use :func:`attention`."""
-    register_attention(config, ATTENTION, attention)
+def use_attention(config: PretrainedConfig, *, blockwise: bool = False) -> None:
+    """Makes a model of transformers use :func:`attention`.
+
+    Args:
+        config: Its config.
+        blockwise: Also where nothing is dropped, for a causal model that trains in bf16.
+    """
+    if blockwise:
+        register_attention(config, BLOCKWISE_ATTENTION, partial(attention, blockwise=True))
+    else:
+        register_attention(config, ATTENTION, attention)
 
 
-def register_attention(config: PretrainedConfig, name: str, function: Callable[..., Any]) -> None:
+def register_attention(config: PretrainedConfig, name: str, function: Any) -> None:
     """Makes a model of transformers use an attention function of ours, with the bool masks of sdpa."""
     AttentionInterface.register(name, function)
     AttentionMaskInterface.register(name, sdpa_mask)
@@ -36,9 +47,11 @@ def attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    *,
+    blockwise: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scaled dot-product attention, torch's own but where it would draw a mask on a CPU.
+    """Scaled dot-product attention, torch's own but where a kernel of ours is faster on a CPU.
 
     Args:
         module: The attention layer; causal unless its ``is_causal`` says otherwise.
@@ -49,18 +62,23 @@ def attention(
             all; None for all that causality allows.
         dropout: Probability that a weight is dropped; 0 outside training.
         scaling: Factor of the scores; the inverse root of the head width where it is None.
+        blockwise: Serve causal bf16 calls without dropout too.
         kwargs: What else transformers passes to attention functions.
 
     Returns:
         ``[batch, length, heads, head width]`` and None, as transformers expects it.
     """
-    if query.device.type != "cpu" or dropout in (0.0, 1.0) or not _plain(query, key, value, attention_mask, kwargs):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    causal = kwargs.get("is_causal")
-    causal = attention_mask is None and (getattr(module, "is_causal", True) if causal is None else causal)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    function = sliced_attention if query.shape[2] >= SLICED_FROM else _whole_attention
-    return function(query, key, value, attention_mask, kwargs.get("position_bias"), causal, scaling, dropout), None
+    if query.device.type == "cpu" and _plain(query, key, value, attention_mask, kwargs):
+        causal = kwargs.get("is_causal")
+        causal = attention_mask is None and (getattr(module, "is_causal", True) if causal is None else causal)
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        options = AttentionOptions(attention_mask, kwargs.get("position_bias"), causal, factor, dropout)
+        if 0 < dropout < 1:
+            kernel = sliced_attention if query.shape[2] >= SLICED_FROM else whole_attention
+            return kernel(query, key, value, options), None
+        if blockwise and dropout == 0 and causal and options.bias is None and query.dtype == torch.bfloat16:
+            return blockwise_attention(query, key, value, options), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
 
 
 def _plain(
@@ -72,23 +90,15 @@ def _plain(
     return query.shape == key.shape == value.shape and query.numel() > 0 and masked and not special
 
 
-def _whole_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    causal: bool,
-    scaling: float,
-    dropout: float,
+def whole_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: AttentionOptions
 ) -> torch.Tensor:
-    """Attention through autograd, every tensor whole."""
-    scores = (query * scaling) @ key.transpose(-1, -2)  # [batch, heads, length, length], changed in place
-    if bias is not None:
-        scores = scores + bias
-    if causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    """Attention through autograd, every tensor whole: ``[batch, length, heads, head width]``."""
+    scores = (query * options.scaling) @ key.transpose(-1, -2)  # [batch, heads, length, length], changed in place
+    if options.bias is not None:
+        scores = scores + options.bias
+    mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril() if options.causal else options.mask
     if mask is not None:
         scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
-    weights = fast_dropout(scores.softmax(dim=-1), dropout)  # [batch, heads, length, length]
+    weights = fast_dropout(scores.softmax(dim=-1), options.dropout)  # [batch, heads, length, length]
     return (weights @ value).transpose(1, 2).contiguous()
