@@ -10,7 +10,8 @@ import torch
 
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.backbones.architectures import ARCHITECTURES
-from fpt_lightning.models.backbones.build import BackboneChoice, Initialization, build_backbone
+from fpt_lightning.models.backbones.build import build_backbone
+from fpt_lightning.models.backbones.choice import BackboneChoice, Initialization
 
 
 def test_pretrained_weights_are_those_of_the_folder(gpt2_folder: Path) -> None:

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.build import BackboneChoice, build_backbone
+from fpt_lightning.models.backbones.build import build_backbone
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 TASK = TaskSpec("words", max_length=12, classes=7, vocabulary_size=9)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.kernels import attention as dispatch
 from fpt_lightning.models.kernels import sliced_attention

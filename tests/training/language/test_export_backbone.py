@@ -10,7 +10,7 @@ from transformers import GPT2Model
 from conftest import Fpt
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.training.checkpoint_io import WholeCheckpointIO

@@ -20,12 +20,7 @@ SLICED_FROM = 192
 
 
 def use_attention(config: PretrainedConfig, *, blockwise: bool = False) -> None:
-    """Makes a model of transformers use :func:`attention`.
-
-    Args:
-        config: Its config.
-        blockwise: Also where nothing is dropped, for a causal model that trains in bf16.
-    """
+    """Makes a model of transformers use :func:`attention`; ``blockwise`` serves one that trains in bf16 as a whole."""
     if blockwise:
         register_attention(config, BLOCKWISE_ATTENTION, partial(attention, blockwise=True))
     else:
@@ -51,19 +46,12 @@ def attention(
     blockwise: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scaled dot-product attention, torch's own but where a kernel of ours is faster on a CPU.
+    """What transformers calls: torch's own attention but where a kernel of ours is faster on a CPU.
 
-    Args:
-        module: The attention layer; causal unless its ``is_causal`` says otherwise.
-        query: ``[batch, heads, length, head width]``.
-        key: As ``query``.
-        value: As ``query``.
-        attention_mask: ``[batch, 1, length, length]`` bool, True where a query may look, a size of 1 standing for
-            all; None for all that causality allows.
-        dropout: Probability that a weight is dropped; 0 outside training.
-        scaling: Factor of the scores; the inverse root of the head width where it is None.
-        blockwise: Serve causal bf16 calls without dropout too.
-        kwargs: What else transformers passes to attention functions.
+    A layer is causal unless ``is_causal`` of the call or else of ``module`` says otherwise. ``attention_mask`` is
+    ``[batch, 1, length, length]`` bool, True where a query may look, a size of 1 standing for all; None for all that
+    causality allows. ``scaling`` is the inverse root of the head width where it is None. ``blockwise`` serves causal
+    bf16 calls without dropout too.
 
     Returns:
         ``[batch, length, heads, head width]`` and None, as transformers expects it.
@@ -93,7 +81,7 @@ def _plain(
 def whole_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: AttentionOptions
 ) -> torch.Tensor:
-    """Attention through autograd, every tensor whole: ``[batch, length, heads, head width]``."""
+    """Attention through autograd, every tensor whole."""
     scores = (query * options.scaling) @ key.transpose(-1, -2)  # [batch, heads, length, length], changed in place
     if options.bias is not None:
         scores = scores + options.bias

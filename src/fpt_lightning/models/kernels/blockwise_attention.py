@@ -15,17 +15,7 @@ BLOCK = 128
 def blockwise_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: AttentionOptions
 ) -> torch.Tensor:
-    """Causal attention, a block of queries after the other; of the options it needs the scaling alone.
-
-    Args:
-        query: ``[batch, heads, length, head width]``.
-        key: As ``query``.
-        value: As ``query``.
-        options: Without mask, bias and dropout.
-
-    Returns:
-        ``[batch, length, heads, head width]``.
-    """
+    """Causal attention, a block of queries after the other; of the options it knows the scaling alone."""
     batch, heads, length, width = query.shape
     query = query * options.scaling
     later = torch.full((length, length), float("-inf"), dtype=query.dtype).triu(1)

@@ -23,16 +23,10 @@ def fast_dropout(x: torch.Tensor, p: float) -> torch.Tensor:
 
 
 def draw_kept(words: torch.Tensor, count: int, p: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draws which elements a dropout keeps.
+    """Draws which elements a dropout of probability ``p`` below 1 keeps.
 
-    Args:
-        words: Memory to draw into, int64, at least one for :data:`LANES` elements.
-        count: Elements.
-        p: Probability that an element is dropped, below 1.
-        generator: Where the numbers come from; None is torch's global generator.
-
-    Returns:
-        ``[count]`` int16 in ``words``: 1 where an element is kept, 0 where it is dropped.
+    ``words`` is memory to draw into, int64, at least one for :data:`LANES` elements. Of it ``[count]`` int16 are
+    returned: 1 where an element is kept, 0 where it is dropped.
     """
     numbers = words[: -(-count // LANES)].random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
     if not (dropped := _dropped(p)):
@@ -56,7 +50,6 @@ class Dropout(nn.Dropout):
     """``nn.Dropout`` through :func:`fast_dropout`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any shape in, the same out."""
         return fast_dropout(x, self.p) if self.training else x
 
 

@@ -38,7 +38,6 @@ class FrozenLinear(nn.Module):
         return F.linear(x, weight, self.bias)
 
     def extra_repr(self) -> str:
-        """Sizes, as ``nn.Linear`` shows them."""
         out, width = self.weight.t().shape if self.transposed else self.weight.shape
         return f"in_features={width}, out_features={out}, bias={self.bias is not None}"
 
@@ -75,16 +74,11 @@ def _onednn_serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
     )
 
 
-def _frozen(layer: nn.Linear | Conv1D) -> FrozenLinear:
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, nn.Parameter)
-    return FrozenLinear(weight, bias, transposed=isinstance(layer, Conv1D))
-
-
 def replace_frozen_linears(module: nn.Module) -> None:
     """Replaces every linear layer none of whose parameters trains; names and values stay as they are."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear | Conv1D) and not any(p.requires_grad for p in child.parameters()):
-            setattr(module, name, _frozen(child))
+            weight: Any = child.weight
+            setattr(module, name, FrozenLinear(weight, child.bias, transposed=isinstance(child, Conv1D)))
         else:
             replace_frozen_linears(child)

@@ -1,4 +1,8 @@
-"""What a call of attention asks for."""
+"""What the kernels of attention have in common.
+
+Each takes query, key and value ``[batch, heads, length, head width]`` and an :class:`AttentionOptions`, and returns
+``[batch, length, heads, head width]``.
+"""
 
 from typing import NamedTuple
 
@@ -6,7 +10,7 @@ import torch
 
 
 class AttentionOptions(NamedTuple):
-    """What a kernel is told beside query, key and value.
+    """What a call asks for beside query, key and value.
 
     Attributes:
         mask: ``[1 or batch, 1, 1 or length, 1 or length]`` bool, True where a query may look; or None.

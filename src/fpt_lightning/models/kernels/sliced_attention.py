@@ -24,18 +24,10 @@ QUERIES = 128
 def sliced_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: AttentionOptions
 ) -> torch.Tensor:
-    """Scaled dot-product attention in memory that grows with the length, not with its square.
+    """Attention in memory that grows with the length, not with its square; 16-bit types are computed in fp32.
 
-    Draws one number from torch's global generator, the seed of everything dropped.
-
-    Args:
-        query: ``[batch, heads, length, head width]``; 16-bit types are computed in fp32.
-        key: As ``query``.
-        value: As ``query``.
-        options: Mask, bias, scaling and dropout.
-
-    Returns:
-        ``[batch, length, heads, head width]``, differentiable in query, key, value and bias.
+    Draws one number from torch's global generator, the seed of everything dropped. Differentiable once, in query, key,
+    value and bias.
     """
     # autograd follows tensors that are arguments themselves, so the bias stands beside the options
     result: torch.Tensor = _SlicedAttention.apply(query, key, value, options.bias, options)
@@ -43,8 +35,6 @@ def sliced_attention(
 
 
 class _SlicedAttention(torch.autograd.Function):
-    """:func:`sliced_attention`, differentiable once."""
-
     @staticmethod
     def forward(
         ctx: Any,
