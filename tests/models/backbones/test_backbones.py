@@ -73,6 +73,10 @@ def test_dropout_is_set_everywhere() -> None:
         ("gpt2", "random", {"n_layers_": 3}, "did you mean 'n_layer'"),
         ("tiny", "random", {"n_head": 5}, "model.architecture does not make a gpt2"),
         ("tiny", "random", {"n_embd": -8}, "model.architecture does not make a gpt2"),
+        ("tiny", "random", {"n_embd": "8"}, "model.architecture: Field 'n_embd' expected int, got str"),
+        ("tiny", "random", {"activation_function": "glue"}, "model.architecture does not make a gpt2: 'glue'"),
+        ("Qwen/Qwen2.5-0.5B", "random", {"hidden_size": -8}, "model.architecture does not make a qwen2"),
+        ("google/vit-base-patch16-224-in21k", "random", {"patch_size": 0}, "model.architecture does not make a vit"),
     ],
 )
 def test_a_choice_that_contradicts_itself_is_refused(
@@ -152,6 +156,14 @@ def test_weights_of_other_sizes_are_refused(gpt2_folder: Path, tmp_path: Path) -
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "n_embd": 48}))
     with pytest.raises(FPTError, match=r"do not fit config\.json"):
+        build_backbone(BackboneChoice(str(folder)), 8, 0.1)
+
+
+def test_a_config_of_other_types(gpt2_folder: Path, tmp_path: Path) -> None:
+    folder = _copy(gpt2_folder, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_embd": "wide"}))
+    with pytest.raises(FPTError, match=r"copy': config\.json: Field 'n_embd' expected int, got str"):
         build_backbone(BackboneChoice(str(folder)), 8, 0.1)
 
 

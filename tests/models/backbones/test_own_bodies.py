@@ -95,6 +95,7 @@ def test_a_slice_of_layers() -> None:
         (BackboneChoice("lstm", architecture={"widht": 3}), "did you mean 'width'"),
         (BackboneChoice("lstm", architecture={"width": 0}), "width is a whole number of at least 1"),
         (BackboneChoice("lstm", architecture={"width": "x"}), "width is a whole number of at least 1"),
+        (BackboneChoice("lstm", architecture={"width": True}), "width is a whole number of at least 1"),
         (BackboneChoice("one_attention", architecture={"heads": 5}), "cannot have 5 heads"),
         (BackboneChoice("none", layers=1), "does not choose from the 0 blocks"),
         (BackboneChoice("lstm", layers=4), "does not choose from the 3 blocks"),

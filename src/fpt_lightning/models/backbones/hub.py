@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
@@ -19,8 +20,9 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
     """The config of a body, with the fields that ``model.architecture`` changes.
 
     Raises:
-        FPTError: If there is none.
-        UsageError: If the choice contradicts itself, or changes a field that the architecture does not have.
+        FPTError: If there is none, or it is not one.
+        UsageError: If the choice contradicts itself, or changes a field that the architecture does not have, or to
+            something else than belongs there.
     """
     folder = Path(location(choice.name))
     known = choice.name in ARCHITECTURES and choice.resolved_initialization == "random"
@@ -34,13 +36,18 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
             config = AutoConfig.from_pretrained(location(choice.name), trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise _not_found(choice.name, error) from error
+        except StrictDataclassError as error:
+            raise FPTError(f"backbone '{choice.name}': config.json: {error.__cause__ or error}") from error
     config.dtype = torch.float32  # whatever the weights are kept in: the Trainer's precision decides
     available = {**config.to_dict(), **config.attribute_map}
     for key, value in (choice.architecture or {}).items():
         if key not in available:
             near = did_you_mean(key, available)
             raise UsageError(f"model.architecture: {config.model_type} has no field '{key}'{near}")
-        setattr(config, key, value)
+        try:
+            setattr(config, key, value)
+        except StrictDataclassError as error:
+            raise UsageError(f"model.architecture: {error.__cause__ or error}") from error
     return config
 
 

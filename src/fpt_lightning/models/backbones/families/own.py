@@ -52,7 +52,7 @@ class OwnBody(Family):
                     f"model.architecture: this backbone has no field '{key}'{did_you_mean(key, sizes)} "
                     f"Its fields are {', '.join(sizes)}."
                 )
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise UsageError(f"model.architecture: {key} is a whole number of at least 1, got {value}")
         self.name = name
         self.sizes: Mapping[str, int] = {**sizes, **changed}

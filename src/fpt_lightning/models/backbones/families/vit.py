@@ -31,7 +31,7 @@ class ViT(HubFamily):
     @property
     def positions(self) -> int:
         """One a patch."""
-        return (int(self.config.image_size) // int(self.config.patch_size)) ** 2
+        return (int(self.config.image_size) // max(1, int(self.config.patch_size))) ** 2
 
     def position_rows(self, body: Any, max_length: int) -> torch.Tensor:
         """Those of the patches, behind the class token's."""
