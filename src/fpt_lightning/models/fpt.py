@@ -82,14 +82,14 @@ class FrozenPretrainedTransformer(nn.Module):
             tokens = self.shuffle(tokens, mask)
         embeddings = self.input(tokens)  # [batch, length, width]
         hidden = self.family.hidden(self.backbone, embeddings, mask)
-        logits = self.output(self._last_real_tokens(hidden, mask))
+        logits = self.output(self.last_real_tokens(hidden, mask))
         return torch.unflatten(logits, -1, (-1, self.task.logits_per_answer)).flatten(1, 2)
 
     def _place(self) -> dict[str, Place]:
         return place_parameters([name for name, _ in self.named_parameters()], self.family.parts, self.choice.name)
 
-    def _last_real_tokens(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """The last ``answer_tokens`` real tokens: ``[batch, answer_tokens, width]``."""
+    def last_real_tokens(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Of ``[batch, length, width]`` the last ``answer_tokens`` real tokens: ``[batch, answer_tokens, width]``."""
         answers = self.task.answer_tokens
         if mask is None:
             return hidden[:, -answers:]

@@ -93,8 +93,7 @@ def _check_positions(choice: BackboneChoice, family: HubFamily, max_length: int)
     learned, available = family.position_table is not None, family.positions
     if choice.positions == "new":
         if not learned:
-            kind = family.config.model_type
-            raise UsageError(f"model.positions new: a {kind} has no learned positions to replace")
+            raise UsageError(f"model.positions new: a {family.config.model_type} has no learned positions to replace")
     elif available is not None and max_length > available:
         raise UsageError(
             f"the task has {max_length} tokens, backbone '{choice.name}' only {available} positions: choose smaller "

@@ -27,7 +27,6 @@ class NoBody(nn.Module):
         self.layers = nn.ModuleList()
 
     def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns ``inputs_embeds`` ``[batch, length, width]``."""
         return inputs_embeds
 
 

@@ -21,8 +21,7 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
 
     Raises:
         FPTError: If there is none, or it is not one.
-        UsageError: If the choice contradicts itself, or changes a field that the architecture does not have, or to
-            something else than belongs there.
+        UsageError: If the choice contradicts itself, or changes a field that is not there, or to another type.
     """
     folder = Path(location(choice.name))
     known = choice.name in ARCHITECTURES and choice.resolved_initialization == "random"

@@ -33,36 +33,21 @@ class LayeredBody(nn.Module):
         super().__init__()
         self.residual = residual
         self.positions = positions
-        self.layers = nn.ModuleList(_Layer(name, module, width) for module in modules)
+        self.layers = nn.ModuleList(nn.ModuleDict({"norm": nn.LayerNorm(width), name: module}) for module in modules)
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
     def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Hidden states ``[batch, length, width]``; what stands at padded positions means nothing.
-
-        Args:
-            inputs_embeds: ``[batch, length, width]``.
-            attention_mask: ``[batch, length]`` bool. Unused: padding stands after the real tokens, which never see it.
-        """
+        """Maps ``[batch, length, width]`` to the same; needs no mask, as no real token sees the padding after it."""
         hidden = inputs_embeds
         if self.positions is not None:
             hidden = hidden + self.positions.weight[: hidden.size(1)]
         hidden = self.dropout(hidden)
         for layer in self.layers:
-            out = self.dropout(layer(hidden))  # [batch, length, width]
+            norm, module = layer.children()
+            out = self.dropout(module(norm(hidden))[0])  # [batch, length, width]
             hidden = hidden + out if self.residual else out
         return self.norm(hidden)
-
-
-class _Layer(nn.Module):
-    def __init__(self, name: str, module: nn.Module, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.name = name
-        self.add_module(name, module)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.get_submodule(self.name)(self.norm(hidden))[0]
 
 
 def new_positions(max_length: int, width: int) -> nn.Embedding:

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -36,29 +37,27 @@ def register_attention(config: PretrainedConfig, name: str, function: Any) -> No
 
 def attention(
     module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     *,
     blockwise: bool = False,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[Tensor, Tensor | None]:
     """What transformers calls: torch's own attention but where a kernel of ours is faster on a CPU.
 
-    A layer is causal unless ``is_causal`` of the call or else of ``module`` says otherwise. ``attention_mask`` is
-    ``[batch, 1, length, length]`` bool, True where a query may look, a size of 1 standing for all; None for all that
-    causality allows. ``scaling`` is the inverse root of the head width where it is None. ``blockwise`` serves causal
-    bf16 calls without dropout too.
+    ``attention_mask`` is ``[batch, 1, length, length]`` bool, True where a query may look, a size of 1 standing for
+    all; None for all that causality allows. ``scaling`` is the inverse root of the head width where it is None.
+    ``blockwise`` serves causal bf16 calls without dropout too.
 
     Returns:
         ``[batch, length, heads, head width]`` and None, as transformers expects it.
     """
     if query.device.type == "cpu" and _plain(query, key, value, attention_mask, kwargs):
-        causal = kwargs.get("is_causal")
-        causal = attention_mask is None and (getattr(module, "is_causal", True) if causal is None else causal)
+        causal = attention_mask is None and is_causal(module, **kwargs)
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
         options = AttentionOptions(attention_mask, kwargs.get("position_bias"), causal, factor, dropout)
         if 0 < dropout < 1:
@@ -69,18 +68,19 @@ def attention(
     return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
 
 
-def _plain(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, kwargs: dict[str, Any]
-) -> bool:
+def is_causal(module: torch.nn.Module, is_causal: bool | None = None, **kwargs: Any) -> bool:
+    """Whether queries see no later keys where no mask says so: as the call says, or else the layer."""
+    return getattr(module, "is_causal", True) if is_causal is None else is_causal
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
     """Whether a call asks for nothing beyond a bool mask for all heads and a position bias."""
     masked = mask is None or (mask.dtype == torch.bool and mask.dim() == 4 and mask.shape[1] == 1)
     special = any(kwargs.get(name) is not None for name in ("softcap", "cache", "s_aux"))
     return query.shape == key.shape == value.shape and query.numel() > 0 and masked and not special
 
 
-def whole_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: AttentionOptions
-) -> torch.Tensor:
+def whole_attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
     """Attention through autograd, every tensor whole."""
     scores = (query * options.scaling) @ key.transpose(-1, -2)  # [batch, heads, length, length], changed in place
     if options.bias is not None:

@@ -5,6 +5,7 @@ bf16 products it takes two to three times as long as these plain products. `benc
 """
 
 import torch
+from torch import Tensor
 
 from fpt_lightning.models.kernels.options import AttentionOptions
 
@@ -12,9 +13,7 @@ BLOCK = 128
 """Queries at a time: few enough that little of the masked half is computed, and that scores stay in the cache."""
 
 
-def blockwise_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: AttentionOptions
-) -> torch.Tensor:
+def blockwise_attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
     """Causal attention, a block of queries after the other; of the options it knows the scaling alone."""
     batch, heads, length, width = query.shape
     query = query * options.scaling

@@ -6,7 +6,7 @@ Each takes query, key and value ``[batch, heads, length, head width]`` and an :c
 
 from typing import NamedTuple
 
-import torch
+from torch import Tensor
 
 
 class AttentionOptions(NamedTuple):
@@ -20,8 +20,8 @@ class AttentionOptions(NamedTuple):
         dropout: Probability that a weight is dropped, below 1.
     """
 
-    mask: torch.Tensor | None
-    bias: torch.Tensor | None
+    mask: Tensor | None
+    bias: Tensor | None
     causal: bool
     scaling: float
     dropout: float

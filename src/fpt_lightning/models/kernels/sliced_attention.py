@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fpt_lightning.models.kernels.dropout import LANES, draw_kept, kept_scale
@@ -21,29 +22,21 @@ QUERIES = 128
 """Queries in a slice: few, so that little is computed above the diagonal of a causal mask."""
 
 
-def sliced_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: AttentionOptions
-) -> torch.Tensor:
+def sliced_attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
     """Attention in memory that grows with the length, not with its square; 16-bit types are computed in fp32.
 
     Draws one number from torch's global generator, the seed of everything dropped. Differentiable once, in query, key,
     value and bias.
     """
     # autograd follows tensors that are arguments themselves, so the bias stands beside the options
-    result: torch.Tensor = _SlicedAttention.apply(query, key, value, options.bias, options)
-    return result
+    return _SlicedAttention.apply(query, key, value, options.bias, options)
 
 
 class _SlicedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        bias: torch.Tensor | None,
-        options: AttentionOptions,
-    ) -> torch.Tensor:
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, options: AttentionOptions
+    ) -> Tensor:
         ctx.save_for_backward(query, key, value, bias, options.mask)
         ctx.options = options._replace(mask=None, bias=None)
         ctx.seed = int(torch.randint(2**63 - 1, ()))
@@ -52,7 +45,7 @@ class _SlicedAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, bias, mask = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False):
             slices = _Slices(query, key, value, ctx.options._replace(mask=mask, bias=bias), ctx.seed)
@@ -61,7 +54,7 @@ class _SlicedAttention(torch.autograd.Function):
         return *of_inputs, None if of_bias is None else of_bias.to(bias.dtype), None
 
 
-def _precise(x: torch.Tensor) -> torch.Tensor:
+def _precise(x: Tensor) -> Tensor:
     """Sums over a thousand keys need 32 bits."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
@@ -73,7 +66,7 @@ class _Slice(NamedTuple):
     heads: slice
     queries: slice
     keys: slice
-    hidden: torch.Tensor | None  # [queries, keys], 0 or the lowest number
+    hidden: Tensor | None  # [queries, keys], 0 or the lowest number
 
 
 class _Slices:
@@ -82,9 +75,7 @@ class _Slices:
     A slice's random numbers follow those of the slice before it, so both passes go through all of them in order.
     """
 
-    def __init__(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: AttentionOptions, seed: int
-    ) -> None:
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions, seed: int) -> None:
         self.query, self.key, self.value = _precise(query), _precise(key), _precise(value)
         self.batch, self.heads, self.length, _ = query.shape
         self.options = options
@@ -95,7 +86,7 @@ class _Slices:
         self.memory = torch.empty(3, size, dtype=self.query.dtype)
         self.words = torch.empty(-(-size // LANES), dtype=torch.int64)
 
-    def attend(self) -> torch.Tensor:
+    def attend(self) -> Tensor:
         """The values that each query takes up: ``[batch, length, heads, head width]``."""
         out = torch.empty_like(self.value.transpose(1, 2), memory_format=torch.contiguous_format)
         for part in self._all():
@@ -105,9 +96,7 @@ class _Slices:
             out[row, queries, heads] = taken.transpose(0, 1)
         return out.mul_(kept_scale(self.options.dropout))
 
-    def differentiate(
-        self, gradient: torch.Tensor, with_bias: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def differentiate(self, gradient: Tensor, with_bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """The gradients of query, key, value and, if asked for, bias, given that of what :meth:`attend` returned."""
         gradient = gradient.transpose(1, 2) * kept_scale(self.options.dropout)  # [batch, heads, length, head width]
         # heads beside each other in memory, as the layer that made the inputs reads their gradients
@@ -141,7 +130,7 @@ class _Slices:
                 for head in range(0, self.heads, self.together):
                     yield _Slice(row, slice(head, min(head + self.together, self.heads)), queries, keys, hidden)
 
-    def _visible(self, row: int, queries: slice) -> tuple[slice, torch.Tensor | None]:
+    def _visible(self, row: int, queries: slice) -> tuple[slice, Tensor | None]:
         """The keys up to the last that any of these queries may see, and which of them are hidden from which query."""
         if self.options.mask is not None:
             visible = self.options.mask.expand(self.batch, 1, self.length, self.length)[row, 0, queries]
@@ -156,7 +145,7 @@ class _Slices:
         lowest = torch.finfo(self.memory.dtype).min
         return keys, torch.zeros(hidden.shape, dtype=self.memory.dtype).masked_fill_(hidden, lowest)
 
-    def _weights(self, part: _Slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def _weights(self, part: _Slice) -> tuple[Tensor, Tensor]:
         """The softmax of a slice's scores, and 1 or 0 for what dropout keeps of it: ``[heads, queries, keys]``."""
         row, heads, queries, keys, added = part
         scores = self._scores(part)
@@ -175,10 +164,10 @@ class _Slices:
         kept = draw_kept(self.words, scores.numel(), self.options.dropout, self.generator)
         return weights, self._memory(2, scores.shape).copy_(kept.view(scores.shape))
 
-    def _scores(self, part: _Slice) -> torch.Tensor:
+    def _scores(self, part: _Slice) -> Tensor:
         """The memory of a slice's scores ``[heads, queries, keys]``, free again once the weights are made."""
         sizes = (range_.stop - range_.start for range_ in (part.heads, part.queries, part.keys))
         return self._memory(0, torch.Size(sizes))
 
-    def _memory(self, index: int, shape: torch.Size) -> torch.Tensor:
+    def _memory(self, index: int, shape: torch.Size) -> Tensor:
         return self.memory[index, : shape.numel()].view(shape)

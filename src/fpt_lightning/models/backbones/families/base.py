@@ -3,6 +3,7 @@
 import copy
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,8 @@ DROPOUT_FIELDS = (
     "resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate",
     "attention_dropout", "hidden_dropout",
 )  # fmt: skip
+
+WITHOUT_POOLER: Mapping[str, Any] = {"add_pooling_layer": False}
 
 
 class Family(ABC):
@@ -68,8 +71,7 @@ class HubFamily(Family):
     Attributes:
         position_table: Path of the table of learned positions; None where positions are none or relative.
         dropped: Patterns of the parameters that are dropped, and may therefore be missing from a weight file.
-        model_class: The auto class of transformers that builds and loads the body.
-        has_pooler: Whether it would come with a pooling layer, and takes ``add_pooling_layer``.
+        model_class: The auto class of transformers that builds and loads the body, with ``class_arguments``.
         first_row: The row of the table of positions that the first token has.
         config: What the body is built from.
     """
@@ -77,8 +79,7 @@ class HubFamily(Family):
     position_table: ClassVar[str | None] = None
     dropped: ClassVar[tuple[str, ...]] = ()
     model_class: ClassVar[Any] = AutoModel
-    has_pooler: ClassVar[bool] = False
-
+    class_arguments: ClassVar[Mapping[str, Any]] = {}
     first_row = 0
 
     def __init__(self, config: PretrainedConfig) -> None:
@@ -92,11 +93,6 @@ class HubFamily(Family):
     def positions(self) -> int | None:
         """The longest sequence that the body has positions for; None where it has no limit."""
         return int(self.config.max_position_embeddings) - self.first_row
-
-    @property
-    def class_arguments(self) -> dict[str, Any]:
-        """Arguments for ``model_class``."""
-        return {"add_pooling_layer": False} if self.has_pooler else {}
 
     @property
     def asks_for_attention(self) -> bool:
@@ -146,12 +142,7 @@ class HubFamily(Family):
         return body.get_parameter(f"{self.position_table}.weight")[self.first_row :][:max_length]
 
     def enter(self, body: Any, rows: torch.Tensor | None) -> None:
-        """Drops what only token ids need, and puts in the positions.
-
-        Args:
-            body: A model of transformers.
-            rows: Learned positions ``[max_length, width]``; None where the architecture has none.
-        """
+        """Drops what only token ids need, and puts in learned positions ``[max_length, width]``, if there are any."""
         body.set_input_embeddings(None)
         if rows is not None:
             assert self.position_table is not None

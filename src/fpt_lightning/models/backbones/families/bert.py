@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import PretrainedConfig
 
-from fpt_lightning.models.backbones.families.base import HubFamily, trained_table
+from fpt_lightning.models.backbones.families.base import WITHOUT_POOLER, HubFamily, trained_table
 from fpt_lightning.models.parts import Place
 
 
@@ -26,7 +26,7 @@ class BERT(HubFamily):
     blocks = "encoder.layer"
     position_table = "embeddings.position_embeddings"
     dropped: ClassVar[tuple[str, ...]] = (r"embeddings\.word_embeddings\.weight", r"pooler\..*")
-    has_pooler = True
+    class_arguments = WITHOUT_POOLER
 
     def enter(self, body: Any, rows: torch.Tensor | None) -> None:
         """Keeps the one token type that is ever used."""

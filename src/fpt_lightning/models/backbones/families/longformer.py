@@ -43,7 +43,7 @@ class Longformer(RoBERTa):
         if mask is None:
             mask = torch.ones(batch, length, dtype=torch.bool, device=embeddings.device)
         positions = torch.arange(length, device=embeddings.device)
-        hidden: torch.Tensor = body(
+        hidden = body(
             inputs_embeds=F.pad(embeddings, (0, 0, 0, padding)),
             attention_mask=F.pad(mask, (0, padding)).long(),
             position_ids=F.pad(positions, (0, padding))[None],  # padding stands at the first position, unseen

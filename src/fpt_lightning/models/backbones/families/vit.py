@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
-from fpt_lightning.models.backbones.families.base import HubFamily, trained_table
+from fpt_lightning.models.backbones.families.base import WITHOUT_POOLER, HubFamily, trained_table
 
 
 class ViT(HubFamily):
@@ -26,11 +26,10 @@ class ViT(HubFamily):
     blocks = "layers"
     position_table = "embeddings.position_embeddings"
     dropped = (r"embeddings\.(?:cls_token|mask_token|patch_embeddings\..*)", r"pooler\..*")
-    has_pooler = True
+    class_arguments = WITHOUT_POOLER
 
     @property
     def positions(self) -> int:
-        """One a patch."""
         return (int(self.config.image_size) // max(1, int(self.config.patch_size))) ** 2
 
     def position_rows(self, body: Any, max_length: int) -> torch.Tensor:
