@@ -25,7 +25,7 @@ import fpt_lightning
 from fpt_lightning.config_files import find_config
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import Batch
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from machine import machine
 

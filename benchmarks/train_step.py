@@ -31,7 +31,7 @@ from fpt_lightning.data.bits import BitXOR
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.main import main as fpt
 from fpt_lightning.models.backbones.architectures import ARCHITECTURES
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from machine import machine
 

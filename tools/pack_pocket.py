@@ -22,7 +22,7 @@ from transformers import GPT2LMHeadModel
 
 from fpt_lightning.data.datamodule import Split
 from fpt_lightning.data.text.datamodule import TextFolder
-from fpt_lightning.models.kernels.causal_attention import use_causal_attention
+from fpt_lightning.models.kernels.attention import use_attention
 from fpt_lightning.training.language.generation import copying_gain
 from fpt_lightning.training.language.pretraining import LanguageModel
 
@@ -73,7 +73,7 @@ def main() -> None:
     module.model.to(torch.bfloat16)
     module.save_backbone(arguments.out, data.tokenizer)
     model = GPT2LMHeadModel.from_pretrained(arguments.out, dtype=torch.float32).eval()
-    use_causal_attention(model.config)
+    use_attention(model.config, blockwise=True)
     weights = arguments.out / "model.safetensors"
     weights.chmod(0o644)
     loss = {split: mean_loss(model, data, split) for split in ("validation", "test")}

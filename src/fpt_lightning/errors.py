@@ -28,3 +28,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Ends a sentence: with ``"; did you mean 'x'?"`` for the nearest known word, or a full stop where none is near."""
     nearest = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean '{nearest[0]}'?" if nearest else "."
+
+
+def first_line(error: Exception) -> str:
+    """What an error of others says, to stand within a sentence of ours."""
+    return str(error).strip().partition("\n")[0].rstrip(".:")

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, Gemma2Config, Gemma2Model, GPT2M
 from fpt_lightning.attention.maps import attention_maps, mean_maps
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 TASK = TaskSpec("bits", 12, 2, token_width=5, answer_tokens=4)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers import GPT2Model
 
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 CONTINUOUS = TaskSpec("bits", max_length=12, classes=2, token_width=5, answer_tokens=4, answers_per_token=5)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.lora import LoraOptions
 

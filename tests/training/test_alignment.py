@@ -8,7 +8,7 @@ import torch
 from conftest import Fpt
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import match_moments
 from fpt_lightning.training.alignment import align, sliced_wasserstein

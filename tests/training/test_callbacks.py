@@ -1,7 +1,7 @@
 import torch
 
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.training.callbacks import EarlyStopping, Throughput, summarise
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.training.export import export_trained, load_trained
 

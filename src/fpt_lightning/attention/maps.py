@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import UsageError
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-from fpt_lightning.models.kernels.attention import ATTENTION, register_attention
+from fpt_lightning.models.kernels.attention import ATTENTION, is_causal, register_attention
 
 RECORDED = "fpt_lightning_recorded"
 
@@ -67,20 +67,15 @@ def attention_maps(
     if not 0 <= layer < max(depth, 1):
         raise UsageError(f"there is no layer {layer + 1}: backbone '{model.choice.name}' has {depth}")
     recorder = _Recorder(layer)
-    training = model.training
-    model.eval()
-    try:
-        with _recording(model.backbone, recorder):
-            model(tokens, mask)
-    finally:
-        model.train(training)
+    with _recording(model, recorder):
+        model(tokens, mask)
     if recorder.kept is None:
         raise UsageError(f"backbone '{model.choice.name}' has no attention of every token to every other to show")
     weights, allowed = recorder.kept
     heads = weights.size(1)
     # [batch, length, (heads + 1) * length]: the last tokens' rows are chosen as the output layer chooses them
     rows = torch.cat([weights, allowed.to(weights.dtype)], dim=1).transpose(1, 2).flatten(2)
-    chosen = model._last_real_tokens(rows, mask).unflatten(2, (heads + 1, -1)).transpose(1, 2)
+    chosen = model.last_real_tokens(rows, mask).unflatten(2, (heads + 1, -1)).transpose(1, 2)
     return AttentionMaps(chosen[:, :heads], chosen[:, heads].bool())
 
 
@@ -135,7 +130,10 @@ class _Recorder:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attends as ``attn_implementation="eager"`` does; ``attention_mask`` is bool, or None as for sdpa."""
-        allowed = _allowed(module, query, key, attention_mask, kwargs.get("is_causal"))
+        allowed = attention_mask  # [1 or batch, 1, 1 or queries, keys]
+        if allowed is None:
+            allowed = torch.ones(1, 1, query.size(2), key.size(2), dtype=torch.bool, device=query.device)
+            allowed = allowed.tril() if is_causal(module, **kwargs) else allowed
         added = torch.zeros(allowed.shape, dtype=query.dtype, device=query.device)
         added.masked_fill_(~allowed, torch.finfo(query.dtype).min)
         # every file of transformers that asks for an attention function by name holds its eager one under this name
@@ -147,41 +145,27 @@ class _Recorder:
         return out, weights
 
 
-def _allowed(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, is_causal: bool | None
-) -> torch.Tensor:
-    """Where queries may look: ``[1 or batch, 1, 1 or queries, keys]`` bool."""
-    if mask is not None:
-        return mask
-    everywhere = torch.ones(1, 1, query.size(2), key.size(2), dtype=torch.bool, device=query.device)
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    return everywhere.tril() if causal else everywhere
-
-
 @contextmanager
-def _recording(body: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Lets a body attend through a recorder for a while, if it asks for attention by name at all."""
-    before = [(config, config._attn_implementation) for config in _configs(body)]
+def _recording(model: FrozenPretrainedTransformer, recorder: _Recorder) -> Iterator[None]:
+    """Lets a model evaluate and its body attend through a recorder for a while, if it asks for attention by name."""
+    body, training = model.backbone, model.training
+    found = {id(config): config for module in body.modules() if (config := getattr(module, "config", None))}
+    # those that never had our attention, such as those that cap their scores, may still ask for one
+    asks = getattr(body, "_supports_attention_backend", False)
+    before = [
+        (config, config._attn_implementation)
+        for config in found.values()
+        if isinstance(config, PretrainedConfig) and (asks or config._attn_implementation == ATTENTION)
+    ]
     try:
         for config, _ in before:
             register_attention(config, RECORDED, recorder)
+        model.eval()
         yield
     finally:
+        model.train(training)
         for config, implementation in before:
             config._attn_implementation = implementation
-
-
-def _configs(body: nn.Module) -> list[PretrainedConfig]:
-    """The configs by which the modules of a body ask for attention, each once."""
-    found: dict[int, PretrainedConfig] = {}
-    for module in body.modules():
-        config = getattr(module, "config", None)
-        if not isinstance(config, PretrainedConfig):
-            continue
-        # those that never had our attention, such as those that cap their scores, may still ask for one
-        if config._attn_implementation == ATTENTION or getattr(body, "_supports_attention_backend", False):
-            found[id(config)] = config
-    return list(found.values())
 
 
 def _at_the_end(weights: torch.Tensor, mask: torch.Tensor | None, length: int) -> torch.Tensor:

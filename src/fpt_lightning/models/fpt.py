@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.models.backbones.build import BackboneChoice, build_backbone
-from fpt_lightning.models.backbones.controls import TokenShuffle
+from fpt_lightning.models.backbones.build import build_backbone
+from fpt_lightning.models.backbones.choice import BackboneChoice
+from fpt_lightning.models.backbones.initialization import seeded
 from fpt_lightning.models.input_layer import InputInitialization, build_input_layer
 from fpt_lightning.models.kernels.frozen_linear import replace_frozen_linears
 from fpt_lightning.models.lora import LoraOptions, add_adapters
 from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
+from fpt_lightning.models.token_shuffle import TokenShuffle
 
 
 class FrozenPretrainedTransformer(nn.Module):
@@ -53,8 +55,7 @@ class FrozenPretrainedTransformer(nn.Module):
         self.shuffle = TokenShuffle() if shuffle_tokens else None
         built = build_backbone(choice, task.max_length, dropout, keep_vocabulary=keep_vocabulary)
         self.backbone, self.family, self.vocabulary = built.body, built.family, built.vocabulary
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(choice.seed)
+        with seeded(choice.seed):
             self.input = build_input_layer(task, built.width, input_initialization)
             self.output = nn.Linear(built.width, task.answers_per_token * task.logits_per_answer)
         parts = [trainable] if isinstance(trainable, str) else list(trainable)
@@ -81,14 +82,14 @@ class FrozenPretrainedTransformer(nn.Module):
             tokens = self.shuffle(tokens, mask)
         embeddings = self.input(tokens)  # [batch, length, width]
         hidden = self.family.hidden(self.backbone, embeddings, mask)
-        logits = self.output(self._last_real_tokens(hidden, mask))
+        logits = self.output(self.last_real_tokens(hidden, mask))
         return torch.unflatten(logits, -1, (-1, self.task.logits_per_answer)).flatten(1, 2)
 
     def _place(self) -> dict[str, Place]:
         return place_parameters([name for name, _ in self.named_parameters()], self.family.parts, self.choice.name)
 
-    def _last_real_tokens(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """The last ``answer_tokens`` real tokens: ``[batch, answer_tokens, width]``."""
+    def last_real_tokens(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Of ``[batch, length, width]`` the last ``answer_tokens`` real tokens: ``[batch, answer_tokens, width]``."""
         answers = self.task.answer_tokens
         if mask is None:
             return hidden[:, -answers:]
@@ -97,11 +98,9 @@ class FrozenPretrainedTransformer(nn.Module):
         return hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.size(-1)))
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """What trains, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def frozen_parameters(self) -> dict[str, nn.Parameter]:
-        """What never changes, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if not parameter.requires_grad}
 
     def identity(self) -> dict[str, Any]:

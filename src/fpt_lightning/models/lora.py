@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.models.backbones.initialization import seeded
 from fpt_lightning.models.parts import Place
 
 
@@ -45,10 +45,11 @@ def add_adapters(body: nn.Module, places: Mapping[str, Place], options: LoraOpti
         raise FPTError('model.lora needs peft: pip install "fpt-lightning[lora]"') from error
     if options.rank < 1:
         raise UsageError(f"model.lora.rank must be at least 1, got {options.rank}")
+    chosen = {name for name, place in places.items() if place.part in options.parts}
     adapted = [
         name
         for name, module in body.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and _part(places, f"backbone.{name}.weight") in options.parts
+        if isinstance(module, nn.Linear | Conv1D) and f"backbone.{name}.weight" in chosen
     ]
     if not adapted:
         raise UsageError(f"model.lora.parts {', '.join(options.parts)}: the backbone has no linear layers there")
@@ -58,10 +59,5 @@ def add_adapters(body: nn.Module, places: Mapping[str, Place], options: LoraOpti
         target_modules=adapted,
         fan_in_fan_out=any(isinstance(body.get_submodule(name), Conv1D) for name in adapted),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         inject_adapter_in_model(config, body)
-
-
-def _part(places: Mapping[str, Place], name: str) -> str | None:
-    return places[name].part if name in places else None

@@ -20,7 +20,11 @@ class Place:
     layer: int | None = None
 
 
-def place_parameters(names: Iterable[str], table: Mapping[str, str | Place], architecture: str) -> dict[str, Place]:
+PartTable = tuple[tuple[str, str | Place], ...]
+"""Patterns of full parameter names, the layer number their first group, and the part of what matches."""
+
+
+def place_parameters(names: Iterable[str], table: PartTable, architecture: str) -> dict[str, Place]:
     """Places every parameter of a :class:`FrozenPretrainedTransformer`.
 
     Args:
@@ -48,13 +52,13 @@ def place_parameters(names: Iterable[str], table: Mapping[str, str | Place], arc
     }
 
 
-def _place(name: str, table: Mapping[str, str | Place]) -> Place | None:
+def _place(name: str, table: PartTable) -> Place | None:
     top, _, rest = name.partition(".")
     if top in ("input", "output"):
         return Place(top)
     original = rest.replace(".base_layer.", ".")  # where peft keeps what it adapts
     lora = re.fullmatch(r"(.+)\.lora_[AB]\.default(\.weight)", original)
-    for pattern, part in table.items():
+    for pattern, part in table:
         if match := re.fullmatch(pattern, lora[1] + lora[2] if lora else original):
             place = part if isinstance(part, Place) else Place(part, int(match[1]) if match.lastindex else None)
             return Place("lora", place.layer) if lora else place

@@ -14,7 +14,7 @@ from torchmetrics.regression import MeanAbsoluteError, R2Score
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.build import BackboneChoice, Initialization, Positions
+from fpt_lightning.models.backbones.choice import BackboneChoice, Initialization, Positions
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import InputInitialization
 from fpt_lightning.models.lora import LoraOptions

@@ -1,16 +1,15 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import Fpt
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.backbones.architectures import ARCHITECTURES
-from fpt_lightning.models.backbones.build import BackboneChoice, Initialization, build_backbone
+from fpt_lightning.models.backbones.build import build_backbone
+from fpt_lightning.models.backbones.choice import BackboneChoice, Initialization
 
 
 def test_pretrained_weights_are_those_of_the_folder(gpt2_folder: Path) -> None:
@@ -72,6 +71,10 @@ def test_dropout_is_set_everywhere() -> None:
         ("gpt2", "random", {"n_layers_": 3}, "did you mean 'n_layer'"),
         ("tiny", "random", {"n_head": 5}, "model.architecture does not make a gpt2"),
         ("tiny", "random", {"n_embd": -8}, "model.architecture does not make a gpt2"),
+        ("tiny", "random", {"n_embd": "8"}, "model.architecture: Field 'n_embd' expected int, got str"),
+        ("tiny", "random", {"activation_function": "glue"}, "model.architecture does not make a gpt2: 'glue'"),
+        ("Qwen/Qwen2.5-0.5B", "random", {"hidden_size": -8}, "model.architecture does not make a qwen2"),
+        ("google/vit-base-patch16-224-in21k", "random", {"patch_size": 0}, "model.architecture does not make a vit"),
     ],
 )
 def test_a_choice_that_contradicts_itself_is_refused(
@@ -93,19 +96,23 @@ def test_offline_and_neither_folder_nor_cached(tmp_path: Path, monkeypatch: pyte
     assert "use pocket, which needs no network" in str(caught.value)
 
 
-def test_a_name_in_the_hubs_cache_is_found_offline(gpt2_folder: Path, tmp_path: Path) -> None:
+def test_a_name_in_the_hubs_cache_is_found_offline(
+    fpt: Fpt,
+    tiny: list[str],
+    gpt2_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """The hub's own layout: refs name a commit, snapshots hold its files."""
     repository = tmp_path / "hub" / "models--someone--gpt2"
     shutil.copytree(gpt2_folder, repository / "snapshots" / ("a" * 40))
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("a" * 40)
-    words = ["--config=bit_xor.yaml", "--model.backbone=someone/gpt2", "--trainer.fast_dev_run=1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "fpt_lightning", "fit", *words, "--trainer.accelerator=cpu"],
-        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "HF_HOME": str(tmp_path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "bit_xor on someone/gpt2 (pretrained)" in done.stderr
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    words = [word for word in tiny if "backbone" not in word]
+    assert fpt("fit", "--config=bit_xor.yaml", *words, "--model.backbone=someone/gpt2") == 0
+    assert "bit_xor on someone/gpt2 (pretrained)" in caplog.text
 
 
 def _copy(folder: Path, to: Path) -> Path:
@@ -154,6 +161,14 @@ def test_weights_of_other_sizes_are_refused(gpt2_folder: Path, tmp_path: Path) -
         build_backbone(BackboneChoice(str(folder)), 8, 0.1)
 
 
+def test_a_config_of_other_types(gpt2_folder: Path, tmp_path: Path) -> None:
+    folder = _copy(gpt2_folder, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_embd": "wide"}))
+    with pytest.raises(FPTError, match=r"copy': config\.json: Field 'n_embd' expected int, got str"):
+        build_backbone(BackboneChoice(str(folder)), 8, 0.1)
+
+
 def test_a_config_that_is_not_json(gpt2_folder: Path, tmp_path: Path) -> None:
     folder = _copy(gpt2_folder, tmp_path / "copy")
     (folder / "config.json").write_text("{")
@@ -174,5 +189,6 @@ def _narrow(name: str) -> dict[str, object]:
 
 
 def test_a_longformers_window_is_no_wider_than_the_task_needs() -> None:
-    built = build_backbone(BackboneChoice("allenai/longformer-base-4096", "random", layers=1), 16, 0.1)
+    sizes = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 8}
+    built = build_backbone(BackboneChoice("allenai/longformer-base-4096", "random", sizes, layers=1), 16, 0.1)
     assert built.body.config.attention_window == [32]

@@ -12,8 +12,10 @@ from torch import nn
 
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
-from fpt_lightning.models.backbones.build import BackboneChoice, build_backbone
+from fpt_lightning.models.backbones.build import build_backbone
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+from fpt_lightning.models.lora import LoraOptions
 
 TASK = TaskSpec("words", max_length=12, classes=7, vocabulary_size=9)
 NUMBERS = TaskSpec("bits", max_length=10, classes=2, token_width=5, answer_tokens=3, answers_per_token=2)
@@ -281,6 +283,21 @@ def test_a_body_that_takes_no_embeddings(tmp_path: Path) -> None:
     hf.CpmAntConfig(num_hidden_layers=1).save_pretrained(tmp_path)
     with pytest.raises(FPTError, match="takes token ids only"):
         build_backbone(BackboneChoice(str(tmp_path), "random"), 8, 0.1)
+
+
+def test_an_architecture_of_several_bodies(tmp_path: Path) -> None:
+    hf.FunnelConfig().save_pretrained(tmp_path)
+    with pytest.raises(FPTError, match="transformers has no plain body of this kind"):
+        build_backbone(BackboneChoice(str(tmp_path), "random"), 8, 0.1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_adapter_beside_every_attention(folders: dict[str, Path], name: str) -> None:
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice(str(folders[name])), ["output"], lora=LoraOptions(rank=2))
+    tokens, mask = _batch(TASK, padded=True)
+    F.cross_entropy(model(tokens, mask).flatten(0, 1), torch.zeros(6, dtype=torch.long)).backward()
+    adapted = {model.places[key].layer for key in model.trained_parameters() if "lora" in key}
+    assert adapted == {0, 1, 2}
 
 
 def test_a_body_of_other_parts_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.build import BackboneChoice, build_backbone
+from fpt_lightning.models.backbones.build import build_backbone
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 TASK = TaskSpec("words", max_length=12, classes=7, vocabulary_size=9)
@@ -94,6 +95,7 @@ def test_a_slice_of_layers() -> None:
         (BackboneChoice("lstm", architecture={"widht": 3}), "did you mean 'width'"),
         (BackboneChoice("lstm", architecture={"width": 0}), "width is a whole number of at least 1"),
         (BackboneChoice("lstm", architecture={"width": "x"}), "width is a whole number of at least 1"),
+        (BackboneChoice("lstm", architecture={"width": True}), "width is a whole number of at least 1"),
         (BackboneChoice("one_attention", architecture={"heads": 5}), "cannot have 5 heads"),
         (BackboneChoice("none", layers=1), "does not choose from the 0 blocks"),
         (BackboneChoice("lstm", layers=4), "does not choose from the 3 blocks"),

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, G
 
 from conftest import Fpt
 from fpt_lightning.models.backbones.architectures import EMBEDDED, location
-from fpt_lightning.models.backbones.build import Backbone, BackboneChoice, build_backbone
+from fpt_lightning.models.backbones.build import Backbone, build_backbone
+from fpt_lightning.models.backbones.choice import BackboneChoice
 
 FOLDER = EMBEDDED["pocket"]
 PASSAGE = (

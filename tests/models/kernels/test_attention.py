@@ -1,3 +1,4 @@
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.kernels import attention as dispatch
 from fpt_lightning.models.kernels import sliced_attention
@@ -209,3 +210,47 @@ def test_what_it_does_not_know_goes_to_torch() -> None:
     theirs, _ = sdpa_attention_forward(CAUSAL, *inputs, added, dropout=0.2)
     assert torch.equal(ours, theirs)
     assert torch.equal(attention(CAUSAL, *inputs, None)[0], sdpa_attention_forward(CAUSAL, *inputs, None)[0])
+
+
+@pytest.mark.parametrize("length", [9, 128, 300])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_blocks_of_queries_equal_torchs(length: int, scaling: float | None) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, length, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    ours, theirs = (
+        _with_gradients(function(CAUSAL, *inputs, None, scaling=scaling)[0], inputs)
+        for function in (partial(attention, blockwise=True), sdpa_attention_forward)
+    )
+    assert not torch.equal(ours[0], theirs[0]), "it is another kernel"
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).float().norm() < 0.02 * other.float().norm()
+
+
+def test_a_frozen_body_evaluates_through_torchs_also_in_bf16() -> None:
+    inputs = _inputs(dtype=torch.bfloat16)
+    assert torch.equal(attention(CAUSAL, *inputs, None)[0], sdpa_attention_forward(CAUSAL, *inputs, None)[0])
+
+
+@pytest.mark.parametrize(
+    ("layer", "dtype", "options"),
+    [
+        (BIDIRECTIONAL, torch.bfloat16, {"attention_mask": None}),
+        (CAUSAL, torch.float32, {"attention_mask": None}),
+        (CAUSAL, torch.bfloat16, {"attention_mask": _masks()["padding"]}),
+        (
+            CAUSAL,
+            torch.bfloat16,
+            {"attention_mask": None, "position_bias": torch.ones(1, 3, LENGTH, LENGTH).bfloat16()},
+        ),
+    ],
+    ids=["bidirectional", "fp32", "padding", "bias"],
+)
+def test_blocks_of_queries_serve_plain_causal_bf16_alone(
+    layer: nn.Module, dtype: torch.dtype, options: dict[str, torch.Tensor | None]
+) -> None:
+    inputs = _inputs(dtype=dtype)
+    ours, theirs = (
+        attention(layer, *inputs, **options, blockwise=True),
+        sdpa_attention_forward(layer, *inputs, **options),
+    )
+    assert torch.equal(ours[0], theirs[0])

@@ -10,7 +10,7 @@ from transformers import GPT2Model
 from conftest import Fpt
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.build import BackboneChoice
+from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.training.checkpoint_io import WholeCheckpointIO
@@ -32,6 +32,23 @@ def test_an_exported_body_is_the_body() -> None:
     expected = model.family.hidden(model.backbone, embeddings, None)
     torch.testing.assert_close(again.family.hidden(again.backbone, embeddings, None), expected)
     torch.testing.assert_close(loaded(inputs_embeds=embeddings).last_hidden_state, expected)
+
+
+def test_an_encoder_is_exported_too() -> None:
+    sizes = {"d_model": 24, "num_layers": 2, "num_heads": 3, "d_kv": 8, "d_ff": 40}
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice("t5-base", "random", sizes), dropout=0.0)
+    save_body(model, Path("body"))
+    again = FrozenPretrainedTransformer(TASK, BackboneChoice("body"), dropout=0.0)
+    embeddings = torch.randn(2, 12, 24)
+    expected = model.family.hidden(model.backbone, embeddings, None)
+    torch.testing.assert_close(again.family.hidden(again.backbone, embeddings, None), expected)
+
+
+@pytest.mark.parametrize("name", ["lstm", "none"])
+def test_a_body_that_transformers_does_not_know_is_refused(name: str) -> None:
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice(name, architecture={"width": 8}))
+    with pytest.raises(UsageError, match=f"'{name}' is not a body of transformers"):
+        whole_body(model)
 
 
 def test_a_body_with_adapters_is_refused() -> None:

@@ -1,1 +1,1 @@
-"""Faster forms of what torch and transformers do already; they change no result."""
+"""Faster forms of what torch and transformers do already; the same but for rounding and the numbers dropout draws."""

@@ -1,27 +1,34 @@
-"""Attention with dropout that is fast on a CPU: whole tensors for short sequences, slices for long ones."""
+"""The attention of every model here, under the names by which transformers asks for it."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from fpt_lightning.models.kernels.blockwise_attention import blockwise_attention
 from fpt_lightning.models.kernels.dropout import fast_dropout
+from fpt_lightning.models.kernels.options import AttentionOptions
 from fpt_lightning.models.kernels.sliced_attention import sliced_attention
 
 ATTENTION = "fpt_lightning"
+BLOCKWISE_ATTENTION = "fpt_lightning_causal"
 SLICED_FROM = 192
 """Tokens from which slices take no longer than whole tensors; shorter ones fit into the cache as they are."""
 
 
-def use_attention(config: PretrainedConfig) -> None:
-    """Makes a model of transformers use :func:`attention`."""
-    register_attention(config, ATTENTION, attention)
+def use_attention(config: PretrainedConfig, *, blockwise: bool = False) -> None:
+    """Makes a model of transformers use :func:`attention`; ``blockwise`` serves one that trains in bf16 as a whole."""
+    if blockwise:
+        register_attention(config, BLOCKWISE_ATTENTION, partial(attention, blockwise=True))
+    else:
+        register_attention(config, ATTENTION, attention)
 
 
-def register_attention(config: PretrainedConfig, name: str, function: Callable[..., Any]) -> None:
+def register_attention(config: PretrainedConfig, name: str, function: Any) -> None:
     """Makes a model of transformers use an attention function of ours, with the bool masks of sdpa."""
     AttentionInterface.register(name, function)
     AttentionMaskInterface.register(name, sdpa_mask)
@@ -30,65 +37,56 @@ def register_attention(config: PretrainedConfig, name: str, function: Callable[.
 
 def attention(
     module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    *,
+    blockwise: bool = False,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scaled dot-product attention, torch's own but where it would draw a mask on a CPU.
+) -> tuple[Tensor, Tensor | None]:
+    """What transformers calls: torch's own attention but where a kernel of ours is faster on a CPU.
 
-    Args:
-        module: The attention layer; causal unless its ``is_causal`` says otherwise.
-        query: ``[batch, heads, length, head width]``.
-        key: As ``query``.
-        value: As ``query``.
-        attention_mask: ``[batch, 1, length, length]`` bool, True where a query may look, a size of 1 standing for
-            all; None for all that causality allows.
-        dropout: Probability that a weight is dropped; 0 outside training.
-        scaling: Factor of the scores; the inverse root of the head width where it is None.
-        kwargs: What else transformers passes to attention functions.
+    ``attention_mask`` is ``[batch, 1, length, length]`` bool, True where a query may look, a size of 1 standing for
+    all; None for all that causality allows. ``scaling`` is the inverse root of the head width where it is None.
+    ``blockwise`` serves causal bf16 calls without dropout too.
 
     Returns:
         ``[batch, length, heads, head width]`` and None, as transformers expects it.
     """
-    if query.device.type != "cpu" or dropout in (0.0, 1.0) or not _plain(query, key, value, attention_mask, kwargs):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    causal = kwargs.get("is_causal")
-    causal = attention_mask is None and (getattr(module, "is_causal", True) if causal is None else causal)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    function = sliced_attention if query.shape[2] >= SLICED_FROM else _whole_attention
-    return function(query, key, value, attention_mask, kwargs.get("position_bias"), causal, scaling, dropout), None
+    if query.device.type == "cpu" and _plain(query, key, value, attention_mask, kwargs):
+        causal = attention_mask is None and is_causal(module, **kwargs)
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        options = AttentionOptions(attention_mask, kwargs.get("position_bias"), causal, factor, dropout)
+        if 0 < dropout < 1:
+            kernel = sliced_attention if query.shape[2] >= SLICED_FROM else whole_attention
+            return kernel(query, key, value, options), None
+        if blockwise and dropout == 0 and causal and options.bias is None and query.dtype == torch.bfloat16:
+            return blockwise_attention(query, key, value, options), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
 
 
-def _plain(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, kwargs: dict[str, Any]
-) -> bool:
+def is_causal(module: torch.nn.Module, is_causal: bool | None = None, **kwargs: Any) -> bool:
+    """Whether queries see no later keys where no mask says so: as the call says, or else the layer."""
+    return getattr(module, "is_causal", True) if is_causal is None else is_causal
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
     """Whether a call asks for nothing beyond a bool mask for all heads and a position bias."""
     masked = mask is None or (mask.dtype == torch.bool and mask.dim() == 4 and mask.shape[1] == 1)
     special = any(kwargs.get(name) is not None for name in ("softcap", "cache", "s_aux"))
     return query.shape == key.shape == value.shape and query.numel() > 0 and masked and not special
 
 
-def _whole_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    causal: bool,
-    scaling: float,
-    dropout: float,
-) -> torch.Tensor:
+def whole_attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
     """Attention through autograd, every tensor whole."""
-    scores = (query * scaling) @ key.transpose(-1, -2)  # [batch, heads, length, length], changed in place
-    if bias is not None:
-        scores = scores + bias
-    if causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    scores = (query * options.scaling) @ key.transpose(-1, -2)  # [batch, heads, length, length], changed in place
+    if options.bias is not None:
+        scores = scores + options.bias
+    mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril() if options.causal else options.mask
     if mask is not None:
         scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
-    weights = fast_dropout(scores.softmax(dim=-1), dropout)  # [batch, heads, length, length]
+    weights = fast_dropout(scores.softmax(dim=-1), options.dropout)  # [batch, heads, length, length]
     return (weights @ value).transpose(1, 2).contiguous()

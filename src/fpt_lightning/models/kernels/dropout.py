@@ -7,13 +7,13 @@ the exact inverse.
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 LANES = 4
 """16-bit numbers in a 64-bit one."""
 
 
-def fast_dropout(x: torch.Tensor, p: float) -> torch.Tensor:
+def fast_dropout(x: Tensor, p: float) -> Tensor:
     """Zeroes each element with probability ``p`` and scales the others, so that the expectation stays."""
     if x.device.type != "cpu" or p in (0.0, 1.0):
         return F.dropout(x, p)
@@ -22,17 +22,11 @@ def fast_dropout(x: torch.Tensor, p: float) -> torch.Tensor:
     return x * kept.mul_(kept_scale(p))
 
 
-def draw_kept(words: torch.Tensor, count: int, p: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draws which elements a dropout keeps.
+def draw_kept(words: Tensor, count: int, p: float, generator: torch.Generator | None = None) -> Tensor:
+    """Draws which elements a dropout of probability ``p`` below 1 keeps.
 
-    Args:
-        words: Memory to draw into, int64, at least one for :data:`LANES` elements.
-        count: Elements.
-        p: Probability that an element is dropped, below 1.
-        generator: Where the numbers come from; None is torch's global generator.
-
-    Returns:
-        ``[count]`` int16 in ``words``: 1 where an element is kept, 0 where it is dropped.
+    ``words`` is memory to draw into, int64, at least one for :data:`LANES` elements. Of it ``[count]`` int16 are
+    returned: 1 where an element is kept, 0 where it is dropped.
     """
     numbers = words[: -(-count // LANES)].random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
     if not (dropped := _dropped(p)):
@@ -55,8 +49,7 @@ def _dropped(p: float) -> int:
 class Dropout(nn.Dropout):
     """``nn.Dropout`` through :func:`fast_dropout`."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any shape in, the same out."""
+    def forward(self, x: Tensor) -> Tensor:
         return fast_dropout(x, self.p) if self.training else x
 
 

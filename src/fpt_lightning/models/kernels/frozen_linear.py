@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
@@ -28,17 +28,15 @@ class FrozenLinear(nn.Module):
         self.bias = bias
         self.transposed = transposed
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Maps ``[..., in]`` to ``[..., out]``."""
         weight = self.weight.t() if self.transposed else self.weight  # [out, in]
         if _onednn_serves(x, weight):
             rows = x.reshape(-1, x.size(-1))  # [..., in] as a matrix: the operator's own output would be a view of one
-            result: torch.Tensor = _OneDNNLinear.apply(rows, weight, self.bias)
-            return result.view(*x.shape[:-1], -1)
+            return _OneDNNLinear.apply(rows, weight, self.bias).view(*x.shape[:-1], -1)
         return F.linear(x, weight, self.bias)
 
     def extra_repr(self) -> str:
-        """Sizes, as ``nn.Linear`` shows them."""
         out, width = self.weight.t().shape if self.transposed else self.weight.shape
         return f"in_features={width}, out_features={out}, bias={self.bias is not None}"
 
@@ -47,21 +45,20 @@ class _OneDNNLinear(torch.autograd.Function):
     """``x @ weight.T + bias``, differentiable in x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.weight = weight
         return _product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return _product(gradient, ctx.weight.t(), None), None, None
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
-    return result
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
-def _onednn_serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
     return bool(
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -75,16 +72,11 @@ def _onednn_serves(x: torch.Tensor, weight: torch.Tensor) -> bool:
     )
 
 
-def _frozen(layer: nn.Linear | Conv1D) -> FrozenLinear:
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, nn.Parameter)
-    return FrozenLinear(weight, bias, transposed=isinstance(layer, Conv1D))
-
-
 def replace_frozen_linears(module: nn.Module) -> None:
     """Replaces every linear layer none of whose parameters trains; names and values stay as they are."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear | Conv1D) and not any(p.requires_grad for p in child.parameters()):
-            setattr(module, name, _frozen(child))
+            weight: Any = child.weight
+            setattr(module, name, FrozenLinear(weight, child.bias, transposed=isinstance(child, Conv1D)))
         else:
             replace_frozen_linears(child)

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fpt_lightning.models.kernels.dropout import LANES, draw_kept, kept_scale
+from fpt_lightning.models.kernels.options import AttentionOptions
 
 SLICE = 2**20
 """Weights in a slice: 4 MiB, three times; smaller ones gain nothing, and every operator starts all threads anew."""
@@ -20,70 +22,39 @@ QUERIES = 128
 """Queries in a slice: few, so that little is computed above the diagonal of a causal mask."""
 
 
-def sliced_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    causal: bool,
-    scaling: float,
-    dropout: float,
-) -> torch.Tensor:
-    """Scaled dot-product attention in memory that grows with the length, not with its square.
+def sliced_attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+    """Attention in memory that grows with the length, not with its square; 16-bit types are computed in fp32.
 
-    Draws one number from torch's global generator, the seed of everything dropped.
-
-    Args:
-        query: ``[batch, heads, length, head width]``; 16-bit types are computed in fp32.
-        key: As ``query``.
-        value: As ``query``.
-        mask: Bool, True where a query may look, broadcast to ``[batch, 1, length, length]``; or None.
-        bias: Added to the scores, ``[1 or batch, heads, length, length]``; or None.
-        causal: A query sees no key after it; only without a mask.
-        scaling: Factor of the scores.
-        dropout: Probability that a weight is dropped, between 0 and 1.
-
-    Returns:
-        ``[batch, length, heads, head width]``, differentiable in query, key, value and bias.
+    Draws one number from torch's global generator, the seed of everything dropped. Differentiable once, in query, key,
+    value and bias.
     """
-    result: torch.Tensor = _SlicedAttention.apply(query, key, value, mask, bias, causal, scaling, dropout)
-    return result
+    # autograd follows tensors that are arguments themselves, so the bias stands beside the options
+    return _SlicedAttention.apply(query, key, value, options.bias, options)
 
 
 class _SlicedAttention(torch.autograd.Function):
-    """:func:`sliced_attention`, differentiable once."""
-
     @staticmethod
     def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        causal: bool,
-        scaling: float,
-        dropout: float,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(query, key, value, mask, bias)
-        ctx.choices = causal, scaling, dropout, int(torch.randint(2**63 - 1, ()))
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, options: AttentionOptions
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value, bias, options.mask)
+        ctx.options = options._replace(mask=None, bias=None)
+        ctx.seed = int(torch.randint(2**63 - 1, ()))
         with torch.autocast("cpu", enabled=False):
-            slices = _Slices(query, key, value, mask, bias, *ctx.choices)
-            return slices.attend().to(query.dtype)
+            return _Slices(query, key, value, options, ctx.seed).attend().to(query.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, mask, bias = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, bias, mask = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False):
-            slices = _Slices(query, key, value, mask, bias, *ctx.choices)
-            of_query, of_key, of_value, of_bias = slices.differentiate(_precise(gradient), ctx.needs_input_grad[4])
+            slices = _Slices(query, key, value, ctx.options._replace(mask=mask, bias=bias), ctx.seed)
+            of_query, of_key, of_value, of_bias = slices.differentiate(_precise(gradient), ctx.needs_input_grad[3])
         of_inputs = (grad.to(query.dtype) for grad in (of_query, of_key, of_value))
-        return *of_inputs, None, None if of_bias is None else of_bias.to(bias.dtype), None, None, None
+        return *of_inputs, None if of_bias is None else of_bias.to(bias.dtype), None
 
 
-def _precise(x: torch.Tensor) -> torch.Tensor:
+def _precise(x: Tensor) -> Tensor:
     """Sums over a thousand keys need 32 bits."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
@@ -95,7 +66,7 @@ class _Slice(NamedTuple):
     heads: slice
     queries: slice
     keys: slice
-    hidden: torch.Tensor | None  # [queries, keys], 0 or the lowest number
+    hidden: Tensor | None  # [queries, keys], 0 or the lowest number
 
 
 class _Slices:
@@ -104,23 +75,10 @@ class _Slices:
     A slice's random numbers follow those of the slice before it, so both passes go through all of them in order.
     """
 
-    def __init__(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        causal: bool,
-        scaling: float,
-        dropout: float,
-        seed: int,
-    ) -> None:
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions, seed: int) -> None:
         self.query, self.key, self.value = _precise(query), _precise(key), _precise(value)
         self.batch, self.heads, self.length, _ = query.shape
-        self.mask = None if mask is None else mask.expand(self.batch, 1, self.length, self.length)
-        self.bias = bias
-        self.causal, self.scaling, self.dropout = causal, scaling, dropout
+        self.options = options
         self.generator = torch.Generator().manual_seed(seed)
         self.queries = min(QUERIES, self.length)
         self.together = min(self.heads, max(1, SLICE // (self.queries * self.length)))
@@ -128,7 +86,7 @@ class _Slices:
         self.memory = torch.empty(3, size, dtype=self.query.dtype)
         self.words = torch.empty(-(-size // LANES), dtype=torch.int64)
 
-    def attend(self) -> torch.Tensor:
+    def attend(self) -> Tensor:
         """The values that each query takes up: ``[batch, length, heads, head width]``."""
         out = torch.empty_like(self.value.transpose(1, 2), memory_format=torch.contiguous_format)
         for part in self._all():
@@ -136,19 +94,18 @@ class _Slices:
             weights, kept = self._weights(part)
             taken = torch.bmm(weights.mul_(kept), self.value[row, heads, keys])  # [heads, queries, head width]
             out[row, queries, heads] = taken.transpose(0, 1)
-        return out.mul_(kept_scale(self.dropout))
+        return out.mul_(kept_scale(self.options.dropout))
 
-    def differentiate(
-        self, gradient: torch.Tensor, with_bias: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def differentiate(self, gradient: Tensor, with_bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """The gradients of query, key, value and, if asked for, bias, given that of what :meth:`attend` returned."""
-        gradient = gradient.transpose(1, 2) * kept_scale(self.dropout)  # [batch, heads, length, head width]
+        gradient = gradient.transpose(1, 2) * kept_scale(self.options.dropout)  # [batch, heads, length, head width]
         # heads beside each other in memory, as the layer that made the inputs reads their gradients
         of_query, of_key, of_value = (
             torch.zeros_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
             for x in (self.query, self.key, self.value)
         )
-        of_bias = torch.zeros_like(self.bias, dtype=self.query.dtype) if with_bias and self.bias is not None else None
+        bias = self.options.bias
+        of_bias = torch.zeros_like(bias, dtype=self.query.dtype) if with_bias and bias is not None else None
         for part in self._all():
             row, heads, queries, keys, _ = part
             weights, kept = self._weights(part)
@@ -163,7 +120,7 @@ class _Slices:
             of_key[row, heads, keys] += torch.bmm(of_scores.transpose(1, 2), self.query[row, heads, queries])
             if of_bias is not None:
                 of_bias[row % len(of_bias), heads, queries, keys] += of_scores
-        return of_query.mul_(self.scaling), of_key.mul_(self.scaling), of_value, of_bias
+        return of_query.mul_(self.options.scaling), of_key.mul_(self.options.scaling), of_value, of_bias
 
     def _all(self) -> Iterator[_Slice]:
         for row in range(self.batch):
@@ -173,14 +130,14 @@ class _Slices:
                 for head in range(0, self.heads, self.together):
                     yield _Slice(row, slice(head, min(head + self.together, self.heads)), queries, keys, hidden)
 
-    def _visible(self, row: int, queries: slice) -> tuple[slice, torch.Tensor | None]:
+    def _visible(self, row: int, queries: slice) -> tuple[slice, Tensor | None]:
         """The keys up to the last that any of these queries may see, and which of them are hidden from which query."""
-        if self.mask is not None:
-            visible = self.mask[row, 0, queries]
+        if self.options.mask is not None:
+            visible = self.options.mask.expand(self.batch, 1, self.length, self.length)[row, 0, queries]
             seen = visible.any(dim=0).nonzero()
             keys = slice(0, int(seen[-1]) + 1 if len(seen) else self.length)
             hidden = ~visible[:, keys]
-        elif self.causal:
+        elif self.options.causal:
             keys = slice(0, queries.stop)
             hidden = torch.ones(queries.stop - queries.start, queries.stop, dtype=torch.bool).triu_(queries.start + 1)
         else:
@@ -188,29 +145,29 @@ class _Slices:
         lowest = torch.finfo(self.memory.dtype).min
         return keys, torch.zeros(hidden.shape, dtype=self.memory.dtype).masked_fill_(hidden, lowest)
 
-    def _weights(self, part: _Slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def _weights(self, part: _Slice) -> tuple[Tensor, Tensor]:
         """The softmax of a slice's scores, and 1 or 0 for what dropout keeps of it: ``[heads, queries, keys]``."""
         row, heads, queries, keys, added = part
         scores = self._scores(part)
-        if self.bias is not None:
-            bias = self.bias[row % len(self.bias), heads, queries, keys].to(scores.dtype)
+        if (bias := self.options.bias) is not None:
+            bias = bias[row % len(bias), heads, queries, keys].to(scores.dtype)
             added = bias if added is None else bias + added
         torch.baddbmm(
             scores if added is None else added.expand_as(scores),
             self.query[row, heads, queries],
             self.key[row, heads, keys].transpose(1, 2),
             beta=0 if added is None else 1,
-            alpha=self.scaling,
+            alpha=self.options.scaling,
             out=scores,
         )
         weights = torch.softmax(scores, dim=-1, out=self._memory(1, scores.shape))
-        kept = draw_kept(self.words, scores.numel(), self.dropout, self.generator)
+        kept = draw_kept(self.words, scores.numel(), self.options.dropout, self.generator)
         return weights, self._memory(2, scores.shape).copy_(kept.view(scores.shape))
 
-    def _scores(self, part: _Slice) -> torch.Tensor:
+    def _scores(self, part: _Slice) -> Tensor:
         """The memory of a slice's scores ``[heads, queries, keys]``, free again once the weights are made."""
         sizes = (range_.stop - range_.start for range_ in (part.heads, part.queries, part.keys))
         return self._memory(0, torch.Size(sizes))
 
-    def _memory(self, index: int, shape: torch.Size) -> torch.Tensor:
+    def _memory(self, index: int, shape: torch.Size) -> Tensor:
         return self.memory[index, : shape.numel()].view(shape)

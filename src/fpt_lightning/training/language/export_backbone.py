@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from fpt_lightning.errors import UsageError
 from fpt_lightning.files import whole_folder
+from fpt_lightning.models.backbones.families.base import HubFamily
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 
@@ -81,9 +82,13 @@ def whole_body(model: FrozenPretrainedTransformer) -> nn.Module:
     """The model of transformers that a body was, without values.
 
     Raises:
-        UsageError: If the body has parameters that such a model lacks, or of other shapes.
+        UsageError: If there is none: the body is not one of transformers, or has other parameters or shapes.
     """
     body, family = model.backbone, model.family
+    if not isinstance(family, HubFamily):
+        raise UsageError(
+            f"export_backbone: '{model.choice.name}' is not a body of transformers: set export_backbone.enabled false"
+        )
     config: Any = copy.deepcopy(body.config)
     config.vocab_size = 1
     config.pad_token_id = config.bos_token_id = config.eos_token_id = None
@@ -91,7 +96,7 @@ def whole_body(model: FrozenPretrainedTransformer) -> nn.Module:
     if family.position_table is not None:
         config.max_position_embeddings = model.task.max_length
     with torch.device("meta"):
-        whole: nn.Module = family.model_class.from_config(config, **family.class_arguments)
+        whole = type(family)(config).new_body()
     theirs, ours = whole.state_dict(), body.state_dict()
     different = [name for name in ours if name not in theirs or theirs[name].shape != ours[name].shape]
     different += [name for name in theirs if name not in ours and not family.drops(name)]

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-from fpt_lightning.models.backbones.families.base import Family
+from transformers import PretrainedConfig
+
+from fpt_lightning.models.backbones.families.base import HubFamily
 from fpt_lightning.models.backbones.families.bert import BERT, RoBERTa
 from fpt_lightning.models.backbones.families.decoders import Decoder
 from fpt_lightning.models.backbones.families.gpt2 import GPT2
@@ -10,16 +12,26 @@ from fpt_lightning.models.backbones.families.longformer import Longformer
 from fpt_lightning.models.backbones.families.t5 import T5Encoder
 from fpt_lightning.models.backbones.families.vit import ViT
 
-FAMILIES: Mapping[str, Family] = {
-    "gpt2": GPT2(),
-    "bert": BERT(),
-    "roberta": RoBERTa(),
-    "xlm-roberta": RoBERTa(),
-    "longformer": Longformer(),
-    "t5": T5Encoder(),
-    "vit": ViT(),
+FAMILIES: Mapping[str, type[HubFamily]] = {
+    "gpt2": GPT2,
+    "bert": BERT,
+    "roberta": RoBERTa,
+    "xlm-roberta": RoBERTa,
+    "longformer": Longformer,
+    "t5": T5Encoder,
+    "vit": ViT,
 }
 """By ``model_type`` of transformers."""
 
-DECODER = Decoder()
-"""What every other architecture tries."""
+
+def family_of(config: PretrainedConfig) -> HubFamily:
+    """The family of an architecture; one without a table of its own is tried as a decoder, on its names alone.
+
+    Raises:
+        FPTError: If it has none and is no such decoder.
+    """
+    if config.model_type in FAMILIES:
+        return FAMILIES[config.model_type](config)
+    decoder = Decoder(config)
+    decoder.check()
+    return decoder

@@ -1,15 +1,18 @@
-"""What the door to the backbones asks of every architecture."""
+"""What is asked of every body, and of those that transformers builds."""
 
+import copy
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoModel, PretrainedConfig
+from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig
 
-from fpt_lightning.errors import UsageError
-from fpt_lightning.models.parts import Place
+from fpt_lightning.errors import UsageError, first_line
+from fpt_lightning.models.kernels.attention import use_attention
+from fpt_lightning.models.parts import PartTable
 
 # every name under which a config of transformers keeps the dropout of a body
 DROPOUT_FIELDS = (
@@ -17,88 +20,28 @@ DROPOUT_FIELDS = (
     "attention_dropout", "hidden_dropout",
 )  # fmt: skip
 
+WITHOUT_POOLER: Mapping[str, Any] = {"add_pooling_layer": False}
 
-class Family:
-    """An architecture of transformers; without state, so that one object serves every body.
 
-    A subclass gives the tables, and overrides what its architecture does otherwise than most.
+class Family(ABC):
+    """A kind of body: where its parameters belong, and how it is run.
 
     Attributes:
-        parts: The part of every parameter that a body keeps, by a pattern of its full name; the layer number is the
-            pattern's first group.
+        parts: The part of every parameter that a body keeps.
         blocks: Path of the list of blocks.
-        position_table: Path of the table of learned positions; None where positions are none or relative.
-        model_class: What builds and loads the body, and the arguments it takes for that.
-        dropped: Patterns of the parameters that are dropped, and may therefore be missing from a weight file.
     """
 
-    parts: ClassVar[Mapping[str, str | Place]]
+    parts: ClassVar[PartTable]
     blocks: ClassVar[str]
-    position_table: ClassVar[str | None] = None
-    dropped: ClassVar[tuple[str, ...]] = ()
-    model_class: ClassVar[Any] = AutoModel
-    class_arguments: ClassVar[Mapping[str, Any]] = {}
 
-    def configure(self, config: PretrainedConfig, max_length: int, dropout: float) -> None:
-        """Sets what does not change the function of the body, and its dropout."""
-        for field in DROPOUT_FIELDS:
-            if hasattr(config, field):
-                setattr(config, field, dropout)
-        for field in ("activation_function", "hidden_act"):
-            # the same function as gelu_new, in one kernel instead of eight
-            if getattr(config, field, None) == "gelu_new":
-                setattr(config, field, "gelu_pytorch_tanh")
-        config.use_cache = False
-
-    def drops(self, name: str) -> bool:
-        """Whether a parameter of the model as it is loaded is dropped."""
-        return any(re.fullmatch(pattern, name) for pattern in self.dropped)
-
-    def width(self, config: PretrainedConfig) -> int:
+    @property
+    @abstractmethod
+    def width(self) -> int:
         """Numbers in an embedding."""
-        return int(config.hidden_size)
 
-    def positions(self, config: PretrainedConfig) -> int | None:
-        """The longest sequence that the body has positions for; None where it has no limit."""
-        return int(config.max_position_embeddings)
-
-    def vocabulary(self, body: nn.Module) -> torch.Tensor | None:
-        """The token embeddings ``[tokens, width]``, if the body has any."""
-        table = body.get_input_embeddings()  # type: ignore[operator]
-        return table.weight if isinstance(table, nn.Embedding) else None
-
-    def position_rows(self, body: nn.Module, max_length: int) -> torch.Tensor:
-        """The learned positions of the first ``max_length`` tokens: ``[max_length, width]``."""
-        assert self.position_table is not None
-        return body.get_parameter(f"{self.position_table}.weight")[:max_length]
-
-    def enter(self, body: nn.Module, rows: torch.Tensor | None) -> None:
-        """Drops what only token ids need, and puts in the positions.
-
-        Args:
-            body: A model of transformers.
-            rows: Learned positions ``[max_length, width]``; None where the architecture has none.
-        """
-        body.set_input_embeddings(None)  # type: ignore[operator]
-        if rows is not None:
-            assert self.position_table is not None
-            set_module(body, self.position_table, nn.Embedding.from_pretrained(rows.detach().clone(), freeze=False))
-
-    def depth(self, body: nn.Module) -> int:
-        """How many blocks a body has."""
-        blocks = body.get_submodule(self.blocks)
-        return len(blocks) if isinstance(blocks, nn.ModuleList) else 0
-
-    def keep_blocks(self, body: Any, chosen: range) -> None:
-        """Keeps some of the blocks, in their order."""
-        blocks = body.get_submodule(self.blocks)
-        set_module(body, self.blocks, nn.ModuleList(blocks[index] for index in chosen))
-        body.config.num_hidden_layers = len(chosen)
-        if isinstance(kinds := getattr(body.config, "layer_types", None), list):
-            body.config.layer_types = [kinds[index] for index in chosen]
-
-    def hidden(self, body: nn.Module, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Runs the body.
+    @abstractmethod
+    def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Runs a body.
 
         Args:
             body: The body, entered.
@@ -108,25 +51,113 @@ class Family:
         Returns:
             ``[batch, length, width]``; what stands at padded positions means nothing.
         """
+
+    def depth(self, body: nn.Module) -> int:
+        blocks = body.get_submodule(self.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        return len(blocks)
+
+    def keep_blocks(self, body: Any, chosen: range) -> None:
+        """Keeps some of the blocks, in their order."""
+        blocks = body.get_submodule(self.blocks)
+        body.set_submodule(self.blocks, nn.ModuleList(blocks[index] for index in chosen))
+
+
+class HubFamily(Family):
+    """An architecture of transformers, with the config of one body.
+
+    A subclass gives the tables, and overrides what its architecture does otherwise than most.
+
+    Attributes:
+        position_table: Path of the table of learned positions; None where positions are none or relative.
+        dropped: Patterns of the parameters that are dropped, and may therefore be missing from a weight file.
+        model_class: The auto class of transformers that builds and loads the body, with ``class_arguments``.
+        first_row: The row of the table of positions that the first token has.
+        config: What the body is built from.
+    """
+
+    position_table: ClassVar[str | None] = None
+    dropped: ClassVar[tuple[str, ...]] = ()
+    model_class: ClassVar[Any] = AutoModel
+    class_arguments: ClassVar[Mapping[str, Any]] = {}
+    first_row = 0
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        self.config: Any = config
+
+    @property
+    def width(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def positions(self) -> int | None:
+        """The longest sequence that the body has positions for; None where it has no limit."""
+        return int(self.config.max_position_embeddings) - self.first_row
+
+    @property
+    def asks_for_attention(self) -> bool:
+        """Whether the body asks for its attention function by name, and ours is one that it may ask for."""
+        # capped scores are a function that neither our attention nor torch's knows
+        capped = getattr(self.config, "attn_logit_softcapping", None) is not None
+        plain: Any = MODEL_MAPPING[type(self.config)]
+        return bool(plain._supports_attention_backend) and not capped
+
+    def configure(self, max_length: int, dropout: float) -> None:
+        """Sets the dropout, and what does not change the function of the body."""
+        for field in DROPOUT_FIELDS:
+            if hasattr(self.config, field):
+                setattr(self.config, field, dropout)
+        for field in ("activation_function", "hidden_act"):
+            # the same function as gelu_new, in one kernel instead of eight
+            if getattr(self.config, field, None) == "gelu_new":
+                setattr(self.config, field, "gelu_pytorch_tanh")
+        self.config.use_cache = False
+        if self.asks_for_attention:
+            use_attention(self.config)
+
+    def new_body(self) -> nn.Module:
+        """Builds a body with the architecture's own random values, from torch's global generator.
+
+        Raises:
+            UsageError: If the sizes do not fit each other.
+        """
+        config = copy.deepcopy(self.config)
+        # the token embedding is dropped, so it need not be filled with random numbers
+        config.vocab_size = (getattr(config, "pad_token_id", None) or 0) + 1
+        try:
+            return self.model_class.from_config(config, trust_remote_code=False, **self.class_arguments)
+        except (ValueError, TypeError, RuntimeError, AssertionError, ZeroDivisionError, KeyError) as error:
+            # what transformers and torch say of sizes that do not fit, and of functions that they do not have
+            reason = first_line(error)
+            raise UsageError(f"model.architecture does not make a {config.model_type}: {reason}") from error
+
+    def drops(self, name: str) -> bool:
+        """Whether a parameter of the model as it is loaded is dropped."""
+        return any(re.fullmatch(pattern, name) for pattern in self.dropped)
+
+    def position_rows(self, body: Any, max_length: int) -> torch.Tensor | None:
+        """The learned positions of the first ``max_length`` tokens: ``[max_length, width]``, if there are any."""
+        if self.position_table is None:
+            return None
+        return body.get_parameter(f"{self.position_table}.weight")[self.first_row :][:max_length]
+
+    def enter(self, body: Any, rows: torch.Tensor | None) -> None:
+        """Drops what only token ids need, and puts in learned positions ``[max_length, width]``, if there are any."""
+        body.set_input_embeddings(None)
+        if rows is not None:
+            assert self.position_table is not None
+            body.set_submodule(self.position_table, trained_table(rows))
+
+    def keep_blocks(self, body: Any, chosen: range) -> None:
+        super().keep_blocks(body, chosen)
+        body.config.num_hidden_layers = len(chosen)
+        if isinstance(kinds := getattr(body.config, "layer_types", None), list):
+            body.config.layer_types = [kinds[index] for index in chosen]
+
+    def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         return body(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
 
-def set_module(body: nn.Module, path: str, module: nn.Module | None) -> None:
-    """Replaces the module at a dotted path."""
-    parent, _, name = path.rpartition(".")
-    setattr(body.get_submodule(parent), name, module)
-
-
-def chosen_blocks(layers: int | str, available: int) -> range:
-    """Reads ``6`` as the first six blocks and ``3:9`` as the fourth to the ninth.
-
-    Raises:
-        UsageError: If it is neither, or asks for blocks that are not there.
-    """
-    start, _, stop = str(layers).rpartition(":")
-    if not (start or "0").isdigit() or not stop.isdigit():
-        raise UsageError(f"model.layers is a number of blocks such as 6, or a slice such as '3:9', got '{layers}'")
-    chosen = range(int(start or 0), int(stop))
-    if not chosen or chosen.stop > available:
-        raise UsageError(f"model.layers {layers} does not choose from the {available} blocks of the backbone")
-    return chosen
+def trained_table(rows: torch.Tensor) -> nn.Embedding:
+    """An embedding table of a copy of ``[tokens, width]``."""
+    return nn.Embedding.from_pretrained(rows.detach().clone(), freeze=False)

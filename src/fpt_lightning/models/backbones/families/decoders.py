@@ -1,27 +1,49 @@
 """Decoders with rotary positions: Llama, Mistral, Qwen, Gemma, Phi, GPT-NeoX (Pythia) and their like."""
 
-from collections.abc import Mapping
-from typing import ClassVar
+import inspect
+from typing import Any
 
-from fpt_lightning.models.backbones.families.base import Family
-from fpt_lightning.models.parts import Place
+import torch
+from transformers import MODEL_MAPPING
+
+from fpt_lightning.errors import FPTError
+from fpt_lightning.models.backbones.families.base import HubFamily
+from fpt_lightning.models.parts import place_parameters
 
 
-class Decoder(Family):
+class Decoder(HubFamily):
     """A causal decoder without learned positions, whose modules have the names that nearly all share.
 
     Any architecture of transformers may try this door: a parameter that the table does not name is an error, so a
     body that is built otherwise is refused, never frozen by guess.
     """
 
-    parts: ClassVar[Mapping[str, str | Place]] = {
-        r"layers\.(\d+)\.\w*(?:layernorm|layer_norm)\.(?:weight|bias)": "layernorm",
-        r"layers\.(\d+)\.(?:self_attn|attention)\.\w*(?:norm|layernorm)\.(?:weight|bias)": "layernorm",
-        r"(?:norm|final_layernorm|final_layer_norm)\.(?:weight|bias)": "layernorm",
-        r"layers\.(\d+)\.(?:self_attn|attention)\.(?:[qkvo]_proj|qkv_proj|query_key_value|dense)\.(?:weight|bias)": (
-            "attention"
-        ),
-        r"layers\.(\d+)\.mlp\.[\w.]+": "feedforward",
-    }
+    parts = (
+        (r"layers\.(\d+)\.\w*(?:layernorm|layer_norm)\.(?:weight|bias)", "layernorm"),
+        (r"layers\.(\d+)\.(?:self_attn|attention)\.\w*(?:norm|layernorm)\.(?:weight|bias)", "layernorm"),
+        (r"(?:norm|final_layernorm|final_layer_norm)\.(?:weight|bias)", "layernorm"),
+        (r"layers\.(\d+)\.(?:self_attn|attention)\.(?:[qkvo]_proj|qkv_proj)\.(?:weight|bias)", "attention"),
+        (r"layers\.(\d+)\.(?:self_attn|attention)\.(?:query_key_value|dense)\.(?:weight|bias)", "attention"),
+        (r"layers\.(\d+)\.mlp\.[\w.]+", "feedforward"),
+    )
     blocks = "layers"
     dropped = (r"embed_(?:tokens|in)\.weight",)
+
+    def check(self) -> None:
+        """Refuses an architecture that is no such decoder, before its weights are read.
+
+        Raises:
+            FPTError: If it does not take ``inputs_embeds``, or has other parameters.
+        """
+        kind = f"a {self.config.model_type}"
+        model_class: Any = MODEL_MAPPING.get(type(self.config), None)
+        if isinstance(model_class, tuple | None):  # some are a choice of several
+            raise FPTError(f"{kind} cannot be a backbone: transformers has no plain body of this kind")
+        if "inputs_embeds" not in inspect.signature(model_class.forward).parameters:
+            raise FPTError(
+                f"{kind} cannot be a backbone: {model_class.__name__} of transformers takes token ids only, "
+                "no embeddings (inputs_embeds)"
+            )
+        with torch.device("meta"):
+            names = [name for name, _ in self.new_body().named_parameters()]
+        place_parameters([f"backbone.{name}" for name in names if not self.drops(name)], self.parts, kind)

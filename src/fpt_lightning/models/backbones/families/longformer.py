@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from transformers import PretrainedConfig
 
 from fpt_lightning.models.backbones.families.bert import RoBERTa
 
@@ -18,13 +17,13 @@ class Longformer(RoBERTa):
 
     dropped: ClassVar[tuple[str, ...]] = (*RoBERTa.dropped, r"encoder\.layer\.\d+\.attention\.self\.\w+_global\..*")
 
-    def configure(self, config: PretrainedConfig, max_length: int, dropout: float) -> None:
+    def configure(self, max_length: int, dropout: float) -> None:
         """Narrows windows that are wider than the task is long: every token still sees every other."""
-        super().configure(config, max_length, dropout)
-        windows = config.attention_window
+        super().configure(max_length, dropout)
+        windows = self.config.attention_window
         if isinstance(windows, int):
-            windows = [windows] * config.num_hidden_layers
-        config.attention_window = [min(window, 2 * max_length) for window in windows]
+            windows = [windows] * self.config.num_hidden_layers
+        self.config.attention_window = [min(window, 2 * max_length) for window in windows]
 
     def enter(self, body: Any, rows: torch.Tensor | None) -> None:
         """Drops the projections of global attention."""
@@ -34,7 +33,6 @@ class Longformer(RoBERTa):
                 delattr(layer.attention.self, name)
 
     def keep_blocks(self, body: Any, chosen: range) -> None:
-        """Keeps the windows of the blocks too."""
         super().keep_blocks(body, chosen)
         body.config.attention_window = [body.config.attention_window[index] for index in chosen]
 
@@ -45,7 +43,7 @@ class Longformer(RoBERTa):
         if mask is None:
             mask = torch.ones(batch, length, dtype=torch.bool, device=embeddings.device)
         positions = torch.arange(length, device=embeddings.device)
-        hidden: torch.Tensor = body(
+        hidden = body(
             inputs_embeds=F.pad(embeddings, (0, 0, 0, padding)),
             attention_mask=F.pad(mask, (0, padding)).long(),
             position_ids=F.pad(positions, (0, padding))[None],  # padding stands at the first position, unseen

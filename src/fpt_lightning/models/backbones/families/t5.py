@@ -1,33 +1,37 @@
 """The encoder of T5 (Raffel et al. 2020; FPT section 3.14)."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, T5EncoderModel
+from transformers import AutoModelForTextEncoding
 
-from fpt_lightning.models.backbones.families.base import Family
-from fpt_lightning.models.parts import Place
+from fpt_lightning.models.backbones.families.base import HubFamily
 
 
-class T5Encoder(Family):
+class T5Encoder(HubFamily):
     """A bidirectional encoder with RMS norm and relative positions, which its first block holds for all."""
 
-    parts: ClassVar[Mapping[str, str | Place]] = {
-        r"encoder\.block\.0\.layer\.0\.SelfAttention\.relative_attention_bias\.weight": "positions",
-        r"encoder\.block\.(\d+)\.layer\.[01]\.layer_norm\.weight": "layernorm",
-        r"encoder\.final_layer_norm\.weight": "layernorm",
-        r"encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.[qkvo]\.weight": "attention",
-        r"encoder\.block\.(\d+)\.layer\.1\.DenseReluDense\.(?:wi|wi_0|wi_1|wo)\.weight": "feedforward",
-    }
+    parts = (
+        (r"encoder\.block\.0\.layer\.0\.SelfAttention\.relative_attention_bias\.weight", "positions"),
+        (r"encoder\.block\.(\d+)\.layer\.[01]\.layer_norm\.weight", "layernorm"),
+        (r"encoder\.final_layer_norm\.weight", "layernorm"),
+        (r"encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.[qkvo]\.weight", "attention"),
+        (r"encoder\.block\.(\d+)\.layer\.1\.DenseReluDense\.(?:wi|wi_0|wi_1|wo)\.weight", "feedforward"),
+    )
     blocks = "encoder.block"
     dropped = (r"shared\.weight", r"encoder\.embed_tokens\.weight")
-    model_class = T5EncoderModel
+    model_class = AutoModelForTextEncoding
+    asks_for_attention = True  # like the others, but transformers does not say so
 
-    def positions(self, config: PretrainedConfig) -> None:
+    @property
+    def positions(self) -> None:
         """Without limit: beyond the last bucket all distances are one."""
-        return
+
+    def enter(self, body: Any, rows: torch.Tensor | None) -> None:
+        """Says that nothing is tied to the token embeddings any more: peft would look for them."""
+        super().enter(body, rows)
+        body.config.tie_word_embeddings = False
 
     def keep_blocks(self, body: Any, chosen: range) -> None:
         """Hands the relative positions to whichever block comes first."""
@@ -36,7 +40,3 @@ class T5Encoder(Family):
         body.encoder.config.num_layers = len(chosen)
         first = body.encoder.block[0].layer[0].SelfAttention
         first.relative_attention_bias, first.has_relative_attention_bias = bias, True
-
-    def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Runs the encoder."""
-        return body.encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state

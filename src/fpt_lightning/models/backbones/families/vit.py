@@ -1,43 +1,36 @@
 """The vision transformer (Dosovitskiy et al. 2021; FPT section 3.2, the "ViT" rows)."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
-from fpt_lightning.models.backbones.families.base import Family
-from fpt_lightning.models.parts import Place
+from fpt_lightning.models.backbones.families.base import WITHOUT_POOLER, HubFamily, trained_table
 
 
-class ViT(Family):
+class ViT(HubFamily):
     """A bidirectional encoder of image patches; our input layer takes the place of its patch embedding.
 
     The class token is dropped: the answer is read at the last tokens, as from every backbone. The body has a position
     for each patch of its own images, 196 for the base model; ``positions: new`` serves longer tasks.
     """
 
-    parts: ClassVar[Mapping[str, str | Place]] = {
-        r"embeddings\.position_embeddings\.weight": "positions",
-        r"layers\.(\d+)\.layernorm_(?:before|after)\.(?:weight|bias)": "layernorm",
-        r"layernorm\.(?:weight|bias)": "layernorm",
-        r"layers\.(\d+)\.attention\.[qkvo]_proj\.(?:weight|bias)": "attention",
-        r"layers\.(\d+)\.mlp\.fc[12]\.(?:weight|bias)": "feedforward",
-    }
+    parts = (
+        (r"embeddings\.position_embeddings\.weight", "positions"),
+        (r"layers\.(\d+)\.layernorm_(?:before|after)\.(?:weight|bias)", "layernorm"),
+        (r"layernorm\.(?:weight|bias)", "layernorm"),
+        (r"layers\.(\d+)\.attention\.[qkvo]_proj\.(?:weight|bias)", "attention"),
+        (r"layers\.(\d+)\.mlp\.fc[12]\.(?:weight|bias)", "feedforward"),
+    )
     blocks = "layers"
     position_table = "embeddings.position_embeddings"
     dropped = (r"embeddings\.(?:cls_token|mask_token|patch_embeddings\..*)", r"pooler\..*")
-    class_arguments: ClassVar[Mapping[str, Any]] = {"add_pooling_layer": False}
+    class_arguments = WITHOUT_POOLER
 
-    def positions(self, config: PretrainedConfig) -> int:
-        """One a patch."""
-        return (int(config.image_size) // int(config.patch_size)) ** 2
-
-    def vocabulary(self, body: nn.Module) -> None:
-        """Patches have no table."""
-        return
+    @property
+    def positions(self) -> int:
+        return (int(self.config.image_size) // max(1, int(self.config.patch_size))) ** 2
 
     def position_rows(self, body: Any, max_length: int) -> torch.Tensor:
         """Those of the patches, behind the class token's."""
@@ -47,7 +40,7 @@ class ViT(Family):
         """Keeps of the embeddings the positions and the dropout."""
         assert rows is not None
         kept = nn.Module()
-        kept.position_embeddings = nn.Embedding.from_pretrained(rows.detach().clone(), freeze=False)
+        kept.position_embeddings = trained_table(rows)
         kept.dropout = body.embeddings.dropout
         body.embeddings = kept
 

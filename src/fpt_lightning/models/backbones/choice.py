@@ -1,0 +1,84 @@
+"""Which body, with which values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fpt_lightning.errors import UsageError
+from fpt_lightning.models.backbones.architectures import WITHOUT_WEIGHTS
+
+Initialization = Literal["pretrained", "random", "statistics"]
+Positions = Literal["backbone", "new"]
+
+
+@dataclass(frozen=True)
+class BackboneChoice:
+    """Which body, with which values.
+
+    Args:
+        name: A name of :data:`fpt_lightning.models.backbones.architectures.EMBEDDED` or :data:`ARCHITECTURES`, or of
+            :data:`fpt_lightning.models.backbones.families.own.OWN_BODIES`, a local folder in Hugging Face's format, or
+            a name on its hub.
+        initialization: ``pretrained`` loads weights, ``random`` is the architecture's own initialisation,
+            ``statistics`` draws normal values with the mean and standard deviation of every pretrained tensor (FPT
+            section 3.8); None is pretrained wherever there are weights.
+        architecture: Fields of the architecture's config to change, such as ``n_layer``; only with ``random``.
+        layers: Keep the first so many blocks, or a slice of them such as ``3:9``; None keeps all.
+        positions: ``backbone`` takes the body's own positions, ``new`` draws new ones for as many tokens as the task
+            has.
+        seed: Seed of random values.
+    """
+
+    name: str
+    initialization: Initialization | None = None
+    architecture: Mapping[str, Any] | None = None
+    layers: int | str | None = None
+    positions: Positions = "backbone"
+    seed: int = 0
+
+    @property
+    def resolved_initialization(self) -> Initialization:
+        """``pretrained``, ``random`` or ``statistics``.
+
+        Raises:
+            UsageError: If pretrained weights are asked of an architecture that has none, or with sizes of its own.
+        """
+        if self.initialization is None:
+            return "random" if self.name in WITHOUT_WEIGHTS or self.architecture else "pretrained"
+        if self.initialization != "random" and self.name in WITHOUT_WEIGHTS:
+            raise UsageError(
+                f"backbone '{self.name}' has no pretrained weights: "
+                "use model.initialization random, or another backbone"
+            )
+        if self.initialization != "random" and self.architecture:
+            raise UsageError(
+                "model.architecture changes sizes, which pretrained weights cannot follow: "
+                "use model.initialization random, or leave model.architecture out"
+            )
+        return self.initialization
+
+    def chosen_blocks(self, available: int) -> range:
+        """Reads ``layers``: ``6`` as the first six blocks, ``3:9`` as the fourth to the ninth, None as all.
+
+        Raises:
+            UsageError: If it is none of these, or asks for blocks that are not there.
+        """
+        if self.layers is None:
+            return range(available)
+        start, _, stop = str(self.layers).rpartition(":")
+        if not (start or "0").isdigit() or not stop.isdigit():
+            raise UsageError(
+                f"model.layers is a number of blocks such as 6, or a slice such as '3:9', got '{self.layers}'"
+            )
+        chosen = range(int(start or 0), int(stop))
+        if not chosen or chosen.stop > available:
+            raise UsageError(f"model.layers {self.layers} does not choose from the {available} blocks of the backbone")
+        return chosen
+
+    def __str__(self) -> str:
+        sizes = "".join(f", {key}={value}" for key, value in (self.architecture or {}).items())
+        layers = f", layers {self.layers}" if self.layers is not None else ""
+        positions = ", new positions" if self.positions == "new" else ""
+        drawn = self.resolved_initialization != "pretrained" or self.positions == "new"
+        seed = f", seed {self.seed}" if drawn else ""
+        return f"{self.name} ({self.resolved_initialization}{sizes}{layers}{positions}{seed})"

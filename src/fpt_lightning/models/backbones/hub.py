@@ -1,0 +1,127 @@
+"""Config and weights from a local folder in Hugging Face's format, its cache or its hub."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from fpt_lightning.errors import FPTError, UsageError, did_you_mean, first_line
+from fpt_lightning.models.backbones.architectures import ARCHITECTURES, EMBEDDED, WITHOUT_WEIGHTS, location
+from fpt_lightning.models.backbones.choice import BackboneChoice
+from fpt_lightning.models.backbones.families.base import HubFamily
+
+
+def read_config(choice: BackboneChoice) -> PretrainedConfig:
+    """The config of a body, with the fields that ``model.architecture`` changes.
+
+    Raises:
+        FPTError: If there is none, or it is not one.
+        UsageError: If the choice contradicts itself, or changes a field that is not there, or to another type.
+    """
+    folder = Path(location(choice.name))
+    known = choice.name in ARCHITECTURES and choice.resolved_initialization == "random"
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FPTError(f"backbone folder {folder} has no config.json: it is not a folder of save_pretrained()")
+    if known and not folder.is_dir():
+        model_type, fields = ARCHITECTURES[choice.name]
+        config = AutoConfig.for_model(model_type, **fields)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(location(choice.name), trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise _not_found(choice.name, error) from error
+        except StrictDataclassError as error:
+            raise FPTError(f"backbone '{choice.name}': config.json: {error.__cause__ or error}") from error
+    config.dtype = torch.float32  # whatever the weights are kept in: the Trainer's precision decides
+    available = {**config.to_dict(), **config.attribute_map}
+    for key, value in (choice.architecture or {}).items():
+        if key not in available:
+            near = did_you_mean(key, available)
+            raise UsageError(f"model.architecture: {config.model_type} has no field '{key}'{near}")
+        try:
+            setattr(config, key, value)
+        except StrictDataclassError as error:
+            raise UsageError(f"model.architecture: {error.__cause__ or error}") from error
+    return config
+
+
+def read_weights(name: str, family: HubFamily) -> nn.Module:
+    """Loads a body from safetensors, all of its weights or none.
+
+    Args:
+        name: A local folder in Hugging Face's format, or a name on its hub.
+        family: Its family, configured.
+
+    Raises:
+        FPTError: If the weights are not found, damaged, not whole, or of another architecture than the config says.
+    """
+    if Path(name).is_dir():
+        _check_weights(Path(name))
+    try:
+        with _quiet_transformers():
+            body, loaded = family.model_class.from_pretrained(
+                name,
+                config=family.config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **family.class_arguments,
+            )
+    except (OSError, ValueError) as error:
+        raise _not_found(name, error) from error
+    except RuntimeError as error:  # what transformers raises for weights of other sizes than the config's
+        raise FPTError(f"backbone '{name}': the weights do not fit config.json ({first_line(error)})") from error
+    if missing := sorted(key for key in loaded["missing_keys"] if not family.drops(key)):
+        raise FPTError(
+            f"backbone '{name}' lacks {len(missing)} of its weights, {missing[0]} first: the file is not whole, "
+            "or of another architecture than config.json says"
+        )
+    return body
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silences it for a while: it reports every weight of a head that nobody asked for."""
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _not_found(name: str, error: Exception) -> FPTError:
+    known = [*EMBEDDED, *ARCHITECTURES, *WITHOUT_WEIGHTS]
+    return FPTError(
+        f"backbone '{name}' is neither a folder here nor in the Hugging Face cache or hub ({first_line(error)})"
+        f"{'.' if name in known else did_you_mean(name, known)}\n"
+        f"Download it once with a network, give the path of a local folder, use {', '.join(EMBEDDED)}, which needs no "
+        f"network, or one of {', '.join(ARCHITECTURES)} with model.initialization random."
+    )
+
+
+def _check_weights(folder: Path) -> None:
+    """Opens the weight files of a folder, so that a broken one is named."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FPTError(
+            f"backbone folder {folder} has no weights: expected model.safetensors "
+            "(pickled .bin files are not read; convert them with save_pretrained())"
+        )
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except SafetensorError as error:
+            raise FPTError(f"{file} is damaged ({error}): fetch or copy it again") from error
