@@ -21,7 +21,7 @@ from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, open_run_folder
-from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar, Throughput
+from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar
 from fpt_lightning.training.checkpoint import read_checkpoint
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.language.export_backbone import ExportBackbone
@@ -184,7 +184,7 @@ class FPTCLI(LightningCLI):
         self._watch_the_tasks_metric()
         if self.subcommand == "prepare":
             return FPTTrainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-        trainer.callbacks = [*_as_list(trainer.callbacks), PartsSummary(), Throughput()]
+        trainer.callbacks = [*_as_list(trainer.callbacks), PartsSummary()]
         if self.subcommand in ("fit", "run") and not trainer.fast_dev_run:
             self._use_run_folder(trainer)
         else:

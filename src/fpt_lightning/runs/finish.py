@@ -28,12 +28,7 @@ def what_ran(
 ) -> dict[str, Any]:
     """The part of a result that is known before the run, under the names of ``result.json``.
 
-    Args:
-        model: The model.
-        datamodule: The task.
-        seed: The seed of the run.
-        arm: The name of this row of a table; None names it after backbone and initialisation.
-        protocol: How the learning rate and the checkpoint are chosen.
+    Where ``arm`` is None, backbone and initialisation name it.
     """
     choice = model.model.choice
     return {

@@ -86,20 +86,15 @@ def read_finished(folder: Path, makes_backbone: bool = False) -> Result | None:
 def _cause(folder: Path) -> str | None:
     """Why the last attempt failed; None where it did not."""
     try:
-        failure = read_json(failure_file(folder))
+        failure = read_json(RunFolder(folder).failure)
     except DamagedResultError as error:
         return str(error)
     return None if failure is None else str(failure.get("cause", "its cause is unknown"))
 
 
-def failure_file(folder: Path) -> Path:
-    """Where the cause of a failure is kept."""
-    return folder / "failure.json"
-
-
 def write_failure(folder: Path, cause: str) -> None:
     """Keeps the cause of a failure in the run folder."""
-    write_whole(failure_file(folder), json.dumps({"cause": cause}) + "\n")
+    write_whole(RunFolder(folder).failure, json.dumps({"cause": cause}) + "\n")
 
 
 def lock_of(folder: Path) -> FileLock:
