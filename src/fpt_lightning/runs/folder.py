@@ -45,10 +45,10 @@ class RunFolder:
         self.failure = path / "failure.json"
         self.attention = path / "attention.png"
 
-    def write_result(self, result: dict[str, Any]) -> None:
+    def write_result(self, result: dict[str, Any], status: str = "finished") -> None:
         """Writes the result whole or not at all, with the versions of what made it."""
         versions = {name: metadata.version(name) for name in PACKAGES}
-        write_whole(self.result, json.dumps({**result, "versions": versions, "status": "finished"}, indent=2) + "\n")
+        write_whole(self.result, json.dumps({**result, "versions": versions, "status": status}, indent=2) + "\n")
 
 
 def open_run_folder(name: str, folder: str | None, checkpoint: str | None) -> RunFolder:
