@@ -95,26 +95,23 @@ class FPTDataModule(L.LightningDataModule):
 
     def describe(self) -> list[str]:
         """What ``fpt prepare`` says of the data, a line each."""
+        task = self.task
         sizes = ", ".join(f"{_size(len(self.examples(split)))} {split}" for split in SPLITS)
-        tokens = (
-            f"{self.task.token_width} numbers each"
-            if self.task.token_width
-            else f"ids below {self.task.vocabulary_size}"
+        tokens = f"{task.token_width} numbers each" if task.token_width else f"ids below {task.vocabulary_size}"
+        answers = (
+            f"{task.answers} answers of {task.classes} classes"
+            if task.classes is not None
+            else f"{task.answers} numbers, mean {task.target_mean:.6g}, standard deviation {task.target_std:.6g}"
         )
         return [
-            f"{self.task.name}: {sizes}",
-            f"up to {self.task.max_length} tokens, {tokens}",
-            _answers(self.task),
+            f"{task.name}: {sizes}",
+            f"up to {task.max_length} tokens, {tokens}",
+            answers,
             f"fingerprint {self.fingerprint()}",
         ]
 
     def setup(self, stage: str) -> None:
-        """Refuses a batch size that cannot be trained with before the run has begun.
-
-        Raises:
-            UsageError: If there are fewer training examples, or the devices cannot share a batch equally.
-        """
-        if stage == "fit":
+        if stage == "fit":  # before the run has begun
             self._check_batch_size()
 
     def train_dataloader(self) -> ResumableLoader:
@@ -123,11 +120,9 @@ class FPTDataModule(L.LightningDataModule):
         return self._loader("train", self.batch_size)
 
     def val_dataloader(self) -> ResumableLoader:
-        """Every validation example once, in order."""
         return self._loader("validation", self.eval_batch_size)
 
     def test_dataloader(self) -> ResumableLoader:
-        """Every test example once, in order."""
         return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> ResumableLoader:
@@ -195,12 +190,6 @@ def proper_shares(**options: float) -> None:
     for name, share in options.items():
         if not 0 < share < 1:
             raise UsageError(f"data.{name} lies between 0 and 1, got {share}")
-
-
-def _answers(task: TaskSpec) -> str:
-    if task.classes is None:
-        return f"{task.answers} numbers, mean {task.target_mean:.6g}, standard deviation {task.target_std:.6g}"
-    return f"{task.answers} answers of {task.classes} classes"
 
 
 def _size(examples: int) -> str:

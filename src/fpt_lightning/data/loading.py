@@ -174,7 +174,6 @@ class ResumableLoader(DataLoader[Any]):
         return {"batches": self._handed_out}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next iteration start behind the batches already handed out."""
         self._resume_at = self._handed_out = state["batches"]
 
 

@@ -54,12 +54,11 @@ class LabelledSequences(NamedTuple):
 
     def table(self) -> "SequenceTable":
         """A dataset of them with targets ``[examples, 1]``; numbers become single precision."""
-        values, targets = (
-            torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
-            for array in (self.values, self.targets)
+        values, lengths, targets = (
+            torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array) for array in self
         )
         targets = targets if targets.is_floating_point() else targets.long()
-        return SequenceTable(values, torch.from_numpy(self.lengths).long(), targets[:, None])
+        return SequenceTable(values, lengths.long(), targets[:, None])
 
 
 def is_within(lengths: np.ndarray, limit: int) -> np.ndarray:

@@ -75,11 +75,7 @@ class ListOps(FPTDataModule):
         self.behaviour = behaviour
         self.source = source
         self.limit = limit
-        self.sizes: dict[Split, int] = {
-            "train": train_examples,
-            "validation": validation_examples,
-            "test": test_examples,
-        }
+        self.sizes = dict(zip(SPLITS, (train_examples, validation_examples, test_examples), strict=True))
         self.grammar = Grammar(min_length, max_length, max_depth, max_arguments)
         self.generator_seed = generator_seed
         at_least(1, **{f"{split}_examples": size for split, size in self.sizes.items()}, limit=limit)
@@ -94,7 +90,6 @@ class ListOps(FPTDataModule):
 
     @property
     def as_released(self) -> bool:
-        """Whether sequences are read as the reference implementation read them."""
         return self.behaviour == "as_released"
 
     @property
@@ -108,12 +103,6 @@ class ListOps(FPTDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Generates the expressions, or reads and verifies those of ``source``, where that was not done before.
-
-        Raises:
-            FPTError: If a file is missing, damaged or wrong.
-            UsageError: If there are not so many different expressions, or ``source`` holds longer ones than it may.
-        """
         _ = self._stored
 
     def dataset(self, split: Split) -> SequenceTable:
@@ -126,12 +115,10 @@ class ListOps(FPTDataModule):
         return sequences.table()
 
     def facts(self) -> dict[str, Any]:
-        """What made the expressions, a hash of them, how they are read, and how many are cut."""
         content = content_hash(tensor for split in SPLITS for tensor in self._stored[split].as_tensors().values())
         return {**self._origin, "content": content, "behaviour": self.behaviour, "cut": self.cut}
 
     def describe(self) -> list[str]:
-        """Says also how many sequences lose their end, and that they are read as released."""
         counts = ", ".join(f"{count:,} {split}" for split, count in self.cut.items())
         lines = [*super().describe(), f"cut at the end, because longer than {self.task.max_length} tokens: {counts}"]
         if self.as_released:
@@ -180,13 +167,10 @@ class ListOps(FPTDataModule):
     def _make(self) -> Tensors:
         rank_zero_info(f"listops: {'generating' if self.source is None else 'reading'} examples, once")
         if self.source is None:
-            made = self._generate()
+            whole = self.grammar.generate(sum(self.sizes.values()), self.generator_seed)
+            ends = np.cumsum(list(self.sizes.values()))[:-1]
+            parts = (np.split(whole.values, whole.starts[ends]), *(np.split(each, ends) for each in whole[1:]))
+            made = dict(zip(SPLITS, map(LabelledSequences, *parts), strict=True))
         else:
             made = {split: read_official(Path(self.source) / name) for split, name in FILES.items()}
         return {name: tensor for split in SPLITS for name, tensor in made[split].as_tensors(f"{split}.").items()}
-
-    def _generate(self) -> dict[Split, LabelledSequences]:
-        made = self.grammar.generate(sum(self.sizes.values()), self.generator_seed)
-        rows = np.cumsum(list(self.sizes.values()))[:-1]
-        parts = (np.split(made.values, made.starts[rows]), np.split(made.lengths, rows), np.split(made.targets, rows))
-        return dict(zip(self.sizes, map(LabelledSequences, *parts), strict=True))
