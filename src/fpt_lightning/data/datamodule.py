@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +12,16 @@ import torch
 
 from fpt_lightning.data.cache import default_folder
 from fpt_lightning.data.loading import ENDLESS, BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
-from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
+from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+SAMPLE = 4096
+"""Examples that stand for an endless training split."""
+CHUNK = 256
+"""Examples that are made at a time where all of a split are looked at."""
 
 
 class FPTDataModule(L.LightningDataModule):
@@ -79,6 +85,43 @@ class FPTDataModule(L.LightningDataModule):
     def kept_share(self, split: Split) -> float:
         """The share of a split's examples that is read; accuracy counts those left out as wrong."""
         return 1.0
+
+    def trivial_baselines(self) -> dict[str, Trivial]:
+        """What guesses without a model are worth on all of validation and test.
+
+        ``commonest class`` is what most answers of the training split are; a regression's ``training mean`` is theirs.
+        A task adds what a shortcut of its own finds.
+        """
+        answers = self.targets("train").flatten()
+        if self.task.classes is None:
+            mean = answers.double().mean()
+            return {"training mean": self.worth(lambda split: mean)}
+        commonest = answers.bincount().argmax()
+        return {"commonest class": self.worth(lambda split: commonest)}
+
+    def worth(self, guess: Callable[[Split], torch.Tensor]) -> Trivial:
+        """Judges a guess, which gives for a split what can be compared with its targets ``[examples, answers]``."""
+        return Trivial(*(self._score(guess(split), split) for split in SPLITS[1:]))
+
+    def _score(self, guess: torch.Tensor, split: Split) -> float:
+        targets = self.targets(split)
+        if self.task.classes is not None:
+            return (targets == guess).double().mean().item() * self.kept_share(split)
+        targets = targets.double()
+        spread = (targets - targets.mean()).square().sum()
+        return 1 - ((targets - guess).square().sum() / spread).item() if spread > 0 else 0.0
+
+    def targets(self, split: Split) -> torch.Tensor:
+        """The right answers of a split, ``[examples, answers]``; of an endless one, of its first examples."""
+        known = self.examples(split).targets
+        return torch.cat([batch.target for batch in self.in_chunks(split)]) if known is None else known
+
+    def in_chunks(self, split: Split) -> Iterator[Batch]:
+        """The examples of a split in order, as the dataset makes them; of an endless one the first."""
+        examples = self.examples(split)
+        count = SAMPLE if len(examples) >= ENDLESS else len(examples)
+        for start in range(0, count, CHUNK):
+            yield examples.__getitems__(range(start, min(start + CHUNK, count)))
 
     def token_words(self) -> TokenWords:
         """What the tokens are called in an attention map; here numbers from 1."""

@@ -95,7 +95,7 @@ class SequenceTable(BatchDataset):
         self.values = values
         self.lengths = lengths
         self.targets = targets
-        self._starts = lengths.cumsum(0) - lengths
+        self.starts = lengths.cumsum(0) - lengths
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -105,7 +105,7 @@ class SequenceTable(BatchDataset):
         lengths = self.lengths[chosen]
         rows = [
             self.values[start : start + length]
-            for start, length in zip(self._starts[chosen].tolist(), lengths.tolist(), strict=True)
+            for start, length in zip(self.starts[chosen].tolist(), lengths.tolist(), strict=True)
         ]
         tokens = pad_sequence(rows, batch_first=True)  # [batch, longest] or [batch, longest, token_width]
         mask = torch.arange(tokens.size(1)) < lengths[:, None]  # [batch, longest]

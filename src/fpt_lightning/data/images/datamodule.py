@@ -136,6 +136,9 @@ class ImageTask(FPTDataModule):
     def dataset(self, split: Split) -> ImageSplit:
         return ImageSplit(self.rows(split), counts_epochs=split == "train" and self.augmentation is not None)
 
+    def targets(self, split: Split) -> torch.Tensor:
+        return self.table.labels.cpu()[self.rows(split), None]
+
     def describe(self) -> list[str]:
         size, most = self.table.mebibytes, self.device_resident_mb
         small = size <= most

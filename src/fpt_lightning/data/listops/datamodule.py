@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from fpt_lightning.data.cache import Tensors, cache_file, content_hash, kept
@@ -13,7 +14,7 @@ from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
 from fpt_lightning.data.listops.files import FILES, READER_VERSION, read_official, source_hash
 from fpt_lightning.data.listops.grammar import CLOSE, GENERATOR_VERSION, WORDS, Grammar
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
-from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.data.spec import TaskSpec, Trivial
 from fpt_lightning.errors import UsageError, did_you_mean
 
 Behaviour = Literal["correct", "as_released"]
@@ -113,6 +114,18 @@ class ListOps(FPTDataModule):
             padded[np.arange(most) < sequences.lengths[:, None]] = sequences.values
             sequences = sequences._replace(values=padded.ravel(), lengths=np.full(len(padded), most))
         return sequences.table()
+
+    def trivial_baselines(self) -> dict[str, Trivial]:
+        """Adds the commonest answer of the training split to the first token, the root of the tree."""
+        counts = torch.zeros(len(WORDS), self.CLASSES)
+        counts.index_put_((self._roots("train"), self.targets("train")[:, 0]), torch.tensor(1.0), accumulate=True)
+        commonest = counts.argmax(dim=1)[:, None]
+        return {**super().trivial_baselines(), "root operator": self.worth(lambda split: commonest[self._roots(split)])}
+
+    def _roots(self, split: Split) -> torch.Tensor:
+        examples = self.examples(split)
+        assert isinstance(examples, SequenceTable)
+        return examples.values[examples.starts].long()
 
     def facts(self) -> dict[str, Any]:
         content = content_hash(tensor for split in SPLITS for tensor in self._stored[split].as_tensors().values())
