@@ -54,12 +54,11 @@ class LabelledSequences(NamedTuple):
 
     def table(self) -> "SequenceTable":
         """A dataset of them with targets ``[examples, 1]``; numbers become single precision."""
-        values, targets = (
-            torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
-            for array in (self.values, self.targets)
+        values, lengths, targets = (
+            torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array) for array in self
         )
         targets = targets if targets.is_floating_point() else targets.long()
-        return SequenceTable(values, torch.from_numpy(self.lengths).long(), targets[:, None])
+        return SequenceTable(values, lengths.long(), targets[:, None])
 
 
 def is_within(lengths: np.ndarray, limit: int) -> np.ndarray:
@@ -96,7 +95,7 @@ class SequenceTable(BatchDataset):
         self.values = values
         self.lengths = lengths
         self.targets = targets
-        self._starts = lengths.cumsum(0) - lengths
+        self.starts = lengths.cumsum(0) - lengths
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -106,7 +105,7 @@ class SequenceTable(BatchDataset):
         lengths = self.lengths[chosen]
         rows = [
             self.values[start : start + length]
-            for start, length in zip(self._starts[chosen].tolist(), lengths.tolist(), strict=True)
+            for start, length in zip(self.starts[chosen].tolist(), lengths.tolist(), strict=True)
         ]
         tokens = pad_sequence(rows, batch_first=True)  # [batch, longest] or [batch, longest, token_width]
         mask = torch.arange(tokens.size(1)) < lengths[:, None]  # [batch, longest]

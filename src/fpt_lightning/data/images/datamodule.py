@@ -28,20 +28,12 @@ class ImageTable(NamedTuple):
     def mebibytes(self) -> float:
         return self.pixels.nbytes / 2**20
 
-    def to(self, device: torch.device) -> "ImageTable":
-        return ImageTable(self.pixels.to(device), self.labels.to(device))
-
 
 class ImageRows(NamedTuple):
-    """Which images make a batch: all that a loader hands over.
+    """Which images make a batch: all that a loader hands over."""
 
-    Attributes:
-        rows: ``[batch]`` int64, places in the table.
-        epoch: The epoch of the training stream, where an image differs from epoch to epoch; otherwise None.
-    """
-
-    rows: torch.Tensor
-    epoch: int | None
+    rows: torch.Tensor  # ``[batch]`` int64, places in the table
+    epoch: int | None  # of the training stream, where an image differs from epoch to epoch
 
 
 class ImageSplit(BatchDataset):
@@ -77,9 +69,7 @@ class ImageTask(FPTDataModule):
     """Images held as bytes on the training device, where they are augmented, normalised and cut into patches.
 
     Loaders hand over row numbers alone; every process holds one table of its own for all splits. Worker processes have
-    nothing to do. A task sets the attributes below before it calls ``__init__`` and implements :meth:`load`,
-    :meth:`rows`, :attr:`classes`, :meth:`normalisation`, ``facts`` and, where its data comes from outside,
-    ``prepare_data``.
+    nothing to do. A task sets the attributes below before it calls ``__init__``.
 
     Args:
         patch_size: Pixels along a patch's side; divides ``image_size``.
@@ -117,8 +107,7 @@ class ImageTask(FPTDataModule):
         """How many classes there are; known before any image is read."""
 
     @abstractmethod
-    def load(self) -> ImageTable:
-        """Reads the images of all splits."""
+    def load(self) -> ImageTable: ...
 
     @abstractmethod
     def rows(self, split: Split) -> torch.Tensor:
@@ -147,13 +136,13 @@ class ImageTask(FPTDataModule):
     def dataset(self, split: Split) -> ImageSplit:
         return ImageSplit(self.rows(split), counts_epochs=split == "train" and self.augmentation is not None)
 
+    def targets(self, split: Split) -> torch.Tensor:
+        return self.table.labels.cpu()[self.rows(split), None]
+
     def describe(self) -> list[str]:
-        size = self.table.mebibytes
-        place = (
-            "on the training device"
-            if size <= self.device_resident_mb
-            else f"in main memory, being more than data.device_resident_mb {self.device_resident_mb}"
-        )
+        size, most = self.table.mebibytes, self.device_resident_mb
+        small = size <= most
+        place = "on the training device" if small else f"in main memory, being more than data.device_resident_mb {most}"
         held = f"{len(self.table.labels):,} images, {size:,.1f} MiB, held {place}"
         changed = f"training images augmented by {self.augmentation}" if self.augmentation else "not augmented"
         return [*super().describe(), f"{held}; {changed}"]
@@ -169,7 +158,7 @@ class ImageTask(FPTDataModule):
         Tokens are ``[batch, patches, channels * patch_size**2]`` float, the target is ``[batch, 1]``.
         """
         if device.type == "cpu" or self.table.mebibytes <= self.device_resident_mb:
-            self._table = self.table.to(device)
+            self._table = ImageTable(self.table.pixels.to(device), self.table.labels.to(device))
         table = self.table
         move = super().transfer_batch_to_device  # does not wait for the device
         rows = move(batch.rows, device, dataloader_idx)
@@ -186,8 +175,7 @@ class ImageTask(FPTDataModule):
         assert self.augmentation is not None
         if self._affine is None or self._affine[0] != epoch:
             drawn = self.augmentation.draw(self.seed, epoch, len(self.table.labels), self.image_size)
-            self._affine = (epoch, drawn)
-        self._affine = (epoch, self._affine[1].to(device))
+            self._affine = (epoch, drawn.to(device))
         return self._affine[1]
 
     def _scaling_on(self, device: torch.device) -> torch.Tensor:

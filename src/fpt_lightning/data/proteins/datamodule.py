@@ -8,14 +8,7 @@ import numpy as np
 from fpt_lightning.data.cache import content_hash
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.download import RemoteFile, fetch, unpack
-from fpt_lightning.data.proteins.tape import (
-    EXAMPLES,
-    FOLDS,
-    VOCABULARY,
-    find_split,
-    read_proteins,
-    require_lmdb,
-)
+from fpt_lightning.data.proteins.tape import EXAMPLES, FOLDS, VOCABULARY, find_split, read_proteins, require_lmdb
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
@@ -69,15 +62,9 @@ class RemoteHomology(FPTDataModule):
 
     @property
     def task(self) -> TaskSpec:
-        """The paper's sizes by default: 1,024 tokens of 30 ids, 1 answer of 1,195 folds."""
         return TaskSpec(name="remote_homology", max_length=self.limit, classes=FOLDS, vocabulary_size=len(VOCABULARY))
 
     def prepare_data(self) -> None:
-        """Fetches TAPE's files where a split is missing, and reads every split once.
-
-        Raises:
-            FPTError: If a split is missing and cannot be fetched, or is not what TAPE's are.
-        """
         if self._missing() and self.download:
             require_lmdb()
             unpack(fetch(self.ARCHIVE, Path(self.root)), Path(self.root))
@@ -113,11 +100,8 @@ class RemoteHomology(FPTDataModule):
         return LabelledSequences(values, lengths + 2, folds).table()
 
     def kept_share(self, split: Split) -> float:
-        """The share of a split's proteins that is read; those left out count as wrong."""
-        if self.too_long == "truncate":
-            return 1.0
-        proteins = len(self.proteins(split).lengths)
-        return (proteins - self.longer(split)) / proteins
+        proteins, skipped = len(self.proteins(split).lengths), self.longer(split)
+        return 1.0 if self.too_long == "truncate" else (proteins - skipped) / proteins
 
     def longer(self, split: Split) -> int:
         """How many proteins of a split are longer than the limit: truncated or left out."""
@@ -137,24 +121,20 @@ class RemoteHomology(FPTDataModule):
         }
 
     def describe(self) -> list[str]:
-        """Adds how much of TAPE's data is here, lengths, long sequences and folds, a line a split."""
         lines = super().describe()
         seen = set(self.proteins("train").targets.tolist())
         for split, name in self.names.items():
             lengths, folds = self.proteins(split).lengths, set(self.proteins(split).targets.tolist())
             known = "" if split == "train" else f", {len(folds & seen)} of them in train"
+            fate = "truncated" if self.too_long == "truncate" else f"left out, accuracy x {self.kept_share(split):.4f}"
+            longer = self.longer(split)
             lines.append(
                 f"{name}: {len(lengths):,} of TAPE's {EXAMPLES[name]:,} proteins of {lengths.min():,} to "
-                f"{lengths.max():,} amino acids, mean {lengths.mean():.0f}; {self._long(split)}; "
+                f"{lengths.max():,} amino acids, mean {lengths.mean():.0f}; "
+                f"{longer or 'none'} longer than {self.limit:,} tokens{f' {fate}' if longer else ''}; "
                 f"{len(folds):,} of {FOLDS:,} folds{known}"
             )
         return lines
-
-    def _long(self, split: Split) -> str:
-        """What became of the sequences longer than the limit."""
-        fate = "truncated" if self.too_long == "truncate" else f"left out, accuracy x {self.kept_share(split):.4f}"
-        longer = self.longer(split)
-        return f"{longer or 'none'} longer than {self.limit:,} tokens{f' {fate}' if longer else ''}"
 
     def _missing(self) -> list[str]:
         return [name for name in self.names.values() if find_split(Path(self.root), name) is None]
