@@ -56,8 +56,8 @@ class FrozenPretrainedTransformer(nn.Module):
         built = build_backbone(choice, task.max_length, dropout, keep_vocabulary=keep_vocabulary)
         self.backbone, self.family, self.vocabulary = built.body, built.family, built.vocabulary
         with seeded(choice.seed):
-            self.input = build_input_layer(task, built.width, input_initialization)
-            self.output = nn.Linear(built.width, task.answers_per_token * task.logits_per_answer)
+            self.input = build_input_layer(task, built.family.width, input_initialization)
+            self.output = nn.Linear(built.family.width, task.answers_per_token * task.logits_per_answer)
         parts = [trainable] if isinstance(trainable, str) else list(trainable)
         if lora is not None:
             add_adapters(self.backbone, self._place(), lora, choice.seed)

@@ -12,7 +12,7 @@ from fpt_lightning.models.backbones.families import family_of
 from fpt_lightning.models.backbones.families.base import Family, HubFamily
 from fpt_lightning.models.backbones.families.own import OWN_BODIES, OwnBody
 from fpt_lightning.models.backbones.hub import read_config, read_weights
-from fpt_lightning.models.backbones.initialization import draw_embeddings, keep_statistics, sample_rows, seeded
+from fpt_lightning.models.backbones.initialization import draw_embeddings, keep_statistics, seeded
 from fpt_lightning.models.kernels.dropout import replace_dropouts
 
 VOCABULARY_SAMPLE = 4096
@@ -31,10 +31,6 @@ class Backbone(NamedTuple):
     body: nn.Module
     family: Family
     vocabulary: torch.Tensor | None = None
-
-    @property
-    def width(self) -> int:
-        return self.family.width
 
 
 def build_backbone(
@@ -117,4 +113,5 @@ def _vocabulary(choice: BackboneChoice, family: HubFamily, body: Any) -> torch.T
         return None
     if choice.resolved_initialization == "random":  # its own table was never drawn: it would be like this one
         return draw_embeddings(family, VOCABULARY_SAMPLE, choice.seed)
-    return sample_rows(table.weight, VOCABULARY_SAMPLE, choice.seed)
+    rows = torch.randperm(len(table.weight), generator=torch.Generator().manual_seed(choice.seed))
+    return table.weight.detach()[rows[:VOCABULARY_SAMPLE]].clone()

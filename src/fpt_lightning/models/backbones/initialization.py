@@ -31,9 +31,3 @@ def draw_embeddings(family: HubFamily, count: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     spread = getattr(family.config, "initializer_range", 1.0)
     return torch.randn(count, family.width, generator=generator) * spread
-
-
-def sample_rows(table: torch.Tensor, most: int, seed: int) -> torch.Tensor:
-    """Some rows of ``[rows, width]``, at most so many."""
-    rows = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))[:most]
-    return table.detach()[rows].clone()
