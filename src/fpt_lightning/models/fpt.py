@@ -55,8 +55,13 @@ class FrozenPretrainedTransformer(nn.Module):
         self.shuffle = TokenShuffle() if shuffle_tokens else None
         built = build_backbone(choice, task.max_length, dropout, keep_vocabulary=keep_vocabulary)
         self.backbone, self.family, self.vocabulary = built.body, built.family, built.vocabulary
-        with drawn_from(choice.seed, "input"):
-            self.input = build_input_layer(task, built.family.width, input_initialization)
+        self.input = build_input_layer(
+            task,
+            built.family.width,
+            input_initialization,
+            choice.seed,
+            learned_positions=built.family.learned_positions,
+        )
         with drawn_from(choice.seed, "output"):
             self.output = nn.Linear(built.family.width, task.answers_per_token * task.logits_per_answer)
         parts = [trainable] if isinstance(trainable, str) else list(trainable)

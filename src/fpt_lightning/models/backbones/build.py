@@ -87,7 +87,7 @@ def _hub_backbone(choice: BackboneChoice, max_length: int, dropout: float, keep_
 
 
 def _check_positions(choice: BackboneChoice, family: HubFamily, max_length: int) -> None:
-    learned, available = family.position_table is not None, family.positions
+    learned, available = family.learned_positions, family.positions
     if choice.positions == "new":
         if not learned:
             raise UsageError(f"model.positions new: a {family.config.model_type} has no learned positions to replace")

@@ -27,11 +27,13 @@ class Family(ABC):
         parts: The part of every parameter that a body keeps.
         blocks: Path of the list of blocks.
         width: Numbers in an embedding.
+        learned_positions: Whether a body adds a learned vector to every token that it reads.
     """
 
     parts: ClassVar[PartTable]
     blocks: ClassVar[str]
     width: int
+    learned_positions: bool
 
     @abstractmethod
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -77,6 +79,7 @@ class HubFamily(Family):
     def __init__(self, config: PretrainedConfig) -> None:
         self.config: Any = config
         self.width = int(self.config.hidden_size)
+        self.learned_positions = self.position_table is not None
 
     @property
     def positions(self) -> int | None:

@@ -57,6 +57,7 @@ class OwnBody(Family):
         self.name = name
         self.sizes: Mapping[str, int] = {**sizes, **changed}
         self.width = self.sizes["width"]
+        self.learned_positions = name in ("lstm_star", "one_attention")
 
     def new_body(self, max_length: int, dropout: float) -> nn.Module:
         build, _ = OWN_BODIES[self.name]
