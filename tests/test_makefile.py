@@ -97,7 +97,7 @@ def test_the_demos_folder_is_new_each_time() -> None:
     assert re.search(r"--run_folder runs/demo/\d{8}-\d{6} ", _make("demo", "-n", "-W", "pyproject.toml").stdout)
 
 
-@pytest.mark.parametrize("target", PREPARED)
+@pytest.mark.parametrize("target", sorted(PREPARED))
 def test_a_run_without_its_data_says_what_is_missing(target: str, tmp_path: Path) -> None:
     done = _make(target, f"ARGS={TINY} --data.root={tmp_path} --data.download=false")
     assert done.returncode != 0

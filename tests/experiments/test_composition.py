@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fpt_lightning.errors import UsageError
 from fpt_lightning.experiments.composition import PLACES, as_settings, as_words, compose, identity
 
 WORDS = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda word: isinstance(yaml.safe_load(word), str))
@@ -59,6 +60,12 @@ def test_settings_survive_as_words(settings: dict[str, object]) -> None:
     words = as_words(settings)
     assert as_settings(words) == settings
     assert as_settings([part for word in words for part in word.split("=", 1)]) == settings
+
+
+def test_a_config_without_options_is_named() -> None:
+    Path("list.yaml").write_text("- 1\n")
+    with pytest.raises(UsageError, match=r"config list\.yaml must have sections and options, it is a list"):
+        compose(["list.yaml"], {})
 
 
 def test_later_configs_win_and_sections_merge() -> None:

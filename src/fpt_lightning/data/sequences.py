@@ -90,6 +90,7 @@ class SequenceTable(BatchDataset):
     """
 
     lengths: torch.Tensor
+    targets: torch.Tensor
 
     def __init__(self, values: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> None:
         self.values = values

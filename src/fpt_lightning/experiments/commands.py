@@ -88,7 +88,7 @@ def report(words: Sequence[str]) -> None:
     if options.archive is not None:
         if options.out is not None:
             raise UsageError("--archive writes its own pages: leave out --out")
-        write_archive(grid.records, {run.folder.name: outcomes[run.id] for run in grid.runs.values()}, options.archive)
+        write_archive(grid.records, {run.folder.name: outcomes[run.id] for run in grid.all_runs()}, options.archive)
         _, archived = _read(parser, [*words, f"--folder={options.archive}"])
         for kind, name in ARCHIVED.items():
             print(write_report(archived, archived.outcomes(), kind, options.archive / name), end="")

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from fpt_lightning.config_files import find_config
+from fpt_lightning.errors import UsageError
 
 PLACES = frozenset(
     {
@@ -48,7 +49,7 @@ def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, An
         Values by dotted name; ``init_args`` is left out of the names, as on the command line.
 
     Raises:
-        UsageError: If a config does not exist or is not YAML.
+        UsageError: If a config does not exist, is not YAML, or has no options.
     """
     merged: dict[str, Any] = {}
     for config in configs:
@@ -122,6 +123,8 @@ def _written(value: Any) -> str:
 @cache
 def _read(config: str) -> dict[str, Any]:
     nested = yaml.safe_load(Path(find_config(config)).read_text()) or {}
+    if not isinstance(nested, dict):
+        raise UsageError(f"config {config} must have sections and options, it is a {type(nested).__name__}")
     return _dotted(plain(nested))
 
 

@@ -162,12 +162,6 @@ class Grid:
         """What its runs left."""
         return open_runs(self.folder)
 
-    @property
-    def runs(self) -> dict[str, Run]:
-        """Every run that the table may ever ask for, by id."""
-        runs = {run.id: run for cell in self.cells for run in cell.runs.values()}
-        return runs | {run.needs.id: run.needs for run in runs.values() if run.needs is not None}
-
     def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
         """Every run decided on so far once, those first that others need."""
         asked = [run for cell in self.cells for run in cell.due(outcomes)]
@@ -179,12 +173,17 @@ class Grid:
     def size(self) -> int:
         """Different runs in all, a lower bound where seeds wait for a choice."""
         decided = {run.id for cell in self.cells for run in cell.grid_runs()}
-        makers = {run.id for run in self.runs.values() if run.makes_backbone}
+        makers = {run.id for run in self.all_runs() if run.makes_backbone}
         return len(decided | makers) + sum(cell.size() - len(cell.grid_runs()) for cell in self.cells)
 
+    def all_runs(self) -> list[Run]:
+        """Every run that the table may ever ask for, once."""
+        runs = {run.id: run for cell in self.cells for run in cell.runs.values()}
+        return list((runs | {run.needs.id: run.needs for run in runs.values() if run.needs is not None}).values())
+
     def outcomes(self) -> dict[str, Outcome]:
-        """What became of every run that the table may ever ask for, by id."""
-        return {name: self.records.outcome(run.folder.name, run.makes_backbone) for name, run in self.runs.items()}
+        """What became of :meth:`all_runs`, by id."""
+        return {run.id: self.records.outcome(run.folder.name, run.makes_backbone) for run in self.all_runs()}
 
 
 def make_grid(experiments: Experiments, selection: Selection, folder: Path = DEFAULT_FOLDER) -> Grid:

@@ -33,7 +33,7 @@ class Screen:
         self.grid = grid
         self.slots = slots
         self.console = console or Console(highlight=False)
-        self._runs = grid.runs
+        self._runs = {run.id: run for run in grid.all_runs()}
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._seconds: dict[str, float] = {}  # of the runs that were trained
         self._begun = time.monotonic()

@@ -10,11 +10,11 @@ from torch import nn
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.models.backbones.build import build_backbone
 from fpt_lightning.models.backbones.choice import BackboneChoice
-from fpt_lightning.models.backbones.initialization import seeded
 from fpt_lightning.models.input_layer import InputInitialization, build_input_layer
 from fpt_lightning.models.kernels.frozen_linear import replace_frozen_linears
 from fpt_lightning.models.lora import LoraOptions, add_adapters
 from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
+from fpt_lightning.models.random_streams import drawn_from
 from fpt_lightning.models.token_shuffle import TokenShuffle
 
 
@@ -55,9 +55,15 @@ class FrozenPretrainedTransformer(nn.Module):
         self.shuffle = TokenShuffle() if shuffle_tokens else None
         built = build_backbone(choice, task.max_length, dropout, keep_vocabulary=keep_vocabulary)
         self.backbone, self.family, self.vocabulary = built.body, built.family, built.vocabulary
-        with seeded(choice.seed):
-            self.input = build_input_layer(task, built.width, input_initialization)
-            self.output = nn.Linear(built.width, task.answers_per_token * task.logits_per_answer)
+        self.input = build_input_layer(
+            task,
+            built.family.width,
+            input_initialization,
+            choice.seed,
+            learned_positions=built.family.learned_positions,
+        )
+        with drawn_from(choice.seed, "output"):
+            self.output = nn.Linear(built.family.width, task.answers_per_token * task.logits_per_answer)
         parts = [trainable] if isinstance(trainable, str) else list(trainable)
         if lora is not None:
             add_adapters(self.backbone, self._place(), lora, choice.seed)

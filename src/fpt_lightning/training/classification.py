@@ -59,6 +59,8 @@ class FPTClassifier(L.LightningModule):
         part_lr: Another learning rate for single parts.
         trained_parts: A ``trained.safetensors`` of an earlier run to start from.
         seed: Seed of random weights; the command line links it to ``seed_everything``.
+        backbone_seed: Seed of the backbone's random weights alone, so that several runs share one body; left out,
+            ``seed``.
 
     Raises:
         UsageError: If the arguments contradict each other or the task.
@@ -83,6 +85,7 @@ class FPTClassifier(L.LightningModule):
         part_lr: dict[str, float] | None = None,
         trained_parts: str | None = None,
         seed: int = 0,
+        backbone_seed: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -96,7 +99,7 @@ class FPTClassifier(L.LightningModule):
         self.part_lr = dict(part_lr or {})
         self.trainable = [trainable] if isinstance(trainable, str) else list(trainable)
         self.fit_input = FitInput(input_initialization == "moments", align_steps)
-        choice = BackboneChoice(backbone, initialization, architecture, layers, positions, seed)
+        choice = BackboneChoice(backbone, initialization, architecture, layers, positions, seed, backbone_seed)
         self.model = FrozenPretrainedTransformer(
             task, choice, self.trainable, dropout, input_initialization, lora,
             shuffle_tokens=shuffle_tokens, keep_vocabulary=bool(self.fit_input),

@@ -17,7 +17,7 @@ REPORT = ["report", "table2", "--experiments", "declared.yaml", "--folder", "tab
 def _made(**how: object) -> Grid:
     """A table with failures, a run that was not tested, a damaged result and attention maps."""
     grid = grid_of(**how)
-    for number, run in enumerate(grid.runs.values()):
+    for number, run in enumerate(grid.all_runs()):
         finish(run, 0.5 + number / 100, test_accuracy=None if number == 4 else 0.5)
         if number == 1:
             (run.folder / "result.json").unlink()
@@ -40,7 +40,7 @@ def test_an_archived_table_is_the_table(protocol: str, kind: str, capsys: pytest
     assert capsys.readouterr().out.splitlines()[1:] == ["kept/README.md", "kept/table.tex", "kept/page.html"]
     shutil.rmtree("tables")
     assert main([*REPORT[:-1], "kept", *options]) == 0
-    for run in grid.runs.values():
+    for run in grid.all_runs():
         live = live.replace(f'<a href="tables/{run.folder.name}/">{run.folder.name}</a>', run.folder.name)
     # causes were written when the runs still had their folders
     live = live.replace("--run_folder=tables/", "--run_folder=kept/")
@@ -83,7 +83,7 @@ def test_a_table_without_runs_has_nothing_to_archive(capsys: pytest.CaptureFixtu
 def test_an_archive_keeps_attention_maps() -> None:
     declared = EXPERIMENTS.replace("title: Pretraining modality", "title: Pretraining modality\n    attention: true")
     grid = grid_of(declared=declared, arms=["FPT"], tasks=["bit_xor"])
-    runs = list(grid.runs.values())
+    runs = grid.all_runs()
     for run in runs:
         finish(run)
     (runs[0].folder / "attention.png").write_bytes(b"\x89PNG")

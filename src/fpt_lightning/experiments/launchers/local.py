@@ -30,12 +30,10 @@ class LocalLauncher(Launcher):
         self._workers: dict[int, WorkerProcess] = {}  # by slot
 
     def submit(self, orders: Sequence[Order]) -> None:
-        """Takes orders; those beyond the free processes wait in line."""
         self._waiting.extend(orders)
         self._give()
 
     def wait(self, seconds: float) -> list[Verdict]:
-        """Verdicts that have come in."""
         verdicts = []
         with selectors.DefaultSelector() as selector:
             for slot, worker in self._workers.items():
@@ -50,15 +48,12 @@ class LocalLauncher(Launcher):
         return verdicts
 
     def running(self) -> list[str]:
-        """The orders in hand."""
         return [worker.order.id for worker in self._workers.values() if worker.order is not None]
 
     def check(self, commands: Sequence[Sequence[str]]) -> list[str | None]:
-        """Asks a worker that has nothing else to do."""
-        return self._worker(0).check(commands)
+        return self._worker(0).check(commands)  # it is warm for the first run then
 
     def close(self) -> None:
-        """Ends all workers."""
         self._waiting.clear()
         while self._workers:
             self._workers.popitem()[1].kill()

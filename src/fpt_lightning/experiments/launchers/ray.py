@@ -78,7 +78,6 @@ class RayLauncher(Launcher):
         self._given: dict[Any, Order] = {}  # by the reference of what is to come
 
     def submit(self, orders: Sequence[Order]) -> None:
-        """Takes orders; those beyond ``slots`` wait in line."""
         self._waiting.extend(orders)
         self._give()
 
@@ -92,7 +91,6 @@ class RayLauncher(Launcher):
         return verdicts
 
     def running(self) -> list[str]:
-        """The orders in hand."""
         return [order.id for order in self._given.values()]
 
     def close(self) -> None:
@@ -160,7 +158,8 @@ def _connect(address: str | None, cores: int) -> ModuleType:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise FPTError(f"--address {address}: no Ray cluster answers there: {_first_line(error)}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise FPTError(f"--address {address}: no Ray cluster answers there: {reason}") from error
     return ray
 
 
@@ -182,10 +181,6 @@ def _check_reachable(address: str) -> None:
 def _shares(available: float, each: float) -> int:
     """Runs that fit on so many GPUs; a run never lies across two."""
     return int(available) * math.floor(1 / each + 1e-9) if each <= 1 else int(available // each)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _last_line(error: Exception) -> str:

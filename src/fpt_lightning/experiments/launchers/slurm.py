@@ -106,7 +106,6 @@ class SlurmLauncher(Launcher):
             self._jobs.update({job.job_id: (order, job) for order, job in zip(part, jobs, strict=True)})
 
     def wait(self, seconds: float) -> list[Verdict]:
-        """Verdicts of jobs that have ended, or died."""
         end = time.monotonic() + seconds
         while True:
             verdicts = [self._verdict(name) for name, (_, job) in list(self._jobs.items()) if _has_result(job)]
@@ -121,13 +120,11 @@ class SlurmLauncher(Launcher):
         return [order.id for name, (order, _) in self._jobs.items() if self._states.get(name) == "RUNNING"]
 
     def close(self) -> None:
-        """Cancels the jobs without a verdict."""
         if self._jobs:
             _ask("scancel", *self._jobs)
             self._jobs.clear()
 
     def _verdict(self, name: str) -> Verdict:
-        """What a job left."""
         order, job = self._jobs.pop(name)
         try:
             verdict: Verdict = job.result()

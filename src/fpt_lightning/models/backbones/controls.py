@@ -12,7 +12,7 @@ from transformers import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.layered import LayeredBody, new_positions
+from fpt_lightning.models.backbones.layered import LayeredBody
 from fpt_lightning.models.kernels.attention import use_attention
 
 
@@ -42,5 +42,5 @@ class AttentionBody(LayeredBody):
             raise UsageError(f"one attention layer of width {width} cannot have {heads} heads: choose a divisor")
         config = GPT2Config(n_embd=width, n_head=heads, n_layer=1, attn_pdrop=dropout, resid_pdrop=0.0)
         use_attention(config)
-        positions = new_positions(max_length, width)
-        super().__init__(positions, "attention", [GPT2Attention(config, layer_idx=0)], width, dropout, residual=True)
+        attention = GPT2Attention(config, layer_idx=0)
+        super().__init__("attention", [attention], width, dropout, residual=True, positions=max_length)

@@ -56,10 +56,8 @@ class OwnBody(Family):
                 raise UsageError(f"model.architecture: {key} is a whole number of at least 1, got {value}")
         self.name = name
         self.sizes: Mapping[str, int] = {**sizes, **changed}
-
-    @property
-    def width(self) -> int:
-        return self.sizes["width"]
+        self.width = self.sizes["width"]
+        self.learned_positions = name in ("lstm_star", "one_attention")
 
     def new_body(self, max_length: int, dropout: float) -> nn.Module:
         build, _ = OWN_BODIES[self.name]
