@@ -208,12 +208,14 @@ class FPTCLI(LightningCLI):
             measured = self.trainer.run(**kwargs)
         except DivergedError as error:
             if self.trainer.is_global_zero:
-                result = what_ran(self.model, self.datamodule, seed, kwargs["arm"], kwargs["protocol"])
+                result = what_ran(self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"])
                 diverged = {**result, **self.trainer.cost(), "diverged_step": error.step}
                 self.run_folder.write_result(diverged, status="diverged")
             raise
         if self.trainer.is_global_zero:
-            result = trained or what_ran(self.model, self.datamodule, seed, kwargs["arm"], kwargs["protocol"])
+            result = trained or what_ran(
+                self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"]
+            )
             finish(self.run_folder, {**result, **measured}, self.model)
 
     def prepare(self, **kwargs: Any) -> None:
