@@ -20,6 +20,7 @@ from fpt_lightning.arguments import ArgumentParser, with_configs_found
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import DivergedError, FPTError, UsageError
+from fpt_lightning.runs.baselines import baselines
 from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, open_run_folder
 from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar
@@ -216,6 +217,8 @@ class FPTCLI(LightningCLI):
             result = trained or what_ran(
                 self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"]
             )
+            if not trained and kwargs["baselines"]:
+                result["baselines"] = baselines(self.datamodule)
             finish(self.run_folder, {**result, **measured}, self.model)
 
     def prepare(self, **kwargs: Any) -> None:

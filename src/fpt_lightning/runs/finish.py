@@ -1,5 +1,6 @@
 """The end of a run: what ran and what it measured become its result, learning curve and exported parts."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -75,12 +76,21 @@ def finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> N
         export_trained(model.model, folder.path / "trained.safetensors")
         files.append("trained.safetensors")
     split, score = next(iter(scores.items()))
+    beside = {name: worth["test" if "test" in scores else "val"] for name, worth in result.get("baselines", {}).items()}
     title = f"{result['task']} on {result['arm']}: {split} {metric} {score:.3f}"
     plot_learning_curve(folder.metrics, folder.path / "learning_curve.png", title, metric)
     folder.write_result(result)
     print(
         ", ".join(f"{split} {metric} {score:.4f}" for split, score in scores.items())
         + f" at step {result['best_step']:,} of {result['steps']:,}\n"
+        f"{_beside(beside, split, score)}"
         f"{result['samples_per_second']:,} samples/s, {result['wall_seconds']} s, {result['peak_memory_mb']} MiB\n"
         f"{folder.path}: {', '.join(files)}"
     )
+
+
+def _beside(worth: dict[str, float], split: str, score: float) -> str:
+    """A line, or nothing, that says what the split is worth without a backbone."""
+    said = ", ".join(f"{name} {worth[name]:.4f}" for name in sorted(worth, key=lambda name: -worth[name]))
+    verdict = ", which is no less" if max(worth.values(), default=-math.inf) >= score else ""
+    return f"{split} without a backbone: {said}{verdict}\n" if said else ""
