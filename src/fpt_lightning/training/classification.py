@@ -157,11 +157,12 @@ class FPTClassifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out what is frozen, and names it."""
         checkpoints.shrink(checkpoint, self.model)
-        checkpoints.add_validation(checkpoint, self.trainer)
+        checkpoints.add_run(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another task, other trained parts or other frozen weights."""
+        """Refuses a checkpoint of another task, other trained parts or other frozen weights, or of other rates."""
         checkpoints.verify(checkpoint, self.model)
+        checkpoints.check_resumed(checkpoint, self)
 
     def on_fit_start(self) -> None:
         """Fits the input layer to the backbone's token embeddings where that is asked for and the run is new."""
