@@ -3,12 +3,12 @@
     python tools/figures.py
 
 `NUMBER<!-- = PLACE -->` is a figure, rounded as it stands. PLACE is a cell of a table in `results/laptop`
-(`table2 / FPT / bit-memory`, and behind it ` / error`, ` / paper` or ` / rate`), an entry of a JSON in
-`benchmarks/results` (`train_step-cpu / steps / 0 / ratio`) or of a run in `results` (`mnist / test_accuracy`). Two may be
-subtracted (`A - B`), one made percent (`A * 100`).
+(`table2 / FPT / bit-memory`, and behind it ` / error`, ` / paper` or ` / rate`), or an entry of a JSON in
+`benchmarks/results` (`train_step-cpu / steps / 0 / ratio`). Two may be subtracted (`A - B`), one made percent
+(`A * 100`).
 
-`<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it; `<!-- table: NAME with rates -->`
-has the learning rates too.
+`<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it; with `NAME with rates` its
+learning rates follow.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md")
+CELL = re.compile(r"\**(?P<mean>[\d.,]+)(?: ± (?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?")
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)<!-- = (.*?) -->")
 TABLE = re.compile(r"(<!-- table: (\w+)( with rates)? -->\n)(?:.*?\n)?(<!-- end -->)", re.DOTALL)
 
@@ -45,8 +46,7 @@ def _value(place: str) -> float | str:
     if (ROOT / "results" / "laptop" / source).is_dir():
         found = _cell(source, *path)
         return found if path[-1] == "rate" else float(found)
-    run, benchmark = ROOT / "results" / source / "result.json", ROOT / "benchmarks" / "results" / f"{source}.json"
-    content: Any = json.loads((run if run.is_file() else benchmark).read_text())
+    content: Any = json.loads((ROOT / "benchmarks" / "results" / f"{source}.json").read_text())
     for step in path:
         content = content[int(step) if isinstance(content, list) else step]
     return float(content) * float(factor or 1)
@@ -58,9 +58,7 @@ def _cell(table: str, arm: str, task: str, what: str = "mean") -> str:
         rates = next(line for block in _blocks(table) for line in block.splitlines() if line.startswith(f"- {arm}: "))
         return re.findall(rf"{re.escape(task)} (\S+?)(?:,|$)", rates)[0]
     cell = next(row for row in rows if row[0] == arm)[header.index(task)]
-    found = re.match(
-        r"\**(?P<mean>[\d.,]+)(?: ± (?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?", cell
-    )
+    found = CELL.match(cell)
     if found is None or found[what] is None:
         raise ValueError(f"{table}: {arm} on {task} has no {what}: {cell}")
     return found[what].replace(",", "")
