@@ -12,7 +12,7 @@ from filelock import Timeout
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Run
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.outcome import State, failure_file, lock_of, read_finished, write_failure
+from fpt_lightning.runs.outcome import State, lock_of, read_finished, write_failure
 from fpt_lightning.runs.result import DamagedResultError
 
 PATIENCE = 2.0
@@ -92,7 +92,7 @@ def _carry_out(order: Order, folder: Path) -> Verdict:
         commands.append(partial(FPTCLI, [*order.words, "--test=only", f"--ckpt_path={files.best}"]))
     if order.attention and not files.attention.is_file():
         commands.append(partial(attention, ["--checkpoint", order.folder]))
-    failure_file(folder).unlink(missing_ok=True)
+    RunFolder(folder).failure.unlink(missing_ok=True)
     for command in commands:
         write_output_to(folder / "log.txt")
         _forget_peak_memory()
