@@ -18,10 +18,10 @@ import fpt_lightning
 from fpt_lightning.arguments import ArgumentParser, with_configs_found
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.errors import DivergedError, FPTError, UsageError
 from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, open_run_folder
-from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar, Throughput
+from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar
 from fpt_lightning.training.checkpoint import read_checkpoint
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.language.export_backbone import ExportBackbone
@@ -184,7 +184,7 @@ class FPTCLI(LightningCLI):
         self._watch_the_tasks_metric()
         if self.subcommand == "prepare":
             return FPTTrainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-        trainer.callbacks = [*_as_list(trainer.callbacks), PartsSummary(), Throughput()]
+        trainer.callbacks = [*_as_list(trainer.callbacks), PartsSummary()]
         if self.subcommand in ("fit", "run") and not trainer.fast_dev_run:
             self._use_run_folder(trainer)
         else:
@@ -203,9 +203,16 @@ class FPTCLI(LightningCLI):
         if not isinstance(self.model, FPTClassifier):
             raise UsageError("fpt run writes the result of a task: train a language model with fpt fit")
         trained = untested_result(self.run_folder) if kwargs["test"] == "only" else {}
-        measured = self.trainer.run(**kwargs)
+        seed = self._get(self.config, "seed_everything")
+        try:
+            measured = self.trainer.run(**kwargs)
+        except DivergedError as error:
+            if self.trainer.is_global_zero:
+                result = what_ran(self.model, self.datamodule, seed, kwargs["arm"], kwargs["protocol"])
+                diverged = {**result, **self.trainer.cost(), "diverged_step": error.step}
+                self.run_folder.write_result(diverged, status="diverged")
+            raise
         if self.trainer.is_global_zero:
-            seed = self._get(self.config, "seed_everything")
             result = trained or what_ran(self.model, self.datamodule, seed, kwargs["arm"], kwargs["protocol"])
             finish(self.run_folder, {**result, **measured}, self.model)
 

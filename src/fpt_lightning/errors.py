@@ -17,6 +17,23 @@ class UsageError(FPTError):
     exit_code = 2
 
 
+class DivergedError(FPTError):
+    """A training whose numbers are not finite any more.
+
+    Args:
+        step: Gradient steps done when it was seen.
+        what: What is not finite.
+        lr: The learning rate, where the module has one.
+    """
+
+    def __init__(self, step: int, what: str, lr: float | None = None) -> None:
+        rate = "" if lr is None else f" than {lr:g}"
+        super().__init__(
+            f"the training diverged at step {step:,}: {what} is not finite; choose a smaller learning rate{rate}"
+        )
+        self.step = step
+
+
 def not_utf8(path: Path, content: bytes, place: int) -> FPTError:
     """The error that names a byte of a file which belongs to no text, and its line."""
     line = content.count(b"\n", 0, place) + 1

@@ -24,9 +24,6 @@ TOGETHER = 2**22
 def attention(words: Sequence[str]) -> None:
     """Writes ``attention.png`` and ``attention.json`` into a run folder, and says what they show.
 
-    Args:
-        words: What follows ``fpt attention`` on the command line.
-
     Raises:
         UsageError: If the command line is wrong, or the run has no attention to show.
         FPTError: If the run cannot be read.

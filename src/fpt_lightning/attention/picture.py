@@ -21,16 +21,10 @@ HEADS_IN_A_ROW = 4
 
 
 def draw_attention(maps: MeanMaps, words: TokenWords, picture: Path, title: str) -> None:
-    """Draws the mean over heads above, every head below.
+    """Draws the mean over heads above, every head below; the ending of the picture's name is its format.
 
     Rows are the tokens that answer, columns the tokens read; where the tokens are places of a picture and one of them
     answers, its row is drawn as that picture.
-
-    Args:
-        maps: What to draw.
-        words: The names of the tokens.
-        picture: The file to write; its ending names the format.
-        title: Lines above the picture.
     """
     heads, answers, length = maps.heads.shape
     grid = words.grid if answers == 1 else None

@@ -93,6 +93,9 @@ class _Line(msgspec.Struct, frozen=True):
     config: dict[str, Any] | None
 
 
+_ABSENT = _Line(0, "", State.MISSING, None, None, None)
+
+
 class Archive:
     """Runs that were archived; the methods are those of :class:`RunFolders`.
 
@@ -110,8 +113,7 @@ class Archive:
         return len(self._lines)
 
     def outcome(self, name: str, makes_backbone: bool = False) -> Outcome:
-        if (line := self._line(name)) is None:
-            return Outcome(State.MISSING)
+        line = self._line(name)
         picture = self.folder / ATTENTION / f"{name}.png"
         return Outcome(line.state, line.result, line.cause, picture if picture.is_file() else None)
 
@@ -119,23 +121,21 @@ class Archive:
         return self._lines[name][0]["result"] if name in self._lines else None
 
     def config(self, name: str) -> dict[str, Any] | None:
-        return None if (line := self._line(name)) is None else line.config
+        return self._line(name).config
 
     def curve(self, name: str, metric: str) -> Curve:
         header, rows = self._curves
-        line = self._line(name)
-        if line is None or str(line.run) not in rows:
+        if (run := str(self._line(name).run)) not in rows:
             return Curve(problem=f"{self.folder / CURVES} has no row of {name}")
-        return curve_of(iter([header, *rows[str(line.run)]]), metric, self.folder / CURVES)
+        return curve_of(iter([header, *rows[run]]), metric, self.folder / CURVES)
 
     def rows(self, name: str) -> list[dict[str, str]]:
         header, rows = self._curves
-        line = self._line(name)
-        of_run = rows.get(str(line.run), []) if line is not None else []
+        of_run = rows.get(str(self._line(name).run), [])
         return [dict(zip(header[1:], row[1:], strict=True)) for row in of_run]
 
-    def _line(self, name: str) -> _Line | None:
-        return self._lines[name][1] if name in self._lines else None
+    def _line(self, name: str) -> _Line:
+        return self._lines[name][1] if name in self._lines else _ABSENT
 
     @cached_property
     def _lines(self) -> dict[str, tuple[dict[str, Any], _Line]]:

@@ -28,12 +28,7 @@ def what_ran(
 ) -> dict[str, Any]:
     """The part of a result that is known before the run, under the names of ``result.json``.
 
-    Args:
-        model: The model.
-        datamodule: The task.
-        seed: The seed of the run.
-        arm: The name of this row of a table; None names it after backbone and initialisation.
-        protocol: How the learning rate and the checkpoint are chosen.
+    Where ``arm`` is None, backbone and initialisation name it.
     """
     choice = model.model.choice
     return {
@@ -57,11 +52,13 @@ def untested_result(folder: RunFolder) -> dict[str, Any]:
     """The result of a run that was trained and not tested.
 
     Raises:
-        UsageError: If there is none, or it was tested before: the test split is read once.
+        UsageError: If there is none, it diverged, or it was tested before: the test split is read once.
     """
     result = read_json(folder.result)
     if result is None:
         raise UsageError(f"{folder.path} holds no finished run: leave --test away to train it")
+    if result.get("status") == "diverged":
+        raise UsageError(f"{folder.path} holds a run that diverged: there is nothing to test")
     if tested := [name for name in result if name.startswith("test_")]:
         raise UsageError(f"{folder.path} was tested before; its result.json holds {', '.join(tested)}")
     return result

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,46 +22,33 @@ PACKAGES = (
 _ENVIRONMENT = "FPT_RUN_FOLDER"  # how the processes of one run learn the folder that the first has chosen
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Where one run lives."""
+    """Where one run lives.
 
-    path: Path
+    Attributes:
+        config: The resolved config, enough to repeat the run.
+        metrics: Every logged figure.
+        checkpoints: The folder of ``best.ckpt`` and ``last.ckpt``.
+        best: The checkpoint that validation chose.
+        result: The outcome; there only when the run is finished.
+        failure: Why the last attempt of a sweep failed; there only if it did.
+        attention: The attention maps as a picture, where somebody asked for them.
+    """
 
-    @property
-    def checkpoints(self) -> Path:
-        """``best.ckpt`` and ``last.ckpt``."""
-        return self.path / "checkpoints"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.csv"
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.result = path / "result.json"
+        self.failure = path / "failure.json"
+        self.attention = path / "attention.png"
 
-    @property
-    def best(self) -> Path:
-        """The checkpoint that validation chose."""
-        return self.checkpoints / "best.ckpt"
-
-    @property
-    def attention(self) -> Path:
-        """The attention maps as a picture, where somebody asked for them."""
-        return self.path / "attention.png"
-
-    @property
-    def config(self) -> Path:
-        """The resolved config, enough to repeat the run."""
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """Every logged figure."""
-        return self.path / "metrics.csv"
-
-    @property
-    def result(self) -> Path:
-        """The outcome; there only when the run is finished."""
-        return self.path / "result.json"
-
-    def write_result(self, result: dict[str, Any]) -> None:
+    def write_result(self, result: dict[str, Any], status: str = "finished") -> None:
         """Writes the result whole or not at all, with the versions of what made it."""
         versions = {name: metadata.version(name) for name in PACKAGES}
-        write_whole(self.result, json.dumps({**result, "versions": versions, "status": "finished"}, indent=2) + "\n")
+        write_whole(self.result, json.dumps({**result, "versions": versions, "status": status}, indent=2) + "\n")
 
 
 def open_run_folder(name: str, folder: str | None, checkpoint: str | None) -> RunFolder:

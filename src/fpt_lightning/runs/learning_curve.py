@@ -1,39 +1,31 @@
 """A run as a picture."""
 
-import csv
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from fpt_lightning.files import whole_file
+from fpt_lightning.runs.metrics import read_curve
 
 
 def plot_learning_curve(metrics: Path, picture: Path, title: str = "", metric: str = "accuracy") -> None:
-    """Draws loss and metric against training steps, training and validation, from a ``metrics.csv``.
+    """Draws loss and metric (``accuracy`` or ``r2``) against training steps, from a ``metrics.csv``.
 
-    Args:
-        metrics: The run's metrics.
-        picture: The file to write; its ending names the format.
-        title: A line above the picture.
-        metric: The figure beside the loss: ``accuracy`` or ``r2``.
+    The ending of the picture's name is its format.
     """
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 3))
         # margins by hand: to work them out matplotlib draws everything twice, a fifth of a warm short run
         figure.subplots_adjust(left=0.09, right=0.98, bottom=0.16, top=0.88, wspace=0.22)
         for axes, quantity in zip(figure.subplots(1, 2, sharex=True), ("loss", metric), strict=True):
-            for split, colour, width in (("train", "#9db4c8", 1.0), ("val", "#c44e52", 1.8)):
-                points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key := f"{split}_{quantity}")]
-                label = "validation" if split == "val" else "training batch"
-                axes.plot(
-                    *zip(*points, strict=True) if points else ([], []),
-                    color=colour,
-                    linewidth=width,
-                    label=label,
-                )
+            curve = read_curve(metrics, quantity)
+            for points, label, colour, width in (
+                (curve.training, "training batch", "#9db4c8", 1.0),
+                (curve.validation, "validation", "#c44e52", 1.8),
+            ):
+                steps, values = zip(*points, strict=True) if points else ((), ())
+                axes.plot(steps, values, color=colour, linewidth=width, label=label)
             axes.set_xlabel("training steps")
             axes.set_ylabel(quantity)
             axes.grid(alpha=0.25)

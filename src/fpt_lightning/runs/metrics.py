@@ -56,7 +56,7 @@ class Curve:
 
 
 def read_curve(metrics: Path, metric: str = "accuracy") -> Curve:
-    """Reads what judges the run out of a ``metrics.csv``: ``accuracy`` or ``r2``."""
+    """Reads the course of one figure out of a ``metrics.csv``: ``accuracy``, ``r2`` or ``loss``."""
     try:
         with metrics.open(newline="") as file:
             return curve_of(csv.reader(file), metric, metrics)

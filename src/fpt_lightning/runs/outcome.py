@@ -1,4 +1,4 @@
-"""What a run folder says of its run: finished, running, failed, stopped or missing."""
+"""What a run folder says of its run: finished, diverged, running, failed, stopped or missing."""
 
 import json
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ class State(StrEnum):
     """Where a run stands."""
 
     FINISHED = "finished"
+    DIVERGED = "diverged"
     RUNNING = "running"
     FAILED = "failed"
     STOPPED = "stopped"
@@ -28,8 +29,8 @@ class Outcome:
 
     Attributes:
         state: Where the run stands.
-        result: The content of result.json, of a finished run.
-        cause: Why it failed, or of a finished run its test, in a line.
+        result: The content of result.json, of a run that finished or diverged.
+        cause: Why it failed or diverged, or of a finished run its test, in a line.
         attention: The picture of a finished run's attention maps, where somebody asked for them.
     """
 
@@ -56,6 +57,8 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
         result = read_finished(folder, makes_backbone)
     except DamagedResultError as error:
         result, damage = None, error
+    if result is not None and result.status == "diverged":
+        return Outcome(State.DIVERGED, result, f"it diverged at step {result.diverged_step:,}")
     if result is not None:
         cause = None if result.test is not None else _cause(folder)
         picture = RunFolder(folder).attention
@@ -72,13 +75,14 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
 
 
 def read_finished(folder: Path, makes_backbone: bool = False) -> Result | None:
-    """The result of a run that left all it was to leave; None where it is not finished.
+    """The result of a run that left all it was to leave, or diverged; None where it is not finished.
 
     Raises:
         DamagedResultError: If its result cannot be used, or the backbone is gone.
     """
     result = read_result(RunFolder(folder).result)
-    if result is not None and makes_backbone and not (folder / "backbone").is_dir():
+    makes_backbone = makes_backbone and result is not None and result.status == "finished"
+    if makes_backbone and not (folder / "backbone").is_dir():
         raise DamagedResultError(f"{folder} has a result but no backbone")
     return result
 
@@ -86,20 +90,15 @@ def read_finished(folder: Path, makes_backbone: bool = False) -> Result | None:
 def _cause(folder: Path) -> str | None:
     """Why the last attempt failed; None where it did not."""
     try:
-        failure = read_json(failure_file(folder))
+        failure = read_json(RunFolder(folder).failure)
     except DamagedResultError as error:
         return str(error)
     return None if failure is None else str(failure.get("cause", "its cause is unknown"))
 
 
-def failure_file(folder: Path) -> Path:
-    """Where the cause of a failure is kept."""
-    return folder / "failure.json"
-
-
 def write_failure(folder: Path, cause: str) -> None:
     """Keeps the cause of a failure in the run folder."""
-    write_whole(failure_file(folder), json.dumps({"cause": cause}) + "\n")
+    write_whole(RunFolder(folder).failure, json.dumps({"cause": cause}) + "\n")
 
 
 def lock_of(folder: Path) -> FileLock:

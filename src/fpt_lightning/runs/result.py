@@ -1,8 +1,9 @@
 """``result.json``: what a finished run measured, and of what."""
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,11 +18,11 @@ class DamagedResultError(FPTError):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A finished run.
+    """A run that ended.
 
     Attributes:
         steps: Gradient steps of the whole run.
-        best_step: That of the checkpoint which validation chose.
+        best_step: That of the checkpoint which validation chose; None of a run that diverged.
         lr: Learning rate.
         seed: Seed of the run.
         versions: Versions of the packages that made it.
@@ -33,13 +34,16 @@ class Result(msgspec.Struct, frozen=True):
         data_fingerprint: Names the data.
         trained_parameters: How many numbers of the model were trained.
         wall_seconds: What the training took.
+        status: ``diverged`` where loss or parameters were not finite any more; such a run has no figures.
+        diverged_step: Gradient steps done when that was seen.
+        baselines: What needs no training, or a linear layer alone, is worth on ``val`` and ``test``, by its name.
     """
 
     steps: int
-    best_step: int
     lr: float
     seed: int
     versions: dict[str, str]
+    best_step: int | None = None
     val_accuracy: float | None = None
     test_accuracy: float | None = None
     val_r2: float | None = None
@@ -48,10 +52,18 @@ class Result(msgspec.Struct, frozen=True):
     data_fingerprint: str | None = None
     trained_parameters: int | None = None
     wall_seconds: float | None = None
+    status: Literal["finished", "diverged"] = "finished"
+    diverged_step: int | None = None
+    baselines: dict[str, dict[str, float]] = {}
 
     def __post_init__(self) -> None:
-        if self.val_accuracy is None and self.val_r2 is None:
+        judged = self.val_accuracy is not None or self.val_r2 is not None
+        if self.status == "diverged" and (judged or self.diverged_step is None):
+            raise ValueError("it diverged, and has a figure of validation or no diverged_step")
+        if self.status == "finished" and not judged:
             raise ValueError("it has neither val_accuracy nor val_r2")
+        if self.status == "finished" and self.best_step is None:
+            raise ValueError("it has no best_step")
 
     @property
     def metric(self) -> str:
@@ -60,10 +72,9 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def validation(self) -> float:
-        """The metric on validation; may be NaN."""
+        """The metric on validation; NaN of a run that diverged."""
         value = self.val_accuracy if self.val_accuracy is not None else self.val_r2
-        assert value is not None
-        return value
+        return math.nan if value is None else value
 
     @property
     def test(self) -> float | None:

@@ -11,11 +11,10 @@ from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 
 def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path:
-    """Writes the trained parameters to a safetensors file and what they belong to into a JSON file beside it.
+    """Writes the trained parameters to a safetensors file, and what they belong to into a JSON file beside it.
 
-    Args:
-        model: The model.
-        path: The safetensors file, which is returned; the JSON file has the same name with ``.json``.
+    Returns:
+        The safetensors file; the JSON file has the same name with ``.json``.
     """
     from safetensors.torch import save_file
 
@@ -28,11 +27,7 @@ def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path
 
 
 def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
-    """Puts exported parameters back into a model with the same frozen weights.
-
-    Args:
-        model: A model of the same task, backbone and trained parts.
-        path: The safetensors file of :func:`export_trained`.
+    """Puts parameters that :func:`export_trained` wrote into a model of the same task, backbone and trained parts.
 
     Raises:
         FPTError: If the file cannot be read, or belongs to other parts or frozen weights.

@@ -22,7 +22,11 @@ class RandomState(L.Callback):
         self._saved: list[dict[str, Any]] | None = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[RANDOM_STATES] = _gather(_random_state(), trainer)
+        state = _random_state()
+        states = [state] * trainer.world_size  # the same list in each process: Lightning makes up a checkpoint in all
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, state)
+        checkpoint[RANDOM_STATES] = states
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint.get(RANDOM_STATES)
@@ -54,11 +58,3 @@ def _restore(state: dict[str, Any]) -> None:
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, *rest))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-
-
-def _gather(state: dict[str, Any], trainer: L.Trainer) -> list[dict[str, Any]]:
-    """One state a process, the same list in each: Lightning makes up a checkpoint in every process."""
-    states = [state] * trainer.world_size
-    if trainer.world_size > 1:
-        torch.distributed.all_gather_object(states, state)
-    return states

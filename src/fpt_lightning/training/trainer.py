@@ -12,24 +12,25 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.training.callbacks import Throughput
-from fpt_lightning.training.checkpoint import chosen_step
-from fpt_lightning.training.checkpoint_io import WholeCheckpointIO
+from fpt_lightning.training.checkpoint import WholeCheckpointIO, chosen_step
+from fpt_lightning.training.divergence import StopWhenDiverged
 from fpt_lightning.training.random_state import RandomState
 
 
 class FPTTrainer(L.Trainer):
     """Lightning's Trainer; every argument means what it means there.
 
-    A kill never leaves a broken checkpoint, see :class:`WholeCheckpointIO`, and a resumed run draws the random numbers
-    of one that never stopped, see :class:`RandomState`.
+    A kill never leaves a broken checkpoint, see :class:`WholeCheckpointIO`, a resumed run draws the random numbers of
+    one that never stopped, see :class:`RandomState`, and one that diverged ends, see :class:`StopWhenDiverged`.
     """
 
     callbacks: list[L.Callback]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.throughput = Throughput()
         # the last: what other callbacks draw at the start of a resumed training does not count
-        self.callbacks = [*self.callbacks, RandomState()]
+        self.callbacks = [self.throughput, StopWhenDiverged(), *self.callbacks, RandomState()]
         # others write folders of their own; and where somebody has chosen another way, that stays
         one_file = isinstance(self.strategy, SingleDeviceStrategy | DDPStrategy)
         if one_file and type(self.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -60,29 +61,32 @@ class FPTTrainer(L.Trainer):
 
         Raises:
             FPTError: If the run never validated, so that there is no checkpoint to choose.
+            DivergedError: If its numbers are not finite any more.
             UsageError: If only a test is asked for, and of no checkpoint.
         """
         if test == "only" and ckpt_path is None:
             raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
         measured: dict[str, Any] = {}
         if test != "only":
-            throughput = self._throughput()  # there before the first step
             self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
             ckpt_path = self.best_checkpoint()
             # before the test, which puts the callbacks back to where they were at the best checkpoint
-            measured = {
-                **chosen_step(ckpt_path),
-                "steps": self.global_step,
-                "samples_per_second": round(throughput.samples_per_second, 1),
-                "padding_share": round(throughput.padding_share, 4),
-                "peak_memory_mb": round(peak_memory_mb()),
-                "wall_seconds": round(throughput.wall_seconds, 1),
-            }
+            measured = {**chosen_step(ckpt_path), **self.cost()}
         if test != "never":
             measured |= self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)[
                 0
             ]
         return measured
+
+    def cost(self) -> dict[str, Any]:
+        """What the training took so far, under the names of result.json."""
+        return {
+            "steps": self.global_step,
+            "samples_per_second": round(self.throughput.samples_per_second, 1),
+            "padding_share": round(self.throughput.padding_share, 4),
+            "peak_memory_mb": round(peak_memory_mb()),
+            "wall_seconds": round(self.throughput.state_dict()["wall_seconds"], 1),
+        }
 
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Fetch or generate the data of a config, verify it and say what was found; nothing else."""
@@ -102,14 +106,6 @@ class FPTTrainer(L.Trainer):
                 "set trainer.val_check_interval to at most trainer.max_steps"
             )
         return path
-
-    def _throughput(self) -> Throughput:
-        """The callback that counts samples; added where the Trainer was built without it."""
-        for callback in self.callbacks:
-            if isinstance(callback, Throughput):
-                return callback
-        self.callbacks.insert(0, throughput := Throughput())
-        return throughput
 
 
 def peak_memory_mb() -> float:

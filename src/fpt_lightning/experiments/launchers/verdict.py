@@ -9,10 +9,10 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from fpt_lightning.errors import FPTError
+from fpt_lightning.errors import DivergedError, FPTError
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.outcome import State, failure_file, lock_of, read_finished, write_failure
+from fpt_lightning.runs.outcome import State, lock_of, read_finished, write_failure
 from fpt_lightning.runs.result import DamagedResultError
 
 PATIENCE = 2.0
@@ -21,7 +21,7 @@ PATIENCE = 2.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the run of an id: finished, failed and why, or running: somebody else is at it."""
+    """What became of the run of an id: finished, diverged, failed and why, or running: somebody else is at it."""
 
     id: str
     state: State
@@ -53,13 +53,15 @@ def _carry_out(run: Run) -> Verdict:
         result = None
         files.result.unlink(missing_ok=True)
     commands: list[Callable[[], object]] = []
+    if result is not None and result.status == "diverged":
+        return Verdict(run.id, State.DIVERGED)
     if result is None:
         commands.append(partial(FPTCLI, run.command))
     elif run.test and result.test is None:
         commands.append(partial(FPTCLI, [*run.command, "--test=only", f"--ckpt_path={files.best}"]))
     if run.attention and not files.attention.is_file():
         commands.append(partial(attention, ["--checkpoint", str(run.folder)]))
-    failure_file(run.folder).unlink(missing_ok=True)
+    files.failure.unlink(missing_ok=True)
     for command in commands:
         _write_output_to(run.folder / "log.txt")
         _forget_peak_memory()
@@ -67,6 +69,8 @@ def _carry_out(run: Run) -> Verdict:
             command()
         except FPTError as error:
             print(f"fpt: error: {error}", file=sys.stderr)
+            if isinstance(error, DivergedError):
+                return Verdict(run.id, State.DIVERGED)
             return fail(run, str(error).partition("\n")[0])
         finally:
             sys.stdout.flush()

@@ -37,12 +37,8 @@ def copying_gain(model: GPT2LMHeadModel, seed: int = 0) -> torch.Tensor:
 def continue_texts(model: GPT2LMHeadModel, tokenizer: Any, starts: list[str], tokens: int, seed: int = 0) -> list[str]:
     """Goes on with texts, each token drawn at temperature 0.8 from the 40 most likely (Radford et al. 2019, section 3).
 
-    Args:
-        model: The model.
-        tokenizer: The ``tokenizers.Tokenizer`` it was trained with.
-        starts: The texts.
-        tokens: Tokens to add to each.
-        seed: Seed of the draws; the generators of the run stay as they are.
+    The tokenizer is the ``tokenizers.Tokenizer`` that the model was trained with; the generators of the run stay as
+    they are.
     """
     generator = torch.Generator().manual_seed(seed)
     texts = []

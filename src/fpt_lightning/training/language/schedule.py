@@ -23,12 +23,7 @@ def decayed_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any
 
 
 def warm_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
-    """The factor of the learning rate at a step: from near 0 up to 1 in a line, then half a cosine down.
-
-    Args:
-        warmup_steps: Steps of the line.
-        steps: Steps of the whole run.
-    """
+    """The factor of the learning rate at a step: from near 0 up to 1 in a line, then half a cosine to ``steps``."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
