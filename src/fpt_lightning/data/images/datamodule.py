@@ -194,7 +194,7 @@ class ImageTask(FPTDataModule):
         if self._affine is None or self._affine[0] != epoch:
             drawn = self.augmentation.draw(self.seed, epoch, len(self.table.labels), self.image_size)
             self._affine = (epoch, drawn.to(device))
-        return self._affine[1]
+        return self._affine[1].to(device)
 
     def _scaling_on(self, device: torch.device) -> torch.Tensor:
         """``[2, channels, 1, 1]``, mean and standard deviation of bytes."""
