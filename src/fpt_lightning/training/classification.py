@@ -39,7 +39,7 @@ class FPTClassifier(L.LightningModule):
         backbone: ``small`` (4 layers, width 256, random), ``pocket`` (6 layers, width 256, pretrained on novels, ships
             with the package), ``tiny`` (for tests), a name of
             :data:`fpt_lightning.models.backbones.architectures.ARCHITECTURES` such as ``gpt2``, another on the Hugging
-            Face hub, a local folder in its format, ``lstm``, ``lstm_star``, or a control: ``none`` (one
+            Face hub, a local folder in its format, a GGUF file, ``lstm``, ``lstm_star``, or a control: ``none`` (one
             linear layer on all tokens), ``two_layer`` (two), ``one_attention``, ``one_block``.
         initialization: ``pretrained``, ``random`` or ``statistics`` (normal values with the mean and standard
             deviation of every pretrained tensor); left out, pretrained wherever the backbone has weights.
