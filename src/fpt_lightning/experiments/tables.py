@@ -163,8 +163,8 @@ class Protocol(Entry, frozen=True):
     Attributes:
         lr: The grid; None takes the one learning rate of arm, backbone or task.
         seeds: Seeds of every figure.
-        grid_seeds: So many of the seeds run the whole grid, and choose; the others run with what was chosen. None runs
-            the grid with all.
+        grid_seeds: So many of the seeds run the whole grid; the others run with the two best rates of it, whose means
+            over all seeds then decide. None runs the grid with all.
         tasks: Options for single tasks.
     """
 
@@ -174,6 +174,16 @@ class Protocol(Entry, frozen=True):
     grid_seeds: Annotated[int, Meta(ge=1)] | None = None
     settings: Mapping[str, Any] = {}
     tasks: Mapping[str, Mapping[str, Any]] = {}
+
+    def how_chosen(self, metric: str) -> str:
+        """The rule by which an arm takes one of several learning rates, a sentence's end; see :class:`Cell`."""
+        first, seeds = len(self.seeds[: self.grid_seeds]), len(self.seeds)
+        over = f"{seeds} seeds" if seeds > 1 else "one seed"
+        grid = f"the better of the two that are best with {'one seed' if first == 1 else f'{first} seeds'}"
+        return (
+            f"takes {grid if first < seeds else 'the one'} by mean validation {metric} over {over}; of equal ones the "
+            "middle, and none that diverged or failed on a seed"
+        )
 
 
 class Profile(Entry, frozen=True):
