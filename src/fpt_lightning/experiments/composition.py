@@ -15,13 +15,16 @@ from fpt_lightning.errors import UsageError
 
 PLACES = frozenset(
     {
-        "checkpoint",
+        "checkpoint.auto_insert_metric_name",
+        "checkpoint.dirpath",
+        "checkpoint.verbose",
         "ckpt_path",
         "data.cache_folder",
         "data.device_resident",
         "data.num_workers",
-        "data.root",
-        "last_checkpoint",
+        "last_checkpoint.auto_insert_metric_name",
+        "last_checkpoint.dirpath",
+        "last_checkpoint.verbose",
         "predictions",
         "progress",
         "protocol",
@@ -36,6 +39,9 @@ PLACES = frozenset(
     }
 )
 """Options that say where and how a run is made rather than what it is: its id does not depend on them."""
+
+PUBLISHED = frozenset({"BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "ListOps", "MNIST", "RemoteHomology"})
+"""Our tasks whose data is published or generated: the same wherever ``data.root`` lies."""
 
 
 def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,9 +68,15 @@ def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, An
 def identity(values: Mapping[str, Any]) -> str:
     """The id of a run: a hash of what :func:`compose` gives, without :data:`PLACES`.
 
-    Equal experiments on different machines, in different folders, have equal ids.
+    Equal experiments on different machines, in different folders, have equal ids, but for data of the user's own: its
+    folder stands for it.
     """
     what = {name: value for name, value in values.items() if not _is_place(name)}
+    root = what.pop("data.root", None)
+    module, _, task = str(values.get("data.class_path", values.get("data"))).rpartition(".")
+    is_ours = not module or module.startswith("fpt_lightning.")
+    if root is not None and not (is_ours and task in PUBLISHED):
+        what["data.root"] = str(Path(root).absolute())
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
