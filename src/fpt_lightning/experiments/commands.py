@@ -11,7 +11,7 @@ from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.base import Launcher
-from fpt_lightning.experiments.tables import Rates, Seeds, read_experiments
+from fpt_lightning.experiments.tables import Rates, Seeds, expect_different, read_experiments
 from fpt_lightning.experiments.typed_yaml import convert
 from fpt_lightning.options import OptionParser
 from fpt_lightning.runs.archive import Archive, write_archive
@@ -143,7 +143,9 @@ def _numbers(kind: Any) -> Callable[[str], Any]:
     def numbers(word: str) -> Any:
         parts = [part.strip() for part in word.split(",")]
         try:
-            return convert(parts, kind, word, {})
+            values = convert(parts, kind, word, {})
+            expect_different(values, word)
+            return values
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -70,6 +71,9 @@ def identity(values: Mapping[str, Any]) -> str:
 
     Equal experiments on different machines, in different folders, have equal ids, but for data of the user's own: its
     folder stands for it.
+
+    Raises:
+        UsageError: If a number is not finite.
     """
     what = {name: value for name, value in values.items() if not _is_place(name)}
     root = what.pop("data.root", None)
@@ -77,7 +81,13 @@ def identity(values: Mapping[str, Any]) -> str:
     is_ours = not module or module.startswith("fpt_lightning.")
     if root is not None and not (is_ours and task in PUBLISHED):
         what["data.root"] = str(Path(root).absolute())
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    try:
+        text = json.dumps(what, sort_keys=True, default=str, allow_nan=False)
+    except ValueError as error:
+        wrong = {name: value for name, value in what.items() if re.search(r"\b(nan|inf)\b", str(value))}
+        said = " and ".join(f"{name}: {value}" for name, value in wrong.items())
+        raise UsageError(f"expected finite numbers, got {said}") from error
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def as_words(settings: Mapping[str, Any]) -> list[str]:

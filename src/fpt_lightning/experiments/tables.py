@@ -237,8 +237,8 @@ class Experiments(Entry, frozen=True):
         return group[name]
 
     def _check_protocol(self, protocol: Protocol, path: str) -> None:
-        _expect_different(protocol.lr or (), f"{path}.lr")
-        _expect_different(protocol.seeds, f"{path}.seeds")
+        expect_different(protocol.lr or (), f"{path}.lr")
+        expect_different(protocol.seeds, f"{path}.seeds")
         _expect_known(protocol.tasks, self.tasks, f"{path}.tasks", "task")
 
     def _check_profile(self, profile: Profile) -> None:
@@ -256,8 +256,8 @@ class Experiments(Entry, frozen=True):
         _expect_known(table.measures, MEASURES, f"{path}.measures", "measure")
         _expect_known([table.protocol], self.protocols, f"{path}.protocol", "protocol")
         _expect_known([table.baseline] if table.baseline else [], table.arms, f"{path}.baseline", "arm")
-        _expect_different(table.tasks, f"{path}.tasks")
-        _expect_different(table.measures, f"{path}.measures")
+        expect_different(table.tasks, f"{path}.tasks")
+        expect_different(table.measures, f"{path}.measures")
         if not table.arms:
             raise ValueError(f"{path}.arms: expected at least one")
         columns = len(table.tasks) * len(table.measures)
@@ -288,6 +288,7 @@ def _expect_known(names: Iterable[str], known: Collection[str], path: str, kind:
             raise ValueError(f"{path}: no {kind} is called '{name}'{did_you_mean(name, known)}")
 
 
-def _expect_different(values: Sequence[object], path: str) -> None:
+def expect_different(values: Sequence[object], path: str) -> None:
+    """Refuses what stands twice, by a ValueError that begins with its path."""
     if len(set(values)) < len(values):
         raise ValueError(f"{path}: expected each once")
