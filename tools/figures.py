@@ -73,7 +73,7 @@ def _blocks(table: str) -> list[str]:
 
 def _table(table: str, rates: bool) -> str:
     page = (ROOT / "results" / "laptop" / table / "README.md").read_text().rstrip("\n").split("\n\n")
-    shown = page[2 : next(place for place, block in enumerate(page) if block.startswith("Profile "))]
+    shown = page[2 : next(place for place, block in enumerate(page) if block.startswith(("Profile ", "Sizes and")))]
     if rates:
         place = page.index("Learning rates:")
         shown += page[place : place + 2]

@@ -24,7 +24,7 @@ def frame(page: Page) -> str:
         escaped(page.how_to_read("in brackets")),
         escaped(page.table.note),
         escaped(page.about),
-        _list("Options of the profile and the protocol", page.options),
+        _list("Sizes and budgets", page.options),
         _list("Learning rates", page.rates),
         _list("Warnings", page.warnings),
     ]
