@@ -10,7 +10,8 @@ from conftest import Fpt
 from fpt_lightning.arguments import ArgumentParser, with_configs_found
 from fpt_lightning.cli import FPTCLI
 from fpt_lightning.config_files import find_config, shipped
-from fpt_lightning.experiments.grid import Grid, Run, Selection, make_grid
+from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.grid import Grid, Selection, make_grid
 from fpt_lightning.experiments.tables import Experiments, Reference, read_experiments
 
 PROFILES = ("smoke", "laptop", "paper")

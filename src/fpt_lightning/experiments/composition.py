@@ -70,7 +70,8 @@ def identity(values: Mapping[str, Any]) -> str:
 
 def as_words(settings: Mapping[str, Any]) -> list[str]:
     """Settings as options of the command line: ``--name=value``."""
-    return [f"--{name}={_written(value)}" for name, value in settings.items()]
+    # json writes all that YAML reads; a date, which it cannot, is text
+    return [f"--{name}={v if isinstance(v, str) else json.dumps(v, default=str)}" for name, v in settings.items()]
 
 
 def as_settings(words: Sequence[str]) -> dict[str, Any]:
@@ -110,14 +111,6 @@ def plain(value: Any) -> Any:
 
 def _is_place(name: str) -> bool:
     return any(name == place or name.startswith(f"{place}.") for place in PLACES)
-
-
-def _written(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
 @cache

@@ -14,20 +14,15 @@ from rich.markup import escape
 from rich.table import Table as Box
 from rich.text import Text
 
-from fpt_lightning.experiments.grid import Cell, Grid, Run
+from fpt_lightning.experiments.cells import Cell, Run
+from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.runs.outcome import Outcome, State
 
 STYLES = {State.FAILED: "red", State.RUNNING: "yellow", State.FINISHED: "green"}
 
 
 class Screen:
-    """The view of a sweep; used with ``with``.
-
-    Args:
-        grid: The table.
-        slots: Runs at a time, for the time left; None where nobody knows.
-        console: Where to; standard output by default.
-    """
+    """The view of a sweep, which makes ``slots`` runs at a time, None where nobody knows; used with ``with``."""
 
     def __init__(self, grid: Grid, slots: int | None, console: Console | None = None) -> None:
         self.grid = grid

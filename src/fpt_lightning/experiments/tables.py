@@ -264,10 +264,7 @@ class Experiments(Entry, frozen=True):
 
 
 def read_experiments(path: str | None = None) -> Experiments:
-    """Reads an ``experiments.yaml``.
-
-    Args:
-        path: The file; by default the one here, or the one that is shipped.
+    """Reads an ``experiments.yaml``: by default the one here, or the one that is shipped.
 
     Raises:
         UsageError: If it does not exist, is not YAML, or declares something that there is not.

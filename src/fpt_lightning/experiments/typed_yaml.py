@@ -28,12 +28,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 def read_yaml(file: Path, kind: type[T], given: Mapping[str, Any]) -> T:
-    """Reads a file.
-
-    Args:
-        file: The file.
-        kind: What it holds.
-        given: Fields of it that do not come from the file.
+    """Reads a file of this kind; ``given`` are fields that do not come from the file.
 
     Raises:
         UsageError: If it cannot be read, is not YAML, or is not of this kind.

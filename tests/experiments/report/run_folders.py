@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from fpt_lightning import __version__
-from fpt_lightning.experiments.grid import Grid, Run, Selection, make_grid
+from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.grid import Grid, Selection, make_grid
 from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.runs.folder import RunFolder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
-from fpt_lightning.experiments.grid import Run
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.report.charts import charts_of
 from fpt_lightning.experiments.report.checks import warnings_of
 from fpt_lightning.experiments.report.reading import options, rates, reading

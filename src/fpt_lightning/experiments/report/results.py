@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from fpt_lightning.experiments.grid import Cell, Grid, Run
+from fpt_lightning.experiments.cells import Cell, Run
+from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report.statistics import Comparison, compare, holm
 from fpt_lightning.experiments.report.units import COUNT, UNITS, Unit
 from fpt_lightning.experiments.tables import Task
