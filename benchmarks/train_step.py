@@ -39,7 +39,7 @@ CASES = {
     "bit-memory, batch 4": (4, TaskSpec("bit_memory", 120, 2, 50, answer_tokens=20, answers_per_token=50)),
     "cifar-shaped, batch 16": (16, TaskSpec("cifar", 64, 10, token_width=48)),
 }
-GPT2S = [name for name, architecture in ARCHITECTURES.items() if architecture.model_type == "gpt2"]
+GPT2S = [name for name, (model_type, _) in ARCHITECTURES.items() if model_type == "gpt2"]
 Step = Callable[[], None]
 
 
@@ -49,7 +49,7 @@ def plain_step(task: TaskSpec, batch: tuple[torch.Tensor, torch.Tensor], backbon
 
     device = batch[0].device
     config = GPT2Config(attn_implementation="eager")
-    config.update(dict(ARCHITECTURES[backbone].fields))
+    config.update(ARCHITECTURES[backbone][1])
     body = GPT2Model(config)
     entrance = nn.Linear(task.token_width or 0, config.n_embd)
     head = nn.Linear(config.n_embd, task.answers_per_token * task.classes)
@@ -126,7 +126,7 @@ def measure(style: str, case: str, backbone: str, device: str, seconds: float) -
 
 def arithmetic(task: TaskSpec, size: int, backbone: str) -> float:
     """Floating-point operations of a step with a frozen body: forward, and the gradient of activations alone."""
-    fields = ARCHITECTURES[backbone].fields
+    fields = ARCHITECTURES[backbone][1]
     layers, width = fields["n_layer"], fields["n_embd"]
     tokens = size * task.max_length
     linear = 2 * tokens * 12 * width**2 * layers

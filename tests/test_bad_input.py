@@ -67,6 +67,30 @@ USAGE = {
         "no pretrained weights",
     ),
     "no checkpoints to choose among": (["run", XOR, "--trainer.enable_checkpointing=false"], "chooses among"),
+    "a rate that is no number": (["run", XOR, "--model.lr=.nan"], "model.lr must be a finite number, got nan"),
+    "a rate of a part that is none": (
+        ["run", XOR, "--model.part_lr={input: .nan}"],
+        "model.part_lr.input must be a finite number, got nan",
+    ),
+    "a least improvement that is infinite": (
+        ["fit", XOR, "--early_stopping.min_delta=.inf"],
+        "early_stopping.min_delta must be a finite number, got inf",
+    ),
+    "a figure of no validation that chooses": (
+        ["run", XOR, "--model.backbone=tiny", "--checkpoint.monitor=train_loss"],
+        "checkpoint.monitor must be a figure such as val_loss, got train_loss",
+    ),
+    **{
+        f"a checkpoint that is not the best: {words}": (["run", XOR, "--model.backbone=tiny", *words.split()], message)
+        for words, message in {
+            "--checkpoint.save_top_k=2": "leave checkpoint.save_top_k away",
+            "--checkpoint.save_top_k=-1": "leave checkpoint.save_top_k away",
+            "--checkpoint.save_last=true": "leave checkpoint.save_last away",
+            "--checkpoint.every_n_train_steps=3": "leave checkpoint.every_n_train_steps away",
+            "--checkpoint.filename=last": "two callbacks would write last.ckpt",
+            "--last_checkpoint.filename=best": "two callbacks would write best.ckpt",
+        }.items()
+    },
     "a run for a trial": (
         ["run", XOR, "--trainer.fast_dev_run=true", "--model.backbone=tiny"],
         "use fpt fit",

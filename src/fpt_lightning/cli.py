@@ -1,6 +1,7 @@
 """The `fpt` command on LightningCLI: parses a command, builds datamodule, model and Trainer, and runs it."""
 
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,6 +132,7 @@ class FPTCLI(LightningCLI):
     def parse_arguments(self, parser: ArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         """Parses the words given; unlike Lightning's it does not mind that the process has words of its own."""
         self.config = parser.parse_args(args)
+        _refuse_infinite(self.config[self.config.subcommand].as_dict())
         seed = self.config[self.config.subcommand].seed_everything
         if not 0 <= seed < 2**32:
             raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {seed}")
@@ -179,8 +181,6 @@ class FPTCLI(LightningCLI):
         for key, flag in SWITCHES.items():
             if trainer[flag] is False and key in callback_keys:
                 callback_keys.remove(key)
-        if self.subcommand == "run" and trainer.enable_checkpointing is False:
-            raise UsageError("fpt run chooses among checkpoints: leave trainer.enable_checkpointing on, or use fpt fit")
         self._watch_the_tasks_metric()
         if self.subcommand == "prepare":
             return FPTTrainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
@@ -264,11 +264,26 @@ class SaveRunConfig(SaveConfigCallback):
             config.test = "after"
         super().__init__(parser, config, **kwargs)
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Saves nothing yet: a checkpoint that is refused leaves its folder as it was."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
+
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Takes away the result of a finished run that goes on: until it ends again, it is not finished."""
         if stage == "fit":
             # not trainer.log_dir, which waits for the other processes: this one is here alone
             RunFolder(Path(trainer.default_root_dir)).result.unlink(missing_ok=True)
+
+
+def _refuse_infinite(value: Any, option: str = "") -> None:
+    """Refuses an option that is NaN or infinite, alone or within a list or mapping: nothing can be compared with it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{option} must be a finite number, got {value}")
+    if isinstance(value, dict | list | tuple):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_infinite(part, option if name == "init_args" else f"{option}.{name}".removeprefix("."))
 
 
 def _silence_what_no_user_can_mend() -> None:

@@ -207,3 +207,41 @@ def test_a_checkpoint_of_weights_alone_is_chosen_and_tested_too(fpt: Fpt, tiny: 
     result = json.loads(Path("run/result.json").read_text())
     assert best["validation"]["val_accuracy"] == result["val_accuracy"]
     assert "test_accuracy" in result
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--model.lr=0.1", "model.lr was 0.001 up to this checkpoint and is 0.1 here"),
+        ("--model.part_lr={input: 0.1}", "model.part_lr was None up to this checkpoint and is {'input': 0.1} here"),
+        ("--model.dropout=0.2", "model.dropout was 0.1 up to this checkpoint and is 0.2 here"),
+        ("--model.shuffle_tokens=true", "model.shuffle_tokens was False up to this checkpoint and is True here"),
+        ("--data.batch_size=8", "data.batch_size was 4 up to this checkpoint and is 8 here"),
+        (
+            "--trainer.precision=bf16-mixed",
+            "trainer.precision was 32-true up to this checkpoint and is bf16-mixed here",
+        ),
+        ("--seed_everything=1", "up to this checkpoint and is 1 here"),
+    ],
+)
+def test_a_run_goes_on_as_it_began(
+    fpt: Fpt, capsys: pytest.CaptureFixture[str], gpt2_folder: Path, change: str, message: str
+) -> None:
+    words = [
+        "--config=bit_memory.yaml",
+        f"--model.backbone={gpt2_folder}",
+        *BITS,
+        "--trainer.enable_progress_bar=false",
+    ]
+    words += ["--trainer.accelerator=cpu", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
+    assert fpt("run", *words, "--trainer.max_steps=2", "--run_folder=run") == 0
+    kept = ("result.json", "config.yaml", "metrics.csv", LAST)
+    before = [Path("run", name).read_bytes() for name in kept]
+    capsys.readouterr()
+    longer = [*words, "--trainer.max_steps=4", f"--ckpt_path=run/{LAST}"]
+    assert fpt("run", *longer, change) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "leave it as it was, or start another run" in error
+    assert [Path("run", name).read_bytes() for name in kept] == before
+    assert fpt("test", *words, change, f"--ckpt_path=run/{LAST}") == 0

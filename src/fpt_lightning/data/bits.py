@@ -9,7 +9,7 @@ import torch
 
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
 from fpt_lightning.data.loading import ENDLESS, BatchDataset, CountedStream
-from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
+from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError
 
 EVALUATION_KEY = 2**64 - 1
@@ -82,6 +82,10 @@ class BitTask(FPTDataModule):
         seed = self.seed if split == "train" else EVALUATION_KEY
         return CountedStream(self.batch, self.draws, (seed, SPLITS.index(split)), self.lengths[split])
 
+    def trivial_baselines(self) -> dict[str, Trivial]:
+        """Neither bit is the commoner one, by definition: the guess is 0."""
+        return {"commonest class": self.worth(lambda split: torch.tensor(0))}
+
     def facts(self) -> dict[str, Any]:
         """The sizes; the training stream also depends on the run's seed, which a result names itself."""
         return {"n": self.n, "patterns": self.patterns, "patch_size": self.patch_size, "lengths": self.lengths}
@@ -113,6 +117,15 @@ class BitMemory(BitTask):
             tokens=torch.from_numpy(signs.reshape(size, -1, self.patch_size)),
             target=torch.from_numpy(chosen.astype(np.int64)),
         )
+
+    def trivial_baselines(self) -> dict[str, Trivial]:
+        """Adds the last string as it is shown; a hidden bit is guessed to be 0."""
+        tokens = self.task.answer_tokens
+
+        def shown(split: Split) -> torch.Tensor:
+            return torch.cat([batch.tokens[:, -tokens:].flatten(1) > 0 for batch in self.in_chunks(split)])
+
+        return {**super().trivial_baselines(), "the bits that show": self.worth(shown)}
 
     def token_words(self) -> TokenWords:
         tokens = self.task.answer_tokens

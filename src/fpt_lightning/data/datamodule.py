@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +12,16 @@ import torch
 
 from fpt_lightning.data.cache import default_folder
 from fpt_lightning.data.loading import ENDLESS, BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
-from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
+from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+SAMPLE = 4096
+"""Examples that stand for an endless training split."""
+CHUNK = 256
+"""Examples that are made at a time where all of a split are looked at."""
 
 
 class FPTDataModule(L.LightningDataModule):
@@ -23,7 +29,8 @@ class FPTDataModule(L.LightningDataModule):
 
     A task implements :attr:`task`, :meth:`dataset` and :meth:`facts`; where its data comes from outside it also
     implements ``prepare_data``. Where numbers say too little in an attention map it also implements :meth:`token_words`
-    and :meth:`needed_tokens`. Loaders, seeds, processes and resuming are settled here.
+    and :meth:`needed_tokens`, and :meth:`trivial_baselines` where a shortcut is known. Loaders, seeds, processes and
+    resuming are settled here.
 
     Args:
         root: Folder of the data.
@@ -34,6 +41,8 @@ class FPTDataModule(L.LightningDataModule):
         seed: Seed of the training stream; the command line links it to ``seed_everything``.
         cache_folder: Where what takes long to make of the data is kept for the next start; by default
             ``fpt-lightning`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. Where it cannot be written, every start makes it.
+        as_released: Read the data as the paper's reference implementation did: every switch of the task that is not
+            given takes the position it had there. Nothing changes for tasks without one.
 
     Raises:
         UsageError: If options make no sense, alone or together; data that is wrong is an FPTError of ``prepare_data``.
@@ -49,6 +58,7 @@ class FPTDataModule(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache_folder: str | None = None,
+        as_released: bool = False,
     ) -> None:
         super().__init__()
         self.root = root
@@ -57,6 +67,7 @@ class FPTDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.cache_folder = Path(cache_folder) if cache_folder else default_folder()
+        self.as_released = as_released
         self._examples: dict[Split, BatchDataset] = {}
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
 
@@ -80,6 +91,43 @@ class FPTDataModule(L.LightningDataModule):
         """The share of a split's examples that is read; accuracy counts those left out as wrong."""
         return 1.0
 
+    def trivial_baselines(self) -> dict[str, Trivial]:
+        """What guesses without a model are worth on all of validation and test.
+
+        ``commonest class`` is what most answers of the training split are; a regression's ``training mean`` is theirs.
+        A task adds what a shortcut of its own finds.
+        """
+        answers = self.targets("train").flatten()
+        if self.task.classes is None:
+            mean = answers.double().mean()
+            return {"training mean": self.worth(lambda split: mean)}
+        commonest = answers.bincount().argmax()
+        return {"commonest class": self.worth(lambda split: commonest)}
+
+    def worth(self, guess: Callable[[Split], torch.Tensor]) -> Trivial:
+        """Judges a guess, which gives for a split what can be compared with its targets ``[examples, answers]``."""
+        return Trivial(*(self._score(guess(split), split) for split in SPLITS[1:]))
+
+    def _score(self, guess: torch.Tensor, split: Split) -> float:
+        targets = self.targets(split)
+        if self.task.classes is not None:
+            return (targets == guess).double().mean().item() * self.kept_share(split)
+        targets = targets.double()
+        spread = (targets - targets.mean()).square().sum()
+        return 1 - ((targets - guess).square().sum() / spread).item() if spread > 0 else 0.0
+
+    def targets(self, split: Split) -> torch.Tensor:
+        """The right answers of a split, ``[examples, answers]``; of an endless one, of its first examples."""
+        known = self.examples(split).targets
+        return torch.cat([batch.target for batch in self.in_chunks(split)]) if known is None else known
+
+    def in_chunks(self, split: Split) -> Iterator[Batch]:
+        """The examples of a split in order, as the dataset makes them; of an endless one the first."""
+        examples = self.examples(split)
+        count = SAMPLE if len(examples) >= ENDLESS else len(examples)
+        for start in range(0, count, CHUNK):
+            yield examples.__getitems__(range(start, min(start + CHUNK, count)))
+
     def token_words(self) -> TokenWords:
         """What the tokens are called in an attention map; here numbers from 1."""
         return TokenWords(tuple(str(number) for number in range(1, self.task.max_length + 1)))
@@ -95,26 +143,23 @@ class FPTDataModule(L.LightningDataModule):
 
     def describe(self) -> list[str]:
         """What ``fpt prepare`` says of the data, a line each."""
+        task = self.task
         sizes = ", ".join(f"{_size(len(self.examples(split)))} {split}" for split in SPLITS)
-        tokens = (
-            f"{self.task.token_width} numbers each"
-            if self.task.token_width
-            else f"ids below {self.task.vocabulary_size}"
+        tokens = f"{task.token_width} numbers each" if task.token_width else f"ids below {task.vocabulary_size}"
+        answers = (
+            f"{task.answers} answers of {task.classes} classes"
+            if task.classes is not None
+            else f"{task.answers} numbers, mean {task.target_mean:.6g}, standard deviation {task.target_std:.6g}"
         )
         return [
-            f"{self.task.name}: {sizes}",
-            f"up to {self.task.max_length} tokens, {tokens}",
-            _answers(self.task),
+            f"{task.name}: {sizes}",
+            f"up to {task.max_length} tokens, {tokens}",
+            answers,
             f"fingerprint {self.fingerprint()}",
         ]
 
     def setup(self, stage: str) -> None:
-        """Refuses a batch size that cannot be trained with before the run has begun.
-
-        Raises:
-            UsageError: If there are fewer training examples, or the devices cannot share a batch equally.
-        """
-        if stage == "fit":
+        if stage == "fit":  # before the run has begun
             self._check_batch_size()
 
     def train_dataloader(self) -> ResumableLoader:
@@ -123,11 +168,9 @@ class FPTDataModule(L.LightningDataModule):
         return self._loader("train", self.batch_size)
 
     def val_dataloader(self) -> ResumableLoader:
-        """Every validation example once, in order."""
         return self._loader("validation", self.eval_batch_size)
 
     def test_dataloader(self) -> ResumableLoader:
-        """Every test example once, in order."""
         return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> ResumableLoader:
@@ -195,12 +238,6 @@ def proper_shares(**options: float) -> None:
     for name, share in options.items():
         if not 0 < share < 1:
             raise UsageError(f"data.{name} lies between 0 and 1, got {share}")
-
-
-def _answers(task: TaskSpec) -> str:
-    if task.classes is None:
-        return f"{task.answers} numbers, mean {task.target_mean:.6g}, standard deviation {task.target_std:.6g}"
-    return f"{task.answers} answers of {task.classes} classes"
 
 
 def _size(examples: int) -> str:

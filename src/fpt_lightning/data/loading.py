@@ -23,10 +23,12 @@ class BatchDataset(Dataset[Any], ABC):
             about one length. None where all are equally long.
         counts_epochs: True where an example differs from epoch to epoch: it is then asked for at
             ``epoch * len(self) + index``, so that worker processes and resumed runs know the epoch too.
+        targets: ``[examples, answers]``, where they are known without making the examples.
     """
 
     lengths: torch.Tensor | None = None
     counts_epochs: bool = False
+    targets: torch.Tensor | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -174,7 +176,6 @@ class ResumableLoader(DataLoader[Any]):
         return {"batches": self._handed_out}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next iteration start behind the batches already handed out."""
         self._resume_at = self._handed_out = state["batches"]
 
 

@@ -52,14 +52,13 @@ class LabelledSequences(NamedTuple):
         values = self.values[is_within(self.lengths, limit)]
         return self._replace(values=values, lengths=np.minimum(self.lengths, limit))
 
-    def table(self) -> "SequenceTable":
+    def table(self, *, masked: bool = True) -> "SequenceTable":
         """A dataset of them with targets ``[examples, 1]``; numbers become single precision."""
-        values, targets = (
-            torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
-            for array in (self.values, self.targets)
+        values, lengths, targets = (
+            torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array) for array in self
         )
         targets = targets if targets.is_floating_point() else targets.long()
-        return SequenceTable(values, torch.from_numpy(self.lengths).long(), targets[:, None])
+        return SequenceTable(values, lengths.long(), targets[:, None], masked=masked)
 
 
 def is_within(lengths: np.ndarray, limit: int) -> np.ndarray:
@@ -82,21 +81,26 @@ def is_within(lengths: np.ndarray, limit: int) -> np.ndarray:
 
 
 class SequenceTable(BatchDataset):
-    """Sequences end to end in one tensor; a batch is padded to its longest.
+    """Sequences end to end in one tensor; a batch is padded with zeros to its longest.
 
     Args:
         values: Those of :class:`LabelledSequences`, in single precision.
         lengths: ``[examples]`` int64, the tokens of each.
         targets: ``[examples, answers]``.
+        masked: Whether batches say what is padding; otherwise it is read like any token.
     """
 
     lengths: torch.Tensor
+    targets: torch.Tensor
 
-    def __init__(self, values: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> None:
+    def __init__(
+        self, values: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, *, masked: bool = True
+    ) -> None:
         self.values = values
+        self.masked = masked
         self.lengths = lengths
         self.targets = targets
-        self._starts = lengths.cumsum(0) - lengths
+        self.starts = lengths.cumsum(0) - lengths
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -106,12 +110,12 @@ class SequenceTable(BatchDataset):
         lengths = self.lengths[chosen]
         rows = [
             self.values[start : start + length]
-            for start, length in zip(self._starts[chosen].tolist(), lengths.tolist(), strict=True)
+            for start, length in zip(self.starts[chosen].tolist(), lengths.tolist(), strict=True)
         ]
         tokens = pad_sequence(rows, batch_first=True)  # [batch, longest] or [batch, longest, token_width]
         mask = torch.arange(tokens.size(1)) < lengths[:, None]  # [batch, longest]
         return Batch(
             tokens=tokens if tokens.is_floating_point() else tokens.long(),
             target=self.targets[chosen],
-            mask=None if mask.all() else mask,
+            mask=mask if self.masked and not mask.all() else None,
         )

@@ -72,6 +72,13 @@ class Batch(NamedTuple):
     mask: torch.Tensor | None = None
 
 
+class Trivial(NamedTuple):
+    """What a guess without a model is worth in the task's metric, 1 being best; R2 may lie below 0."""
+
+    val: float
+    test: float
+
+
 class TokenWords(NamedTuple):
     """What an example's tokens are called where they are shown to a person.
 

@@ -43,7 +43,8 @@ class Reference(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 class Task(Entry, frozen=True):
     """A column: a task config, the paper's learning rate, and what judges a run, the higher the better.
 
-    ``chance`` is what guessing reaches, in percent: 0 by default for ``r2``, where the mean is guessed.
+    ``chance`` is what guessing reaches, in percent: 0 by default for ``r2``, where the mean is guessed;
+    ``reference_split`` is the split that the published figures are of, where it is not the test split.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Task(Entry, frozen=True):
     lr: Rate
     chance: Annotated[float, Meta(ge=0, le=100)] = nan
     metric: Literal["accuracy", "r2"] = "accuracy"
+    reference_split: Literal["test", "validation"] = "test"
 
     def __post_init__(self) -> None:
         if isnan(self.chance):

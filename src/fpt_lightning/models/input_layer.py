@@ -6,11 +6,14 @@ import torch
 from torch import nn
 
 from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.models.random_streams import drawn_from, generator
 
 InputInitialization = Literal["orthogonal", "gaussian", "moments"]
 
 
-def build_input_layer(task: TaskSpec, width: int, initialization: InputInitialization) -> nn.Linear | nn.Embedding:
+def build_input_layer(
+    task: TaskSpec, width: int, initialization: InputInitialization, seed: int, *, learned_positions: bool
+) -> nn.Linear | nn.Embedding:
     """A linear map of continuous tokens, or a table of ids.
 
     Args:
@@ -19,17 +22,28 @@ def build_input_layer(task: TaskSpec, width: int, initialization: InputInitializ
         initialization: ``orthogonal`` is the paper's: an orthogonal map with gain 1.41 and zero bias, a table of
             standard normal values (FPT section 2.3). ``gaussian`` is GPT-2's: normal values of standard deviation 0.02
             and zero bias. ``moments`` starts like ``orthogonal`` and is fitted by :func:`match_moments`.
+        seed: Seed of the random values.
+        learned_positions: Whether the body adds positions to what it reads. To one that does not, a zero token such as
+            a bit 0 or a black patch would be the zero vector, at which every RMS norm multiplies the gradient by the
+            inverse root of its epsilon, so that it overflows in a deep body: the bias of a linear map is then drawn
+            with standard deviation 0.02.
     """
-    layer: nn.Linear | nn.Embedding
+    with drawn_from(seed, "input"):
+        layer = _new_layer(task, width)
+        if initialization == "gaussian":
+            nn.init.normal_(layer.weight, std=0.02)
+    if isinstance(layer, nn.Linear) and not learned_positions:
+        nn.init.normal_(layer.bias, std=0.02, generator=generator(seed, "input bias"))
+    return layer
+
+
+def _new_layer(task: TaskSpec, width: int) -> nn.Linear | nn.Embedding:
     if task.vocabulary_size is not None:
-        layer = nn.Embedding(task.vocabulary_size, width)
-    else:
-        assert task.token_width is not None
-        layer = nn.Linear(task.token_width, width)
-        nn.init.orthogonal_(layer.weight, gain=1.41)
-        nn.init.zeros_(layer.bias)
-    if initialization == "gaussian":
-        nn.init.normal_(layer.weight, std=0.02)
+        return nn.Embedding(task.vocabulary_size, width)
+    assert task.token_width is not None
+    layer = nn.Linear(task.token_width, width)
+    nn.init.orthogonal_(layer.weight, gain=1.41)
+    nn.init.zeros_(layer.bias)
     return layer
 
 

@@ -7,8 +7,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fpt_lightning.errors import FPTError, UsageError
-from fpt_lightning.models.backbones.initialization import seeded
 from fpt_lightning.models.parts import Place
+from fpt_lightning.models.random_streams import drawn_from
 
 
 @dataclass(frozen=True)
@@ -59,5 +59,5 @@ def add_adapters(body: nn.Module, places: Mapping[str, Place], options: LoraOpti
         target_modules=adapted,
         fan_in_fan_out=any(isinstance(body.get_submodule(name), Conv1D) for name in adapted),
     )
-    with seeded(seed):
+    with drawn_from(seed, "lora"):
         inject_adapter_in_model(config, body)

@@ -38,18 +38,16 @@ def place_parameters(names: Iterable[str], table: PartTable, architecture: str) 
     Raises:
         FPTError: If the table does not know a name; nothing is ever frozen by default.
     """
-    places = {name: _place(name, table) for name in names}
-    if unknown := [name for name, place in places.items() if place is None]:
+    found = {name: _place(name, table) for name in names}
+    places = {name: place for name, place in found.items() if place is not None}
+    if unknown := [name for name in found if name not in places]:
         raise FPTError(
             f"{architecture} cannot be a backbone yet: no part is declared for its parameter "
             f"{unknown[0].removeprefix('backbone.')} ({len(unknown)} such parameters)"
         )
-    known = {name: place for name, place in places.items() if place is not None}
-    last = max((place.layer for place in known.values() if place.layer is not None), default=None)
-    return {
-        name: Place(place.part, last) if place.part == "layernorm" and place.layer is None else place
-        for name, place in known.items()
-    }
+    last = max((place.layer for place in places.values() if place.layer is not None), default=None)
+    final = Place("layernorm", last)
+    return {name: final if place == Place("layernorm") else place for name, place in places.items()}
 
 
 def _place(name: str, table: PartTable) -> Place | None:

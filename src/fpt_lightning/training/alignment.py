@@ -11,6 +11,7 @@ from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import UsageError
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import match_moments
+from fpt_lightning.models.random_streams import generator
 
 EXAMPLES = 256  # of the task that the input layer is fitted on
 DIRECTIONS = 64  # that distributions are compared along
@@ -83,14 +84,14 @@ def align(
     assert model.vocabulary is not None
     tokens = batch.tokens.flatten(0, 1) if batch.mask is None else batch.tokens[batch.mask]  # [tokens, ...]
     vocabulary = model.vocabulary.to(tokens.device)
-    generator = torch.Generator().manual_seed(seed)
+    stream = generator(seed, "align")
     optimizer = torch.optim.Adam(model.input.parameters(), lr=lr)
     distances: list[float] = []
     with torch.enable_grad():
         for _ in range(steps):
-            ours = model.input(tokens[_draw(len(tokens), generator)])  # [TOKENS, width]
-            theirs = vocabulary[_draw(len(vocabulary), generator)]
-            distance = sliced_wasserstein(ours, theirs, generator)
+            ours = model.input(tokens[_draw(len(tokens), stream)])  # [TOKENS, width]
+            theirs = vocabulary[_draw(len(vocabulary), stream)]
+            distance = sliced_wasserstein(ours, theirs, stream)
             optimizer.zero_grad()
             distance.backward()
             optimizer.step()

@@ -7,19 +7,36 @@ and a hash that names the frozen weights and the task. It holds tensors and plai
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
-from fpt_lightning.errors import FPTError
+from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.files import whole_file
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 IDENTITY = "fpt_lightning"
 VALIDATION = "validation"  # the figures of the last validation before the checkpoint
+SETTINGS = "settings"  # what else the training depends on, by the names of the options
+UNSEEN = (
+    "lr",
+    "part_lr",
+    "dropout",
+    "input_dropout",
+    "shuffle_tokens",
+    "lora",
+    "input_initialization",
+    "align_steps",
+    "moved_share",
+    "warmup_steps",
+    "weight_decay",
+    "seed",
+)
 PREFIX = "model."  # where FPTClassifier keeps the transformer
 
 
@@ -30,11 +47,42 @@ def shrink(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> No
     checkpoint[IDENTITY] = model.identity()
 
 
-def add_validation(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
-    """Adds the figures of the last validation: what :func:`chosen_step` reads once the checkpoint is chosen."""
+def add_run(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
+    """Adds the figures of the last validation, which :func:`chosen_step` reads, and what :func:`check_resumed` does."""
     checkpoint[VALIDATION] = {
         name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val_")
     }
+    checkpoint[SETTINGS] = _settings(trainer)
+
+
+def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None:
+    """Refuses to go on with a training under other options, of which the result would name the last alone.
+
+    The model's sizes and frozen weights are compared elsewhere, by what they are; ``max_steps`` may change.
+
+    Raises:
+        UsageError: If a rate, a dropout, the seed, the batch size or the precision is another than it was.
+    """
+    if module._trainer is None or module.trainer.state.fn != TrainerFn.FITTING:
+        return
+    before = _of_model(checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})) | checkpoint.get(SETTINGS, {})
+    now = _of_model(module.hparams) | _settings(module.trainer)
+    for name, own in now.items():
+        if name in before and (before[name] or None) != (own or None):
+            raise UsageError(
+                f"{name} was {before[name]} up to this checkpoint and is {own} here: leave it as it was, or start "
+                "another run"
+            )
+
+
+def _of_model(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model that no weights show."""
+    return {f"model.{name}": hparams[name] for name in UNSEEN if name in hparams}
+
+
+def _settings(trainer: L.Trainer) -> dict[str, Any]:
+    batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)  # None where loaders are passed
+    return {"data.batch_size": batch_size, "trainer.precision": str(trainer.precision)}
 
 
 def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> None:

@@ -38,8 +38,8 @@ class FPTClassifier(L.LightningModule):
         backbone: ``small`` (4 layers, width 256, random), ``pocket`` (6 layers, width 256, pretrained on novels, ships
             with the package), ``tiny`` (for tests), a name of
             :data:`fpt_lightning.models.backbones.architectures.ARCHITECTURES` such as ``gpt2``, another on the Hugging
-            Face hub, a local folder in its format, ``lstm``, ``lstm_star``, or a control: ``none``,
-            ``one_attention``, ``one_block``.
+            Face hub, a local folder in its format, ``lstm``, ``lstm_star``, or a control: ``none`` (one
+            linear layer on all tokens), ``two_layer`` (two), ``one_attention``, ``one_block``.
         initialization: ``pretrained``, ``random`` or ``statistics`` (normal values with the mean and standard
             deviation of every pretrained tensor); left out, pretrained wherever the backbone has weights.
         architecture: Fields of the backbone's config to change, such as ``n_layer``; only with random weights.
@@ -59,6 +59,8 @@ class FPTClassifier(L.LightningModule):
         part_lr: Another learning rate for single parts.
         trained_parts: A ``trained.safetensors`` of an earlier run to start from.
         seed: Seed of random weights; the command line links it to ``seed_everything``.
+        backbone_seed: Seed of the backbone's random weights alone, so that several runs share one body; left out,
+            ``seed``.
 
     Raises:
         UsageError: If the arguments contradict each other or the task.
@@ -83,6 +85,7 @@ class FPTClassifier(L.LightningModule):
         part_lr: dict[str, float] | None = None,
         trained_parts: str | None = None,
         seed: int = 0,
+        backbone_seed: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -96,7 +99,7 @@ class FPTClassifier(L.LightningModule):
         self.part_lr = dict(part_lr or {})
         self.trainable = [trainable] if isinstance(trainable, str) else list(trainable)
         self.fit_input = FitInput(input_initialization == "moments", align_steps)
-        choice = BackboneChoice(backbone, initialization, architecture, layers, positions, seed)
+        choice = BackboneChoice(backbone, initialization, architecture, layers, positions, seed, backbone_seed)
         self.model = FrozenPretrainedTransformer(
             task, choice, self.trainable, dropout, input_initialization, lora,
             shuffle_tokens=shuffle_tokens, keep_vocabulary=bool(self.fit_input),
@@ -154,11 +157,12 @@ class FPTClassifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out what is frozen, and names it."""
         checkpoints.shrink(checkpoint, self.model)
-        checkpoints.add_validation(checkpoint, self.trainer)
+        checkpoints.add_run(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another task, other trained parts or other frozen weights."""
+        """Refuses a checkpoint of another task, other trained parts or other frozen weights, or of other rates."""
         checkpoints.verify(checkpoint, self.model)
+        checkpoints.check_resumed(checkpoint, self)
 
     def on_fit_start(self) -> None:
         """Fits the input layer to the backbone's token embeddings where that is asked for and the run is new."""

@@ -10,9 +10,10 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
-from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.errors import UsageError
 from fpt_lightning.training.callbacks import Throughput
-from fpt_lightning.training.checkpoint import WholeCheckpointIO, chosen_step
+from fpt_lightning.training.checkpoint import WholeCheckpointIO
+from fpt_lightning.training.choice import check_choice, chosen
 from fpt_lightning.training.divergence import StopWhenDiverged
 from fpt_lightning.training.random_state import RandomState
 
@@ -60,18 +61,21 @@ class FPTTrainer(L.Trainer):
             What the run measured, under the names of result.json.
 
         Raises:
-            FPTError: If the run never validated, so that there is no checkpoint to choose.
+            FPTError: If the run never validated, so that there is no checkpoint to choose, or it was replaced.
             DivergedError: If its numbers are not finite any more.
-            UsageError: If only a test is asked for, and of no checkpoint.
+            UsageError: If only a test is asked for, and of no checkpoint; or the checkpoints cannot be chosen among.
         """
         if test == "only" and ckpt_path is None:
             raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
         measured: dict[str, Any] = {}
         if test != "only":
+            check_choice(
+                checkpoints := [each for each in self.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+            )
             self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-            ckpt_path = self.best_checkpoint()
+            ckpt_path, measured = chosen(checkpoints[0])
             # before the test, which puts the callbacks back to where they were at the best checkpoint
-            measured = {**chosen_step(ckpt_path), **self.cost()}
+            measured |= self.cost()
         if test != "never":
             measured |= self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)[
                 0
@@ -91,21 +95,6 @@ class FPTTrainer(L.Trainer):
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Fetch or generate the data of a config, verify it and say what was found; nothing else."""
         datamodule.prepare_data()
-
-    def best_checkpoint(self) -> str:
-        """The checkpoint that validation chose.
-
-        Raises:
-            FPTError: If there is none.
-        """
-        callback = self.checkpoint_callback
-        path = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
-        if not path:
-            raise FPTError(
-                "the run ended without a validated checkpoint to choose: "
-                "set trainer.val_check_interval to at most trainer.max_steps"
-            )
-        return path
 
 
 def peak_memory_mb() -> float:

@@ -180,8 +180,8 @@ def test_a_config_that_is_not_json(gpt2_folder: Path, tmp_path: Path) -> None:
 def test_every_architecture_known_by_name_needs_no_hub(name: str) -> None:
     """At its width but two layers deep."""
     built = build_backbone(BackboneChoice(name, "random", {"num_hidden_layers": 2} | _narrow(name)), 16, 0.1)
-    hidden = built.family.hidden(built.body, torch.zeros(1, 16, built.width), None)
-    assert hidden.shape == (1, 16, built.width)
+    hidden = built.family.hidden(built.body, torch.zeros(1, 16, built.family.width), None)
+    assert hidden.shape == (1, 16, built.family.width)
 
 
 def _narrow(name: str) -> dict[str, object]:

@@ -61,7 +61,7 @@ def test_it_predicts_english_that_it_has_not_read(language_model: GPT2LMHeadMode
 
 def test_its_body_is_that_of_transformers(language_model: GPT2LMHeadModel) -> None:
     built = _body()
-    assert built.width == language_model.config.n_embd
+    assert built.family.width == language_model.config.n_embd
     built.body.eval()
     theirs = language_model.transformer
     tokens = torch.tensor([AutoTokenizer.from_pretrained(FOLDER)(PASSAGE).input_ids[:64]])
@@ -94,8 +94,8 @@ def test_a_slice_of_it() -> None:
 
 def test_a_folder_of_the_users_does_not_take_its_name(gpt2_folder: Path) -> None:
     Path("pocket").symlink_to(gpt2_folder)
-    assert _body(max_length=8).width == 256
-    assert build_backbone(BackboneChoice("./pocket"), 8, 0.0).width == 24
+    assert _body(max_length=8).family.width == 256
+    assert build_backbone(BackboneChoice("./pocket"), 8, 0.0).family.width == 24
     assert location("gpt2") == "gpt2"
 
 

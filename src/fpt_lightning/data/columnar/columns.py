@@ -51,27 +51,19 @@ class TableSource:
                 raise UsageError(f"{self.name} has two columns called '{column}'; rename one")
 
     def fault(self, column: str, row: int, what: str) -> FPTError:
-        """The error that names this table, a row and a column."""
         return FPTError(f"{self.name}, {self.place(row)}, column '{column}': {what}")
 
 
 class ElementSequences(NamedTuple):
-    """ElementSequences of one table, end to end.
+    """The elements of all rows of a table, end to end."""
 
-    Attributes:
-        values: ``pyarrow`` array ``[elements of all rows]``: float64, int64 or text.
-        lengths: ``[rows]`` int64, the elements of each.
-    """
-
-    values: Any
-    lengths: np.ndarray
+    values: Any  # ``pyarrow`` array ``[elements of all rows]``: float64, int64 or text
+    lengths: np.ndarray  # ``[rows]`` int64
 
     def row_of(self, element: int) -> int:
-        """The row that an element belongs to."""
         return int(np.searchsorted(self.lengths.cumsum(), element, side="right"))
 
     def shortened(self, limit: int) -> "ElementSequences":
-        """The first ``limit`` elements of every row."""
         import pyarrow as pa
 
         kept = pa.array(is_within(self.lengths, limit))

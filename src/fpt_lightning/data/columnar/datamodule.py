@@ -18,18 +18,11 @@ from fpt_lightning.errors import FPTError, UsageError
 
 
 class Content(NamedTuple):
-    """Everything that the tables of a task hold.
-
-    Attributes:
-        task: The sizes.
-        splits: The examples.
-        shortened: Sequences that lost their end to ``limit``.
-        facts: What decides the content.
-    """
+    """Everything that the tables of a task hold."""
 
     task: TaskSpec
     splits: dict[Split, SequenceTable]
-    shortened: int
+    shortened: int  # sequences that lost their end to ``limit``
     facts: dict[str, Any]
 
 
@@ -109,8 +102,7 @@ class TableTask(FPTDataModule):
 
     @property
     @abstractmethod
-    def default_name(self) -> str:
-        """The task's name where none is given."""
+    def default_name(self) -> str: ...
 
     @property
     def task(self) -> TaskSpec:
@@ -137,8 +129,7 @@ class TableTask(FPTDataModule):
         return Content(task, {split: part.table() for split, part in splits.items()}, shortened, facts)
 
     def prepare_data(self) -> None:
-        """Reads everything once, so that a wrong cell is named before a run begins."""
-        _ = self.content
+        _ = self.content  # so that a wrong cell is named before a run begins
 
     def dataset(self, split: Split) -> SequenceTable:
         return self.content.splits[split]
@@ -208,7 +199,15 @@ class TableTask(FPTDataModule):
         return {split: examples[split] for split in SPLITS}
 
     def _sizes(self, codes: Codes, examples: dict[Split, LabelledSequences]) -> TaskSpec:
-        mean, std = self._target_scale(examples["train"])
+        mean, std = 0.0, 1.0
+        if self.regression:
+            numbers = examples["train"].targets
+            if (numbers == numbers[0]).all():
+                raise FPTError(
+                    f"{self.default_name}, column '{self.target_column}': every row to train on has {numbers[0]:g}, "
+                    "so there is nothing to learn"
+                )
+            mean, std = mean_and_std(numbers)
         return TaskSpec(
             name=self.name or self.default_name,
             max_length=max(int(part.lengths.max()) for part in examples.values()),
@@ -218,16 +217,6 @@ class TableTask(FPTDataModule):
             target_mean=mean,
             target_std=std,
         )
-
-    def _target_scale(self, train: LabelledSequences) -> tuple[float, float]:
-        if not self.regression:
-            return 0.0, 1.0
-        if (train.targets == train.targets[0]).all():
-            raise FPTError(
-                f"{self.default_name}, column '{self.target_column}': every row to train on has {train.targets[0]:g}, "
-                "so there is nothing to learn"
-            )
-        return mean_and_std(train.targets)
 
 
 def _digest(examples: LabelledSequences) -> str:

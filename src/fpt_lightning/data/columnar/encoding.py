@@ -14,26 +14,16 @@ from fpt_lightning.errors import FPTError
 
 @dataclass(frozen=True)
 class Columns:
-    """What was read of a table.
-
-    Attributes:
-        source: Where it was read.
-        inputs: The input columns.
-        target: The target column.
-        sequences: The sequence of every row.
-        targets: ``pyarrow`` text ``[rows]`` of class labels, or float64 ``[rows]`` numbers.
-        shortened: Rows whose sequence was cut.
-    """
+    """What was read of a table; targets are ``pyarrow`` text ``[rows]`` of class labels, or float64 ``[rows]``."""
 
     source: TableSource
     inputs: Sequence[str]
     target: str
     sequences: ElementSequences
     targets: Any
-    shortened: int
+    shortened: int  # rows whose sequence was cut
 
     def fault(self, element: int, what: str) -> FPTError:
-        """The error that names the place of an element."""
         row = self.sequences.row_of(element)
         first = int(self.sequences.lengths[:row].sum())
         column = self.inputs[element - first] if len(self.inputs) > 1 else self.inputs[0]

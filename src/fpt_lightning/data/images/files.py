@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,13 +31,7 @@ CHUNK = 256
 
 
 class ImageFile(NamedTuple):
-    """An image file.
-
-    Attributes:
-        path: Where it is.
-        label: The number of its class.
-        split: The split in whose folder it lies; None where the classes are not under splits.
-    """
+    """A file, the number of its class, and the split in whose folder it lies; None where there are no such folders."""
 
     path: str
     label: int
@@ -138,7 +133,7 @@ def decode(files: Sequence[ImageFile], image_size: int, *, grey: bool) -> torch.
     # processes: in threads the images of a few kB that these tasks are made of wait for each other
     processes = min(_cores(), 16) if len(files) >= 2 * CHUNK else 0
     loader = DataLoader(
-        _Decoded(files, image_size, grey=grey),
+        _Decoded(files, image_size, grey),
         batch_size=CHUNK,
         num_workers=processes,
         collate_fn=unchanged,
@@ -158,13 +153,13 @@ def decode(files: Sequence[ImageFile], image_size: int, *, grey: bool) -> torch.
     return pixels
 
 
+@dataclass(frozen=True)
 class _Decoded(BatchDataset):
     """Chunks of pixels, and what is wrong with the files that have none."""
 
-    def __init__(self, files: Sequence[ImageFile], image_size: int, *, grey: bool) -> None:
-        self.files = files
-        self.image_size = image_size
-        self.grey = grey
+    files: Sequence[ImageFile]
+    image_size: int
+    grey: bool
 
     def __len__(self) -> int:
         return len(self.files)

@@ -65,7 +65,6 @@ class ImageFolder(ImageTask):
 
     @cached_property
     def class_names(self) -> list[str]:
-        """The names of the classes, sorted; known before any image is read."""
         return find_classes(Path(self.root))
 
     @property
@@ -74,7 +73,6 @@ class ImageFolder(ImageTask):
 
     @cached_property
     def files(self) -> list[ImageFile]:
-        """All images in the order of the table."""
         return list_images(Path(self.root))
 
     def prepare_data(self) -> None:
@@ -116,24 +114,22 @@ class ImageFolder(ImageTask):
 
     def normalisation(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the training images; 1 where all pixels of a channel are the same."""
-        means, deviations = [], []
         pixels = self.table.pixels
-        rows = self.rows("train").to(pixels.device)
+        counts = torch.zeros(self.channels, 256, dtype=torch.float64)
+        for part in self.rows("train").to(pixels.device).split(4096):
+            channels = pixels[part].transpose(0, 1).flatten(1)
+            counts += torch.stack([channel.bincount(minlength=256) for channel in channels]).cpu()
+        share = counts / counts.sum(dim=1, keepdim=True)
         values = torch.arange(256, dtype=torch.float64) / 255
-        for channel in range(self.channels):
-            counts = torch.zeros(256, dtype=torch.int64)
-            for part in rows.split(4096):
-                counts += torch.bincount(pixels[part, channel].flatten(), minlength=256).cpu()
-            share = counts.double() / counts.sum()
-            mean = (share * values).sum()
-            means.append(mean.item())
-            deviations.append((share * (values - mean) ** 2).sum().sqrt().item() or 1.0)
-        return means, deviations
+        mean = share @ values
+        deviations = (share * (values - mean[:, None]) ** 2).sum(dim=1).sqrt()
+        return mean.tolist(), [deviation or 1.0 for deviation in deviations.tolist()]
 
     def facts(self) -> dict[str, Any]:
         """The pixels, their classes and what splits them; not where the files lie or when they were written."""
         places = [(file.label, file.split) for file in self.files]
         return {
+            **super().facts(),
             "pixels": content_hash([self.table.pixels]),
             "labels": hashlib.sha256(repr(places).encode()).hexdigest(),
             "class_names": self.class_names,

@@ -15,8 +15,7 @@ from fpt_lightning.files import file_hash
 class PublishedImages(ImageTask):
     """A benchmark whose files torchvision knows; validation is cut from the training images, test is the test images.
 
-    A task sets what :class:`ImageTask` asks for and the attributes below, and implements :attr:`files`, :meth:`fetch`,
-    :meth:`verify` and :meth:`load_part`.
+    A task sets what :class:`ImageTask` asks for and the attributes below.
 
     Args:
         patch_size: Pixels along a patch's side; divides ``image_size``.
@@ -65,8 +64,7 @@ class PublishedImages(ImageTask):
         """Checks the unpacked files; an FPTError names one that is not what it should be."""
 
     @abstractmethod
-    def load_part(self, *, train: bool) -> ImageTable:
-        """Reads the training or the test images."""
+    def load_part(self, *, train: bool) -> ImageTable: ...
 
     def prepare_data(self) -> None:
         missing = [name for name in self.files if not (self.folder / name).is_file()]
@@ -104,6 +102,7 @@ class PublishedImages(ImageTask):
 
     def facts(self) -> dict[str, Any]:
         return {
+            **super().facts(),
             "files": {name: file_hash(self.folder / name) for name in self.files},
             "image_size": self.image_size,
             "validation_examples": self.validation_examples,

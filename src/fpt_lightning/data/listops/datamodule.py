@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from fpt_lightning.data.cache import Tensors, cache_file, content_hash, kept
@@ -13,7 +14,7 @@ from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
 from fpt_lightning.data.listops.files import FILES, READER_VERSION, read_official, source_hash
 from fpt_lightning.data.listops.grammar import CLOSE, GENERATOR_VERSION, WORDS, Grammar
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
-from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.data.spec import TaskSpec, Trivial
 from fpt_lightning.errors import UsageError, did_you_mean
 
 Behaviour = Literal["correct", "as_released"]
@@ -39,7 +40,7 @@ class ListOps(FPTDataModule):
     ``listops_as_released``.
 
     Args:
-        behaviour: ``correct`` or ``as_released``.
+        behaviour: ``correct`` or ``as_released``; by default ``correct``, unless all data is read ``as_released``.
         source: Folder of ``basic_train.tsv``, ``basic_val.tsv`` and ``basic_test.tsv``; left out, examples are
             generated. Of the parameters below only ``max_length`` and ``limit`` then matter.
         limit: Tokens that behaviour ``correct`` reads at most; longer sequences lose their end.
@@ -58,7 +59,7 @@ class ListOps(FPTDataModule):
 
     def __init__(
         self,
-        behaviour: Behaviour = "correct",
+        behaviour: Behaviour | None = None,
         source: str | None = None,
         limit: int = LIMIT,
         train_examples: int = 96_000,
@@ -72,30 +73,22 @@ class ListOps(FPTDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.behaviour = behaviour
+        self.behaviour = behaviour or ("as_released" if self.as_released else "correct")
+        self.as_released = self.behaviour == "as_released"
         self.source = source
         self.limit = limit
-        self.sizes: dict[Split, int] = {
-            "train": train_examples,
-            "validation": validation_examples,
-            "test": test_examples,
-        }
+        self.sizes = dict(zip(SPLITS, (train_examples, validation_examples, test_examples), strict=True))
         self.grammar = Grammar(min_length, max_length, max_depth, max_arguments)
         self.generator_seed = generator_seed
         at_least(1, **{f"{split}_examples": size for split, size in self.sizes.items()}, limit=limit)
         at_least(0, generator_seed=generator_seed)
-        if behaviour not in get_args(Behaviour):
+        if self.behaviour not in get_args(Behaviour):
             known = get_args(Behaviour)
-            raise UsageError(f"data.behaviour is one of {', '.join(known)}{did_you_mean(behaviour, known)}")
-        if behaviour == "as_released" and limit != LIMIT:
+            raise UsageError(f"data.behaviour is one of {', '.join(known)}{did_you_mean(self.behaviour, known)}")
+        if self.as_released and limit != LIMIT:
             raise UsageError(
                 f"data.limit belongs to data.behaviour correct; as_released reads {RELEASED_LENGTH} tokens"
             )
-
-    @property
-    def as_released(self) -> bool:
-        """Whether sequences are read as the reference implementation read them."""
-        return self.behaviour == "as_released"
 
     @property
     def task(self) -> TaskSpec:
@@ -108,12 +101,6 @@ class ListOps(FPTDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Generates the expressions, or reads and verifies those of ``source``, where that was not done before.
-
-        Raises:
-            FPTError: If a file is missing, damaged or wrong.
-            UsageError: If there are not so many different expressions, or ``source`` holds longer ones than it may.
-        """
         _ = self._stored
 
     def dataset(self, split: Split) -> SequenceTable:
@@ -125,13 +112,23 @@ class ListOps(FPTDataModule):
             sequences = sequences._replace(values=padded.ravel(), lengths=np.full(len(padded), most))
         return sequences.table()
 
+    def trivial_baselines(self) -> dict[str, Trivial]:
+        """Adds the commonest answer of the training split to the first token, the root of the tree."""
+        counts = torch.zeros(len(WORDS), self.CLASSES)
+        counts.index_put_((self._roots("train"), self.targets("train")[:, 0]), torch.tensor(1.0), accumulate=True)
+        commonest = counts.argmax(dim=1)[:, None]
+        return {**super().trivial_baselines(), "root operator": self.worth(lambda split: commonest[self._roots(split)])}
+
+    def _roots(self, split: Split) -> torch.Tensor:
+        examples = self.examples(split)
+        assert isinstance(examples, SequenceTable)
+        return examples.values[examples.starts].long()
+
     def facts(self) -> dict[str, Any]:
-        """What made the expressions, a hash of them, how they are read, and how many are cut."""
         content = content_hash(tensor for split in SPLITS for tensor in self._stored[split].as_tensors().values())
         return {**self._origin, "content": content, "behaviour": self.behaviour, "cut": self.cut}
 
     def describe(self) -> list[str]:
-        """Says also how many sequences lose their end, and that they are read as released."""
         counts = ", ".join(f"{count:,} {split}" for split, count in self.cut.items())
         lines = [*super().describe(), f"cut at the end, because longer than {self.task.max_length} tokens: {counts}"]
         if self.as_released:
@@ -180,13 +177,10 @@ class ListOps(FPTDataModule):
     def _make(self) -> Tensors:
         rank_zero_info(f"listops: {'generating' if self.source is None else 'reading'} examples, once")
         if self.source is None:
-            made = self._generate()
+            whole = self.grammar.generate(sum(self.sizes.values()), self.generator_seed)
+            ends = np.cumsum(list(self.sizes.values()))[:-1]
+            parts = (np.split(whole.values, whole.starts[ends]), *(np.split(each, ends) for each in whole[1:]))
+            made = dict(zip(SPLITS, map(LabelledSequences, *parts), strict=True))
         else:
             made = {split: read_official(Path(self.source) / name) for split, name in FILES.items()}
         return {name: tensor for split in SPLITS for name, tensor in made[split].as_tensors(f"{split}.").items()}
-
-    def _generate(self) -> dict[Split, LabelledSequences]:
-        made = self.grammar.generate(sum(self.sizes.values()), self.generator_seed)
-        rows = np.cumsum(list(self.sizes.values()))[:-1]
-        parts = (np.split(made.values, made.starts[rows]), np.split(made.lengths, rows), np.split(made.targets, rows))
-        return dict(zip(self.sizes, map(LabelledSequences, *parts), strict=True))

@@ -23,12 +23,7 @@ _STEP = np.array([0] * 10 + [1] * 4 + [-1], dtype=np.int8)  # what a word adds t
 
 
 class MalformedError(ValueError):
-    """A sequence of tokens is no expression.
-
-    Args:
-        index: Which of the sequences, the first that is wrong.
-        cause: What is wrong with it.
-    """
+    """Of several sequences of tokens the one of this index is the first that is no expression."""
 
     def __init__(self, index: int, cause: str) -> None:
         super().__init__(cause)

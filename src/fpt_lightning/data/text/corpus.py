@@ -19,17 +19,10 @@ VERSION = 1
 
 
 class Corpus(NamedTuple):
-    """Books in tokens.
+    """Books in tokens, how many characters they had, and a hash of tokens and tokenizer."""
 
-    Attributes:
-        tokens: ``[tokens]`` uint16 of every split.
-        tokenizer: The ``tokenizers.Tokenizer`` that wrote them.
-        characters: Characters of every split.
-        sha256: A hash of the tokens and the tokenizer.
-    """
-
-    tokens: Mapping[Split, np.ndarray]
-    tokenizer: Any
+    tokens: Mapping[Split, np.ndarray]  # ``[tokens]`` uint16
+    tokenizer: Any  # the ``tokenizers.Tokenizer`` that wrote them
     characters: Mapping[Split, int]
     sha256: str
 

@@ -89,11 +89,6 @@ class TextFolder(FPTDataModule):
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The books in tokens.
-
-        Raises:
-            UsageError: If a split is shorter than a window.
-        """
         root = Path(self.root)
         books = divide(list_books(root), root, self.validation_books, self.test_books)
         corpus = open_corpus(root, books, self.vocabulary, self.tokenizer_folder, self.cache_folder)
@@ -141,14 +136,7 @@ class TextFolder(FPTDataModule):
 
 
 class RandomWindows(CountedStream):
-    """An endless stream of windows: the seed names the stream, the index the window.
-
-    Args:
-        tokens: ``[tokens]`` uint16.
-        context: Tokens that a model reads at a time.
-        seed: Key of the stream.
-        repeat_share: Share of the windows in which a span is copied to a later place.
-    """
+    """An endless stream of windows of tokens ``[tokens]`` uint16: the seed names the stream, the index the window."""
 
     def __init__(self, tokens: np.ndarray, context: int, seed: int, repeat_share: float = 0.0) -> None:
         super().__init__(self._windows, 5, (seed, 0))

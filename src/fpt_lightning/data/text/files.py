@@ -9,13 +9,7 @@ from fpt_lightning.errors import FPTError, UsageError, not_utf8
 
 
 class Book(NamedTuple):
-    """A text file.
-
-    Attributes:
-        name: Its path inside the folder.
-        text: Its content.
-        sha256: The hash of its bytes.
-    """
+    """A text file: its path inside the folder, its content, the hash of its bytes."""
 
     name: str
     text: str

@@ -2,31 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Architecture(NamedTuple):
-    """A ``model_type`` of transformers and the fields in which it differs from that type's default config."""
-
-    model_type: str
-    fields: Mapping[str, Any]
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
+ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     # ours, without pretrained weights; their positions are random, so there are enough for the longest task
-    "tiny": Architecture("gpt2", {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 2048}),
-    "small": Architecture("gpt2", {"n_layer": 4, "n_embd": 256, "n_head": 8, "n_positions": 2048}),
+    "tiny": ("gpt2", {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 2048}),
+    "small": ("gpt2", {"n_layer": 4, "n_embd": 256, "n_head": 8, "n_positions": 2048}),
     # a control (Tan et al. 2024): GPT-2 of a single block
-    "one_block": Architecture("gpt2", {"n_layer": 1, "n_embd": 768, "n_head": 12, "n_positions": 2048}),
+    "one_block": ("gpt2", {"n_layer": 1, "n_embd": 768, "n_head": 12, "n_positions": 2048}),
     # Radford et al. 2019, table 2
-    "gpt2": Architecture("gpt2", {"n_layer": 12, "n_embd": 768, "n_head": 12}),
-    "gpt2-medium": Architecture("gpt2", {"n_layer": 24, "n_embd": 1024, "n_head": 16}),
-    "gpt2-large": Architecture("gpt2", {"n_layer": 36, "n_embd": 1280, "n_head": 20}),
-    "gpt2-xl": Architecture("gpt2", {"n_layer": 48, "n_embd": 1600, "n_head": 25}),
+    "gpt2": ("gpt2", {"n_layer": 12, "n_embd": 768, "n_head": 12}),
+    "gpt2-medium": ("gpt2", {"n_layer": 24, "n_embd": 1024, "n_head": 16}),
+    "gpt2-large": ("gpt2", {"n_layer": 36, "n_embd": 1280, "n_head": 20}),
+    "gpt2-xl": ("gpt2", {"n_layer": 48, "n_embd": 1600, "n_head": 25}),
     # the other backbones of FPT section 3.14 and table 2, under their names on the hub
-    "bert-base-uncased": Architecture("bert", {}),
-    "t5-base": Architecture("t5", {"num_layers": 12, "d_model": 768, "d_ff": 3072, "num_heads": 12}),
-    "allenai/longformer-base-4096": Architecture(
+    "bert-base-uncased": ("bert", {}),
+    "t5-base": ("t5", {"num_layers": 12, "d_model": 768, "d_ff": 3072, "num_heads": 12}),
+    "allenai/longformer-base-4096": (
         "longformer",
         {
             "max_position_embeddings": 4098,
@@ -36,13 +28,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "attention_window": [512] * 12,
         },
     ),
-    "google/vit-base-patch16-224-in21k": Architecture("vit", {}),
+    "google/vit-base-patch16-224-in21k": ("vit", {}),
     # decoders with rotary positions: layer norm beside attention, and RMS norm with grouped queries
-    "EleutherAI/pythia-160m": Architecture(
+    "EleutherAI/pythia-160m": (
         "gpt_neox",
         {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     ),
-    "Qwen/Qwen2.5-0.5B": Architecture(
+    "Qwen/Qwen2.5-0.5B": (
         "qwen2",
         {
             "hidden_size": 896,
@@ -53,12 +45,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         },
     ),
 }
-"""By the name that ``model.backbone`` takes; those of the hub have pretrained weights there."""
+"""A ``model_type`` of transformers and what differs from its default config; those of the hub have weights there."""
 
 EMBEDDED: Mapping[str, Path] = {"pocket": Path(__file__).parents[2] / "assets" / "pocket"}
 """Folders in Hugging Face's format that ship with the package, by the name that ``model.backbone`` takes."""
 
-WITHOUT_WEIGHTS = frozenset({"tiny", "small", "one_block", "lstm", "lstm_star", "none", "one_attention"})
+WITHOUT_WEIGHTS = frozenset({"tiny", "small", "one_block", "lstm", "lstm_star", "none", "two_layer", "one_attention"})
 
 
 def location(name: str) -> str:

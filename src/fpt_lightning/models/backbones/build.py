@@ -12,8 +12,9 @@ from fpt_lightning.models.backbones.families import family_of
 from fpt_lightning.models.backbones.families.base import Family, HubFamily
 from fpt_lightning.models.backbones.families.own import OWN_BODIES, OwnBody
 from fpt_lightning.models.backbones.hub import read_config, read_weights
-from fpt_lightning.models.backbones.initialization import draw_embeddings, keep_statistics, sample_rows, seeded
+from fpt_lightning.models.backbones.initialization import draw_embeddings, keep_statistics
 from fpt_lightning.models.kernels.dropout import replace_dropouts
+from fpt_lightning.models.random_streams import drawn_from, generator
 
 VOCABULARY_SAMPLE = 4096
 """Token embeddings kept where the input layer is fitted to them."""
@@ -31,10 +32,6 @@ class Backbone(NamedTuple):
     body: nn.Module
     family: Family
     vocabulary: torch.Tensor | None = None
-
-    @property
-    def width(self) -> int:
-        return self.family.width
 
 
 def build_backbone(
@@ -72,7 +69,7 @@ def _own_backbone(choice: BackboneChoice, max_length: int, dropout: float) -> Ba
         raise UsageError(f"model.positions new: backbone '{choice.name}' has none, or new ones for every task")
     assert choice.resolved_initialization == "random"  # it refuses all else for these names
     family = OwnBody(choice.name, choice.architecture or {})
-    with seeded(choice.seed):
+    with drawn_from(choice.body_seed, "backbone"):
         return Backbone(family.new_body(max_length, dropout), family)
 
 
@@ -84,13 +81,13 @@ def _hub_backbone(choice: BackboneChoice, max_length: int, dropout: float, keep_
     vocabulary = _vocabulary(choice, family, body) if keep_vocabulary else None
     rows = family.position_rows(body, max_length)
     if choice.positions == "new":
-        rows = draw_embeddings(family, max_length, choice.seed)
+        rows = draw_embeddings(family, max_length, generator(choice.seed, "positions"))
     family.enter(body, rows)
     return Backbone(body, family, vocabulary)
 
 
 def _check_positions(choice: BackboneChoice, family: HubFamily, max_length: int) -> None:
-    learned, available = family.position_table is not None, family.positions
+    learned, available = family.learned_positions, family.positions
     if choice.positions == "new":
         if not learned:
             raise UsageError(f"model.positions new: a {family.config.model_type} has no learned positions to replace")
@@ -103,11 +100,11 @@ def _check_positions(choice: BackboneChoice, family: HubFamily, max_length: int)
 
 def _values(choice: BackboneChoice, family: HubFamily) -> nn.Module:
     if choice.resolved_initialization == "random":
-        with seeded(choice.seed):
+        with drawn_from(choice.body_seed, "backbone"):
             return family.new_body()
     body = read_weights(location(choice.name), family)
     if choice.resolved_initialization == "statistics":
-        keep_statistics(body, choice.seed)
+        keep_statistics(body, choice.body_seed)
     return body
 
 
@@ -115,6 +112,8 @@ def _vocabulary(choice: BackboneChoice, family: HubFamily, body: Any) -> torch.T
     table = body.get_input_embeddings()
     if not isinstance(table, nn.Embedding):
         return None
+    stream = generator(choice.seed, "vocabulary")
     if choice.resolved_initialization == "random":  # its own table was never drawn: it would be like this one
-        return draw_embeddings(family, VOCABULARY_SAMPLE, choice.seed)
-    return sample_rows(table.weight, VOCABULARY_SAMPLE, choice.seed)
+        return draw_embeddings(family, VOCABULARY_SAMPLE, stream)
+    rows = torch.randperm(len(table.weight), generator=stream)
+    return table.weight.detach()[rows[:VOCABULARY_SAMPLE]].clone()

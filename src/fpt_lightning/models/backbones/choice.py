@@ -27,6 +27,7 @@ class BackboneChoice:
         positions: ``backbone`` takes the body's own positions, ``new`` draws new ones for as many tokens as the task
             has.
         seed: Seed of random values.
+        backbone_seed: Seed of the body alone, its own positions included, in place of ``seed``.
     """
 
     name: str
@@ -35,6 +36,11 @@ class BackboneChoice:
     layers: int | str | None = None
     positions: Positions = "backbone"
     seed: int = 0
+    backbone_seed: int | None = None
+
+    @property
+    def body_seed(self) -> int:
+        return self.seed if self.backbone_seed is None else self.backbone_seed
 
     @property
     def resolved_initialization(self) -> Initialization:
@@ -79,6 +85,7 @@ class BackboneChoice:
         sizes = "".join(f", {key}={value}" for key, value in (self.architecture or {}).items())
         layers = f", layers {self.layers}" if self.layers is not None else ""
         positions = ", new positions" if self.positions == "new" else ""
-        drawn = self.resolved_initialization != "pretrained" or self.positions == "new"
-        seed = f", seed {self.seed}" if drawn else ""
-        return f"{self.name} ({self.resolved_initialization}{sizes}{layers}{positions}{seed})"
+        drawn = [self.body_seed] if self.resolved_initialization != "pretrained" else []
+        drawn += [self.seed] if self.positions == "new" else []
+        seeds = f", seed {' and '.join(map(str, dict.fromkeys(drawn)))}" if drawn else ""
+        return f"{self.name} ({self.resolved_initialization}{sizes}{layers}{positions}{seeds})"

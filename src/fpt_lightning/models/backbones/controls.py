@@ -6,28 +6,24 @@ random values. The bodies take the form of a GPT-2 cut short rather than that of
 positions or causality), so that an arm differs from the frozen transformer in what was taken away and in nothing else.
 """
 
-import torch
 from torch import nn
 from transformers import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.layered import LayeredBody, new_positions
+from fpt_lightning.models.backbones.layered import LayeredBody
 from fpt_lightning.models.kernels.attention import use_attention
 
 
 class NoBody(nn.Module):
-    """No backbone at all: the input layer straight to the output layer (w/o LLM).
+    """No backbone at all (w/o LLM): one linear layer on all tokens at once, or two with a GELU between them.
 
-    No token learns of another, so the answer follows from the tokens it is read at alone.
+    The layers are those before and behind a body, see :class:`fpt_lightning.models.flat_layer.FlatLayer`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
-
-    def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        return inputs_embeds
 
 
 class AttentionBody(LayeredBody):
@@ -42,5 +38,5 @@ class AttentionBody(LayeredBody):
             raise UsageError(f"one attention layer of width {width} cannot have {heads} heads: choose a divisor")
         config = GPT2Config(n_embd=width, n_head=heads, n_layer=1, attn_pdrop=dropout, resid_pdrop=0.0)
         use_attention(config)
-        positions = new_positions(max_length, width)
-        super().__init__(positions, "attention", [GPT2Attention(config, layer_idx=0)], width, dropout, residual=True)
+        attention = GPT2Attention(config, layer_idx=0)
+        super().__init__("attention", [attention], width, dropout, residual=True, positions=max_length)

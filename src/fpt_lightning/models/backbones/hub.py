@@ -71,7 +71,6 @@ def read_weights(name: str, family: HubFamily) -> nn.Module:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                **family.class_arguments,
             )
     except (OSError, ValueError) as error:
         raise _not_found(name, error) from error

@@ -1,39 +1,20 @@
-"""Random values: an architecture's own, those with the statistics of pretrained ones, and what is drawn beside them."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Random values in place of pretrained ones, and those that are drawn beside them."""
 
 import torch
 from torch import nn
 
 from fpt_lightning.models.backbones.families.base import HubFamily
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draws from torch's global generator under a seed of its own, and leaves the generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+from fpt_lightning.models.random_streams import generator
 
 
 @torch.no_grad()
 def keep_statistics(body: nn.Module, seed: int) -> None:
     """Replaces every parameter by normal values of its own mean and standard deviation (FPT section 3.8, table 9)."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in body.parameters():
-        drawn = torch.randn(parameter.shape, generator=generator)
+    for name, parameter in body.named_parameters():
+        drawn = torch.randn(parameter.shape, generator=generator(seed, f"statistics {name}"))
         parameter.copy_(drawn.mul_(parameter.std(correction=0)).add_(parameter.mean()))
 
 
-def draw_embeddings(family: HubFamily, count: int, seed: int) -> torch.Tensor:
+def draw_embeddings(family: HubFamily, count: int, stream: torch.Generator) -> torch.Tensor:
     """Embeddings ``[count, width]`` with the values that the architecture's own begin with."""
-    generator = torch.Generator().manual_seed(seed)
-    spread = getattr(family.config, "initializer_range", 1.0)
-    return torch.randn(count, family.width, generator=generator) * spread
-
-
-def sample_rows(table: torch.Tensor, most: int, seed: int) -> torch.Tensor:
-    """Some rows of ``[rows, width]``, at most so many."""
-    rows = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))[:most]
-    return table.detach()[rows].clone()
+    return torch.randn(count, family.width, generator=stream) * getattr(family.config, "initializer_range", 1.0)

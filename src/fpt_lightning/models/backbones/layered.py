@@ -12,27 +12,29 @@ class LayeredBody(nn.Module):
     """Positions if any, dropout, layers, and a layer norm behind the last.
 
     Args:
-        positions: Positional embeddings for the longest sequence, or None.
         name: What the module in every layer is called.
         modules: Those modules; the first that each returns is ``[batch, length, width]``, in which no token sees a
             later one.
         width: Numbers in an embedding and in a hidden state.
         dropout: Probability of dropout at the entrance and behind each layer.
         residual: Add each layer's input to its output.
+        positions: Tokens in the longest sequence that gets positional embeddings, with GPT-2's random values; or None.
     """
 
     def __init__(
         self,
-        positions: nn.Embedding | None,
         name: str,
         modules: Iterable[nn.Module],
         width: int,
         dropout: float,
         residual: bool,
+        positions: int | None,
     ) -> None:
         super().__init__()
         self.residual = residual
-        self.positions = positions
+        self.positions = None if positions is None else nn.Embedding(positions, width)
+        if self.positions is not None:
+            nn.init.normal_(self.positions.weight, std=0.02)
         self.layers = nn.ModuleList(nn.ModuleDict({"norm": nn.LayerNorm(width), name: module}) for module in modules)
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
@@ -48,10 +50,3 @@ class LayeredBody(nn.Module):
             out = self.dropout(module(norm(hidden))[0])  # [batch, length, width]
             hidden = hidden + out if self.residual else out
         return self.norm(hidden)
-
-
-def new_positions(max_length: int, width: int) -> nn.Embedding:
-    """Positional embeddings with GPT-2's random values, from torch's global generator."""
-    positions = nn.Embedding(max_length, width)
-    nn.init.normal_(positions.weight, std=0.02)
-    return positions

@@ -9,7 +9,7 @@ in time (Zaremba et al. 2014).
 
 from torch import nn
 
-from fpt_lightning.models.backbones.layered import LayeredBody, new_positions
+from fpt_lightning.models.backbones.layered import LayeredBody
 
 
 class LayerNormLSTM(LayeredBody):
@@ -22,6 +22,5 @@ class LayerNormLSTM(LayeredBody):
     def __init__(
         self, width: int, layers: int, max_length: int, dropout: float, residual: bool = False, positions: bool = False
     ) -> None:
-        table = new_positions(max_length, width) if positions else None
         lstms = [nn.LSTM(width, width, batch_first=True) for _ in range(layers)]
-        super().__init__(table, "lstm", lstms, width, dropout, residual)
+        super().__init__("lstm", lstms, width, dropout, residual, max_length if positions else None)

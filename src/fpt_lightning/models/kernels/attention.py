@@ -11,8 +11,7 @@ from transformers.masking_utils import sdpa_mask
 
 from fpt_lightning.models.kernels.blockwise_attention import blockwise_attention
 from fpt_lightning.models.kernels.dropout import fast_dropout
-from fpt_lightning.models.kernels.options import AttentionOptions
-from fpt_lightning.models.kernels.sliced_attention import sliced_attention
+from fpt_lightning.models.kernels.sliced_attention import AttentionOptions, sliced_attention
 
 ATTENTION = "fpt_lightning"
 BLOCKWISE_ATTENTION = "fpt_lightning_causal"
@@ -64,7 +63,7 @@ def attention(
             kernel = sliced_attention if query.shape[2] >= SLICED_FROM else whole_attention
             return kernel(query, key, value, options), None
         if blockwise and dropout == 0 and causal and options.bias is None and query.dtype == torch.bfloat16:
-            return blockwise_attention(query, key, value, options), None
+            return blockwise_attention(query, key, value, factor), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
 
 

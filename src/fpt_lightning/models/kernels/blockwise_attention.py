@@ -7,16 +7,14 @@ bf16 products it takes two to three times as long as these plain products. `benc
 import torch
 from torch import Tensor
 
-from fpt_lightning.models.kernels.options import AttentionOptions
-
 BLOCK = 128
 """Queries at a time: few enough that little of the masked half is computed, and that scores stay in the cache."""
 
 
-def blockwise_attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-    """Causal attention, a block of queries after the other; of the options it knows the scaling alone."""
+def blockwise_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Causal attention of ``[batch, heads, length, head width]``, a block of queries after the other."""
     batch, heads, length, width = query.shape
-    query = query * options.scaling
+    query = query * scaling
     later = torch.full((length, length), float("-inf"), dtype=query.dtype).triu(1)
     results = []
     for start in range(0, length, BLOCK):

@@ -14,12 +14,29 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fpt_lightning.models.kernels.dropout import LANES, draw_kept, kept_scale
-from fpt_lightning.models.kernels.options import AttentionOptions
 
 SLICE = 2**20
 """Weights in a slice: 4 MiB, three times; smaller ones gain nothing, and every operator starts all threads anew."""
 QUERIES = 128
 """Queries in a slice: few, so that little is computed above the diagonal of a causal mask."""
+
+
+class AttentionOptions(NamedTuple):
+    """What a call asks for beside query, key and value.
+
+    Attributes:
+        mask: ``[1 or batch, 1, 1 or length, 1 or length]`` bool, True where a query may look; or None.
+        bias: Added to the scores, ``[1 or batch, heads, length, length]``; or None.
+        causal: A query sees no key after it; only without a mask.
+        scaling: Factor of the scores.
+        dropout: Probability that a weight is dropped, below 1.
+    """
+
+    mask: Tensor | None
+    bias: Tensor | None
+    causal: bool
+    scaling: float
+    dropout: float
 
 
 def sliced_attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:

@@ -152,10 +152,10 @@ class LanguageModel(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[LANGUAGE_MODEL] = self.identity()
-        checkpoints.add_validation(checkpoint, self.trainer)
+        checkpoints.add_run(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of other sizes or another tokenizer."""
+        """Refuses a checkpoint of other sizes, another tokenizer or other rates."""
         saved = checkpoint.get(LANGUAGE_MODEL)
         if saved is None:
             raise FPTError("this checkpoint is not one of a language model")
@@ -165,6 +165,7 @@ class LanguageModel(L.LightningModule):
                     f"this checkpoint has another {name} than this run: {saved.get(name)} there, {own} here.\n"
                     "Pass the config.yaml of its run folder with --config, and the texts it was trained on."
                 )
+        checkpoints.check_resumed(checkpoint, self)
 
     def identity(self) -> dict[str, Any]:
         """What the weights belong to, as plain values: sizes, and the hash of the tokenizer."""

@@ -30,8 +30,4 @@ def family_of(config: PretrainedConfig) -> HubFamily:
     Raises:
         FPTError: If it has none and is no such decoder.
     """
-    if config.model_type in FAMILIES:
-        return FAMILIES[config.model_type](config)
-    decoder = Decoder(config)
-    decoder.check()
-    return decoder
+    return FAMILIES.get(config.model_type, Decoder)(config)

@@ -3,7 +3,6 @@
 import copy
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -20,8 +19,6 @@ DROPOUT_FIELDS = (
     "attention_dropout", "hidden_dropout",
 )  # fmt: skip
 
-WITHOUT_POOLER: Mapping[str, Any] = {"add_pooling_layer": False}
-
 
 class Family(ABC):
     """A kind of body: where its parameters belong, and how it is run.
@@ -29,15 +26,14 @@ class Family(ABC):
     Attributes:
         parts: The part of every parameter that a body keeps.
         blocks: Path of the list of blocks.
+        width: Numbers in an embedding.
+        learned_positions: Whether a body adds a learned vector to every token that it reads.
     """
 
     parts: ClassVar[PartTable]
     blocks: ClassVar[str]
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """Numbers in an embedding."""
+    width: int
+    learned_positions: bool
 
     @abstractmethod
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -53,8 +49,7 @@ class Family(ABC):
         """
 
     def depth(self, body: nn.Module) -> int:
-        blocks = body.get_submodule(self.blocks)
-        assert isinstance(blocks, nn.ModuleList)
+        blocks: Any = body.get_submodule(self.blocks)
         return len(blocks)
 
     def keep_blocks(self, body: Any, chosen: range) -> None:
@@ -71,7 +66,7 @@ class HubFamily(Family):
     Attributes:
         position_table: Path of the table of learned positions; None where positions are none or relative.
         dropped: Patterns of the parameters that are dropped, and may therefore be missing from a weight file.
-        model_class: The auto class of transformers that builds and loads the body, with ``class_arguments``.
+        model_class: The auto class of transformers that builds and loads the body.
         first_row: The row of the table of positions that the first token has.
         config: What the body is built from.
     """
@@ -79,15 +74,12 @@ class HubFamily(Family):
     position_table: ClassVar[str | None] = None
     dropped: ClassVar[tuple[str, ...]] = ()
     model_class: ClassVar[Any] = AutoModel
-    class_arguments: ClassVar[Mapping[str, Any]] = {}
     first_row = 0
 
     def __init__(self, config: PretrainedConfig) -> None:
         self.config: Any = config
-
-    @property
-    def width(self) -> int:
-        return int(self.config.hidden_size)
+        self.width = int(self.config.hidden_size)
+        self.learned_positions = self.position_table is not None
 
     @property
     def positions(self) -> int | None:
@@ -125,7 +117,7 @@ class HubFamily(Family):
         # the token embedding is dropped, so it need not be filled with random numbers
         config.vocab_size = (getattr(config, "pad_token_id", None) or 0) + 1
         try:
-            return self.model_class.from_config(config, trust_remote_code=False, **self.class_arguments)
+            return self.model_class.from_config(config, trust_remote_code=False)
         except (ValueError, TypeError, RuntimeError, AssertionError, ZeroDivisionError, KeyError) as error:
             # what transformers and torch say of sizes that do not fit, and of functions that they do not have
             reason = first_line(error)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import PretrainedConfig
 
-from fpt_lightning.models.backbones.families.base import WITHOUT_POOLER, HubFamily, trained_table
+from fpt_lightning.models.backbones.families.base import HubFamily, trained_table
 from fpt_lightning.models.parts import Place
 
 
@@ -26,16 +26,17 @@ class BERT(HubFamily):
     blocks = "encoder.layer"
     position_table = "embeddings.position_embeddings"
     dropped: ClassVar[tuple[str, ...]] = (r"embeddings\.word_embeddings\.weight", r"pooler\..*")
-    class_arguments = WITHOUT_POOLER
 
     def enter(self, body: Any, rows: torch.Tensor | None) -> None:
-        """Keeps the one token type that is ever used."""
+        """Keeps the one token type that is ever used, and no pooler."""
         super().enter(body, rows)
+        body.pooler = None
         body.embeddings.token_type_embeddings = trained_table(body.embeddings.token_type_embeddings.weight[:1])
 
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Counts positions from the first row of the table, also where the architecture starts behind its padding."""
-        positions = torch.arange(embeddings.size(1), device=embeddings.device)[None]  # [1, length]
+        last = len(body.embeddings.position_embeddings.weight) - 1  # a Longformer's padding may go beyond it, unseen
+        positions = torch.arange(embeddings.size(1), device=embeddings.device).clamp(max=last)[None]  # [1, length]
         return body(
             inputs_embeds=embeddings,
             attention_mask=mask,

@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 import torch
-from transformers import MODEL_MAPPING
+from transformers import MODEL_MAPPING, PretrainedConfig
 
 from fpt_lightning.errors import FPTError
 from fpt_lightning.models.backbones.families.base import HubFamily
@@ -15,7 +15,10 @@ class Decoder(HubFamily):
     """A causal decoder without learned positions, whose modules have the names that nearly all share.
 
     Any architecture of transformers may try this door: a parameter that the table does not name is an error, so a
-    body that is built otherwise is refused, never frozen by guess.
+    body that is built otherwise is refused before its weights are read, never frozen by guess.
+
+    Raises:
+        FPTError: If it does not take ``inputs_embeds``, or has other parameters.
     """
 
     parts = (
@@ -29,12 +32,8 @@ class Decoder(HubFamily):
     blocks = "layers"
     dropped = (r"embed_(?:tokens|in)\.weight",)
 
-    def check(self) -> None:
-        """Refuses an architecture that is no such decoder, before its weights are read.
-
-        Raises:
-            FPTError: If it does not take ``inputs_embeds``, or has other parameters.
-        """
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
         kind = f"a {self.config.model_type}"
         model_class: Any = MODEL_MAPPING.get(type(self.config), None)
         if isinstance(model_class, tuple | None):  # some are a choice of several

@@ -42,11 +42,5 @@ class Longformer(RoBERTa):
         padding = -length % max(body.config.attention_window)
         if mask is None:
             mask = torch.ones(batch, length, dtype=torch.bool, device=embeddings.device)
-        positions = torch.arange(length, device=embeddings.device)
-        hidden = body(
-            inputs_embeds=F.pad(embeddings, (0, 0, 0, padding)),
-            attention_mask=F.pad(mask, (0, padding)).long(),
-            position_ids=F.pad(positions, (0, padding))[None],  # padding stands at the first position, unseen
-            token_type_ids=F.pad(torch.zeros_like(positions), (0, padding))[None],
-        ).last_hidden_state
-        return hidden[:, :length]
+        padded = F.pad(embeddings, (0, 0, 0, padding))
+        return super().hidden(body, padded, F.pad(mask, (0, padding)).long())[:, :length]

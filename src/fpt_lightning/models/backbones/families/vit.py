@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
-from fpt_lightning.models.backbones.families.base import WITHOUT_POOLER, HubFamily, trained_table
+from fpt_lightning.models.backbones.families.base import HubFamily, trained_table
 
 
 class ViT(HubFamily):
@@ -26,7 +26,6 @@ class ViT(HubFamily):
     blocks = "layers"
     position_table = "embeddings.position_embeddings"
     dropped = (r"embeddings\.(?:cls_token|mask_token|patch_embeddings\..*)", r"pooler\..*")
-    class_arguments = WITHOUT_POOLER
 
     @property
     def positions(self) -> int:
@@ -42,7 +41,7 @@ class ViT(HubFamily):
         kept = nn.Module()
         kept.position_embeddings = trained_table(rows)
         kept.dropout = body.embeddings.dropout
-        body.embeddings = kept
+        body.embeddings, body.pooler = kept, None
 
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """What ``ViTModel`` does behind its patch embedding."""

@@ -1,0 +1,69 @@
+"""The checkpoint that validation chooses: what `run` needs of the callback that keeps it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.training.checkpoint import chosen_step
+
+
+def check_choice(callbacks: Sequence[ModelCheckpoint]) -> None:
+    """Refuses checkpoints, the first of which is to be tested, that would not be the best on validation.
+
+    Raises:
+        UsageError: If the first keeps another number than one, takes its figure elsewhere or at another time than the
+            weights, or if another callback writes the same file.
+    """
+    if not callbacks:
+        raise UsageError("fpt run chooses among checkpoints: leave trainer.enable_checkpointing on, or use fpt fit")
+    chooser, *others = callbacks
+    if chooser.monitor is None or not chooser.monitor.startswith("val_"):
+        raise UsageError(
+            f"fpt run chooses on validation: checkpoint.monitor must be a figure such as val_loss, "
+            f"got {chooser.monitor}"
+        )
+    kept = {"save_top_k": chooser.save_top_k == 1, "save_last": not chooser.save_last}
+    # whose figure would be that of an earlier validation
+    between = {
+        "every_n_train_steps": not chooser._every_n_train_steps,
+        "train_time_interval": chooser._train_time_interval is None,
+        "save_on_train_epoch_end": not chooser._save_on_train_epoch_end,
+    }
+    for option, fits in {**kept, **between}.items():
+        if not fits:
+            raise UsageError(
+                f"fpt run tests the one checkpoint that was best at a validation: leave checkpoint.{option} away, "
+                "or use fpt fit"
+            )
+    for other in others:
+        names = [other.filename, *([other.CHECKPOINT_NAME_LAST] if other.save_last else [])]
+        if other.dirpath == chooser.dirpath and chooser.filename is not None and chooser.filename in names:
+            raise UsageError(
+                f"two callbacks would write {chooser.filename}.ckpt: "
+                "checkpoint.filename and last_checkpoint.filename must differ"
+            )
+
+
+def chosen(callback: ModelCheckpoint) -> tuple[str, dict[str, Any]]:
+    """The best checkpoint, its step and the figures of its validation under the names of result.json.
+
+    Raises:
+        FPTError: If there is none, or the file is not the one that was chosen.
+    """
+    if not (path := callback.best_model_path):
+        raise FPTError(
+            "the run ended without a validated checkpoint to choose: "
+            "set trainer.val_check_interval to at most trainer.max_steps"
+        )
+    figures = chosen_step(path)
+    best, own = callback.best_model_score, figures.get(callback.monitor or "")
+    # infinite is what Lightning makes of a figure that is none; None where the folder was moved before a resumption
+    if best is not None and math.isfinite(best) and own != best.item():
+        raise FPTError(
+            f"{path} is not the checkpoint that validation chose: its {callback.monitor} is {own}, the best was "
+            f"{best.item()}; keep other files out of the run's checkpoints"
+        )
+    return path, figures
