@@ -73,9 +73,10 @@ def _blocks(table: str) -> list[str]:
 
 def _table(table: str, rates: bool) -> str:
     page = (ROOT / "results" / "laptop" / table / "README.md").read_text().rstrip("\n").split("\n\n")
-    warnings = page.index("Warnings:") if "Warnings:" in page else len(page)
-    learning_rates = page.index("Learning rates:") if "Learning rates:" in page else warnings
-    shown = page[2 : warnings if rates else learning_rates]
+    shown = page[2 : next(place for place, block in enumerate(page) if block.startswith(("Profile ", "Sizes and")))]
+    if rates:
+        place = page.index("Learning rates:")
+        shown += page[place : place + 2]
     # several tables share a page, and GitHub knows a footnote by its name
     return re.sub(r"\[\^(\d+)\]", rf"[^{table}-\1]", "\n\n".join(shown)) + "\n"
 

@@ -133,6 +133,14 @@ def finish(
     RunFolder(run.folder).result.write_text(json.dumps({**content, **result}))
 
 
+def diverge(run: Run, step: int, **result: Any) -> None:
+    """Leaves the folder of a run that diverged: its result has the step, and no figures."""
+    finish(run, **result)
+    file = RunFolder(run.folder).result
+    content = {key: value for key, value in json.loads(file.read_text()).items() if "_accuracy" not in key}
+    file.write_text(json.dumps({**content, "status": "diverged", "diverged_step": step, "best_step": None}))
+
+
 def grid_of(table: str = "table2", declared: str = EXPERIMENTS, **how: Any) -> Grid:
     """A table of a file with three, its runs below ``tables``."""
     Path("declared.yaml").write_text(declared, encoding="utf-8")
