@@ -69,11 +69,10 @@ class Grid:
         by_id = {run.id: run for run in [*makers, *asked]} | {run.id: run for run in asked if run.test}
         return list(by_id.values())
 
-    def size(self) -> int:
+    def size(self, outcomes: Mapping[str, Outcome]) -> int:
         """Different runs in all, a lower bound where seeds wait for a choice."""
-        decided = {run.id for cell in self.cells for run in cell.grid_runs()}
-        makers = {run.id for run in self.all_runs() if run.makes_backbone}
-        return len(decided | makers) + sum(cell.size() - len(cell.grid_runs()) for cell in self.cells)
+        waiting = sum(cell.size(outcomes) - len(cell.due(outcomes)) for cell in self.cells)
+        return len(self.due(outcomes)) + waiting
 
     def all_runs(self) -> list[Run]:
         """Every run that the table may ever ask for, once."""

@@ -165,8 +165,8 @@ class Protocol(Entry, frozen=True):
     Attributes:
         lr: The grid; None takes the one learning rate of arm, backbone or task.
         seeds: Seeds of every figure.
-        grid_seeds: So many of the seeds run the whole grid, and choose; the others run with what was chosen. None runs
-            the grid with all.
+        grid_seeds: So many of the seeds run the whole grid; the others run with the two best rates of it, whose means
+            over all seeds then decide. None runs the grid with all.
         tasks: Options for single tasks.
     """
 
@@ -176,6 +176,16 @@ class Protocol(Entry, frozen=True):
     grid_seeds: Annotated[int, Meta(ge=1)] | None = None
     settings: Mapping[str, Any] = {}
     tasks: Mapping[str, Mapping[str, Any]] = {}
+
+    def how_chosen(self, metric: str) -> str:
+        """The rule by which an arm takes one of several learning rates, a sentence's end; see :class:`Cell`."""
+        first, seeds = len(self.seeds[: self.grid_seeds]), len(self.seeds)
+        over = f"{seeds} seeds" if seeds > 1 else "one seed"
+        grid = f"the better of the two that are best with {'one seed' if first == 1 else f'{first} seeds'}"
+        return (
+            f"takes {grid if first < seeds else 'the one'} by mean validation {metric} over {over}; of equal ones the "
+            "middle, and none that diverged or failed on a seed"
+        )
 
 
 class Profile(Entry, frozen=True):
@@ -229,8 +239,8 @@ class Experiments(Entry, frozen=True):
         return group[name]
 
     def _check_protocol(self, protocol: Protocol, path: str) -> None:
-        _expect_different(protocol.lr or (), f"{path}.lr")
-        _expect_different(protocol.seeds, f"{path}.seeds")
+        expect_different(protocol.lr or (), f"{path}.lr")
+        expect_different(protocol.seeds, f"{path}.seeds")
         _expect_known(protocol.tasks, self.tasks, f"{path}.tasks", "task")
 
     def _check_profile(self, profile: Profile) -> None:
@@ -248,8 +258,8 @@ class Experiments(Entry, frozen=True):
         _expect_known(table.measures, MEASURES, f"{path}.measures", "measure")
         _expect_known([table.protocol], self.protocols, f"{path}.protocol", "protocol")
         _expect_known([table.baseline] if table.baseline else [], table.arms, f"{path}.baseline", "arm")
-        _expect_different(table.tasks, f"{path}.tasks")
-        _expect_different(table.measures, f"{path}.measures")
+        expect_different(table.tasks, f"{path}.tasks")
+        expect_different(table.measures, f"{path}.measures")
         if not table.arms:
             raise ValueError(f"{path}.arms: expected at least one")
         columns = len(table.tasks) * len(table.measures)
@@ -280,6 +290,7 @@ def _expect_known(names: Iterable[str], known: Collection[str], path: str, kind:
             raise ValueError(f"{path}: no {kind} is called '{name}'{did_you_mean(name, known)}")
 
 
-def _expect_different(values: Sequence[object], path: str) -> None:
+def expect_different(values: Sequence[object], path: str) -> None:
+    """Refuses what stands twice, by a ValueError that begins with its path."""
     if len(set(values)) < len(values):
         raise ValueError(f"{path}: expected each once")

@@ -1,5 +1,6 @@
 """Ray, really started: the same runs as the local launcher makes, and those of a dead worker once more."""
 
+import math
 import os
 import signal
 import socket
@@ -48,7 +49,7 @@ def test_an_address_that_nobody_answers_at_is_named_at_once() -> None:
         RayLauncher(address="somewhere")
 
 
-@pytest.mark.parametrize("gpus", [-1.0, 1.5])
+@pytest.mark.parametrize("gpus", [-1.0, 1.5, math.nan, math.inf])
 def test_a_share_that_no_gpu_has_is_refused(gpus: float) -> None:
     with pytest.raises(UsageError, match="share of one GPU"):
         RayLauncher(gpus=gpus)

@@ -51,7 +51,7 @@ class RayLauncher(Launcher):
         address: str | None = None,
         gpus: float | None = None,
     ) -> None:
-        if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
             raise UsageError(f"--gpus is a share of one GPU such as 0.25, or a whole number, got {gpus:g}")
         self._ray = _connect(address, visible_cores() if jobs is None else max(jobs, visible_cores()))
         try:

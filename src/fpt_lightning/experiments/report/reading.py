@@ -33,11 +33,9 @@ def reading(results: Results, metric: str) -> Iterator[str]:
     if protocol.lr is None:
         yield f"Protocol {protocol.name}: one learning rate, given beforehand."
     else:
-        seeds = len(protocol.seeds[: protocol.grid_seeds])
         yield (
             f"Protocol {protocol.name}: of {len(protocol.lr)} learning rates from {rate(min(protocol.lr))} to "
-            f"{rate(max(protocol.lr))} every arm takes the one with the best validation {metric} "
-            f"(mean over {seeds} seed{'s' * (seeds > 1)})."
+            f"{rate(max(protocol.lr))} every arm {protocol.how_chosen(metric)}."
         )
     if tested := sum(comparison.p is not None for comparison in results.comparisons.values()):
         yield (
