@@ -118,7 +118,7 @@ def test_runs_that_diverged_beside_others() -> None:
     diverge(first, 20)
     assert "0 of 3 runs so far; 1 diverged (step 20), 2 missing" in _rendered(grid)
     diverge(second, 1230)
-    assert "0 of 3 runs so far; 2 diverged (step 20, 1,230), 1 missing" in _rendered(grid)
+    assert "0 of 3 runs so far; 2 diverged (steps 20 and 1,230), 1 missing" in _rendered(grid)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
