@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.grid import Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.local import LocalLauncher
-from fpt_lightning.experiments.launchers.orders import Order
 from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.runs.machine import machine
 from fpt_lightning.runs.outcome import State
@@ -54,19 +54,19 @@ def table(folder: Path, runs: int, steps: int) -> Grid:
 def overhead(folder: Path, runs: int, steps: int, jobs: int) -> dict[str, Any]:
     """Seconds a run beside its training, with warm processes."""
     grid = table(folder, runs + jobs, steps)
-    orders = [Order.of(run) for run in grid.due(grid.outcomes())]
+    orders = grid.due(grid.outcomes())
     with LocalLauncher(jobs=jobs, threads=1) as launcher:
         make(launcher, orders[:jobs])  # starts the processes
         start = time.perf_counter()
         make(launcher, orders[jobs:])
         wall = time.perf_counter() - start
-    results = [json.loads((Path(order.folder) / "result.json").read_text()) for order in orders[jobs:]]
+    results = [json.loads((order.folder / "result.json").read_text()) for order in orders[jobs:]]
     training = sum(result["wall_seconds"] for result in results)
     seconds = {"wall": wall, "training": training, "overhead_a_run": (wall * jobs - training) / runs}
     return {"runs": runs, "steps": steps, "jobs": jobs, **seconds}
 
 
-def make(launcher: LocalLauncher, orders: list[Order]) -> None:
+def make(launcher: LocalLauncher, orders: list[Run]) -> None:
     """Has orders carried out, all of which must end well."""
     launcher.submit(orders)
     left = len(orders)

@@ -121,6 +121,20 @@ def test_every_task_config_runs(fpt: Fpt, tiny: list[str], task: str, request: p
     assert result["status"] == "finished"
 
 
+@pytest.mark.parametrize(
+    "task", [task for task in TASKS if task not in ("image_folder.yaml", "table.yaml", "hub_dataset.yaml")]
+)
+def test_every_task_of_the_paper_is_also_read_as_released(
+    fpt: Fpt, tiny: list[str], task: str, request: pytest.FixtureRequest
+) -> None:
+    words = ["--config", task, "--config=train/as_released.yaml", *tiny, *_task_words(task, request)]
+    assert fpt("run", *words, "--run_folder=run") == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["data"]["init_args"]["as_released"] is True
+    result = json.loads(Path("run/result.json").read_text())
+    if task.startswith("listops"):
+        assert result["task"] == "listops_as_released"
+
+
 @pytest.mark.parametrize("fragment", [name for name in FRAGMENTS if name not in NEEDS])
 def test_every_fragment_composes_with_a_task(fpt: Fpt, tiny: list[str], fragment: str) -> None:
     words = [*tiny, "--trainer.max_steps=1", "--trainer.val_check_interval=1"]

@@ -108,3 +108,25 @@ def test_the_stream_is_the_same_whatever_the_number_of_workers(workers: int) -> 
 def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         BitMemory(**sizes)
+
+
+def test_what_guessing_is_worth() -> None:
+    data = BitMemory(**SMALL, validation_examples=300, test_examples=7)
+    baselines = data.trivial_baselines()
+    assert list(baselines) == ["commonest class", "the bits that show"]
+    for split, place in (("validation", 0), ("test", 1)):
+        right = zeros = count = 0
+        for index in range(len(data.dataset(split))):
+            batch = data.dataset(split)[index]
+            for shown, answer in zip(batch.tokens[0, -3:].flatten().tolist(), batch.target[0].tolist(), strict=True):
+                right += answer == 1 if shown > 0 else answer == 0
+                zeros += answer == 0
+                count += 1
+        assert baselines["the bits that show"][place] == pytest.approx(right / count)
+        assert baselines["commonest class"][place] == pytest.approx(zeros / count)
+    assert baselines["the bits that show"].val == pytest.approx(0.75, abs=0.02)
+    assert list(BitXOR().trivial_baselines()) == ["commonest class"]
+
+
+def test_guesses_do_not_depend_on_the_seed() -> None:
+    assert BitMemory(**SMALL, seed=1).trivial_baselines() == BitMemory(**SMALL, seed=2).trivial_baselines()

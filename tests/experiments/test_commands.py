@@ -74,33 +74,53 @@ def test_the_fair_protocol_waits_for_a_choice_before_it_runs_the_other_seeds(
     ]
     assert all("--seed_everything=0" in command for command in first)
     for value, command in zip((0.4, 0.6), first, strict=True):
-        folder = Path(next(word for word in command if word.startswith("--run_folder=")).partition("=")[2])
-        folder.mkdir(parents=True)
-        result = {"val_accuracy": value, "test_accuracy": 0.5, "steps": 2, "best_step": 2, "lr": 0, "seed": 0}
-        (folder / "result.json").write_text(json.dumps({**result, "versions": {}}))
+        _leave_result(command, value)
     assert main(["sweep", *words, "--dry-run"]) == 0
     later = _commands(capsys)
-    seeds = [next(word for word in command if word.startswith("--seed_everything")) for command in later]
-    assert [
-        ("--model.lr=0.01" in command, "--test=never" in command, seed)
-        for command, seed in zip(later, seeds, strict=True)
-    ] == [
-        (False, True, "--seed_everything=0"),
-        (True, False, "--seed_everything=0"),
-        (True, False, "--seed_everything=1"),
-        (True, False, "--seed_everything=2"),
+    assert len(later) == 6
+    assert all("--test=never" in command for command in later)
+    for command in later[2:]:
+        _leave_result(command, 0.9 if "--model.lr=0.001" in command else 0.6)
+    assert main(["sweep", *words, "--dry-run"]) == 0
+    tested = [command for command in _commands(capsys) if "--test=never" not in command]
+    assert [[word for word in command if "model.lr" in word or "seed" in word] for command in tested] == [
+        ["--model.lr=0.001", f"--seed_everything={seed}"] for seed in range(3)
     ]
+
+
+def _leave_result(command: list[str], value: float) -> None:
+    folder = Path(next(word for word in command if word.startswith("--run_folder=")).partition("=")[2])
+    folder.mkdir(parents=True)
+    result = {"val_accuracy": value, "test_accuracy": 0.5, "steps": 2, "best_step": 2, "lr": 0, "seed": 0}
+    (folder / "result.json").write_text(json.dumps({**result, "versions": {}}))
+
+
+def test_a_run_that_diverges_is_done_and_chooses_nothing(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["both", "--profile", "smoke", "--protocol", "fair", "--tasks", "bit_xor", "--arms", "FPT"]
+    words += ["--rates", "1e-3,1e25", "--seeds", "0"]
+    assert main(["sweep", *words, "--jobs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 runs are finished, 1 of which diverged" in said
+    assert "bit_xor lr 1e+25 seed 0  it diverged at step" in said
+    assert main(["status", *words]) == 0
+    said = capsys.readouterr().out
+    assert "2/2 1 diverged" in said
+    assert "it diverged at step" in said
+    assert main(["sweep", *words, "--jobs", "1"]) == 0
+    assert "seed 0" not in capsys.readouterr().out
+    results = [json.loads(path.read_text()) for path in Path("runs/tables").glob("*/result.json")]
+    assert {result["lr"]: "test_accuracy" in result for result in results} == {1e-3: True, 1e25: False}
 
 
 def test_only_what_was_chosen_is_tested(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["both", "--profile", "smoke", "--protocol", "fair", "--tasks", "bit_xor", "--arms", "FPT", "--jobs", "1"]
     assert main(["sweep", *words]) == 0
     said = capsys.readouterr().out
-    assert "4 of 4 runs are finished" in said
-    assert (said.count("validation"), said.count("  tested")) == (4, 1)
+    assert "6 of 6 runs are finished" in said
+    assert (said.count("validation"), said.count("  tested")) == (6, 3)
     results = [json.loads(path.read_text()) for path in Path("runs/tables").glob("*/result.json")]
     tested = [result for result in results if "test_accuracy" in result]
-    assert [len(results), len(tested)] == [4, 3]
+    assert [len(results), len(tested)] == [6, 3]
     assert len({result["lr"] for result in tested}) == 1
     assert sorted(result["seed"] for result in tested) == [0, 1, 2]
     assert main(["sweep", *words]) == 0
@@ -151,7 +171,20 @@ def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
         (["both", "--profile", "smoke", "--tasks", "xor"], "table both has no task 'xor'"),
         (["both", "--profile", "smoke", "--model.lr", "1"], "--model.lr is what a table decides"),
         (["both", "--profile", "smoke", "stray"], "'stray' is neither an option nor its value"),
+        (
+            ["both", "--profile", "smoke", "--rates", "1e-3,fast"],
+            "argument --rates: 1e-3,fast[1]: expected float, got str",
+        ),
+        (["both", "--profile", "smoke", "--rates", "0"], "argument --rates: 0[0]: expected float > 0.0"),
+        (["both", "--profile", "smoke", "--seeds", "0,-1"], "argument --seeds: 0,-1[1]: expected int >= 0"),
+        (["both", "--profile", "smoke", "--seeds", "0,1,0"], "argument --seeds: 0,1,0: expected each once"),
         (["both", "--profile", "smoke", "--jobs", "0"], "--jobs must be at least 1"),
+        (["both", "--profile", "smoke", "--rates", "nan"], "--rates: nan[0]: expected float > 0"),
+        (["both", "--profile", "smoke", "--rates", "1e-3,inf"], "--rates: 1e-3,inf[1]: expected float <="),
+        (["both", "--profile", "smoke", "--rates", "1e-3,1.0e-3"], "--rates: 1e-3,1.0e-3: expected each once"),
+        (["both", "--profile", "smoke", "--seeds", "1,1"], "--seeds: 1,1: expected each once"),
+        (["both", "--profile", "smoke", "--model.part_lr={input: .nan}"], "got model.part_lr: {'input': nan}"),
+        (["both", "--profile", "smoke", "--early_stopping.min_delta", ".inf"], "got early_stopping.min_delta: inf"),
         (["both", "--profile", "smoke", "--experiments", "no.yaml"], "no.yaml cannot be read"),
     ],
 )

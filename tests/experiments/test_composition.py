@@ -1,5 +1,6 @@
 """Ids of runs: equal for equal experiments, whatever words and machines they are made with."""
 
+import re
 from pathlib import Path
 from random import Random
 
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fpt_lightning.errors import UsageError
-from fpt_lightning.experiments.composition import PLACES, as_settings, as_words, compose, identity
+from fpt_lightning.experiments import composition
+from fpt_lightning.experiments.composition import PLACES, PUBLISHED, as_settings, as_words, compose, identity
 
 WORDS = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda word: isinstance(yaml.safe_load(word), str))
 PLAIN = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | WORDS
@@ -47,6 +49,41 @@ def test_a_config_and_options_that_say_the_same_are_the_same(
 def test_places_tell_nothing(sections: dict[str, dict[str, object]], place: str, value: object) -> None:
     values = compose([], dotted(sections))
     assert identity({**values, place: value}) == identity({**values, f"{place}.more": value}) == identity(values)
+
+
+@pytest.mark.parametrize("name", ["monitor", "mode", "every_n_train_steps", "save_top_k", "filename"])
+@pytest.mark.parametrize("section", ["checkpoint", "last_checkpoint"])
+def test_the_rule_of_a_checkpoint_is_part_of_a_run(section: str, name: str) -> None:
+    values = compose(["bit_xor.yaml"], {})
+    assert identity({**values, f"{section}.{name}": 1}) != identity(values)
+    assert identity({**values, f"{section}.dirpath": "elsewhere"}) == identity(values)
+
+
+def test_data_of_ones_own_is_known_by_its_folder() -> None:
+    def ids(task: str, *roots: str) -> set[str]:
+        return {identity({"data.class_path": task, "data.root": root, "model.lr": 1e-3}) for root in roots}
+
+    own = ["ImageFolder", "SequenceFile", "HubDataset", "TextFolder", "mine.Digits", "mine.MNIST"]
+    for task in own:
+        assert len(ids(task, "cats", "dogs")) == 2
+        assert ids(task, "cats") == ids(task, "./cats", str(Path("cats").absolute()))
+        assert identity({"data": task, "data.root": "cats"}) != identity({"data": task, "data.root": "dogs"})
+    for task in PUBLISHED:
+        assert len(ids(task, "cats", "dogs") | ids(f"fpt_lightning.data.{task}", "dogs")) == 2
+        assert identity({"data": task, "data.root": "cats"}) == identity({"data": task})
+
+
+def test_what_is_published_is_said_of_every_task() -> None:
+    own = {"ImageFolder", "SequenceFile", "HubDataset", "TextFolder"}
+    tasks = {
+        match[1]
+        for file in (Path(composition.__file__).parents[1] / "data").rglob("*.py")
+        for match in re.finditer(
+            r"^class (\w+)\((?:\w*Task|FPTDataModule|PublishedImages|CIFAR10)\)", file.read_text(), re.M
+        )
+    }
+    abstract = {"BitTask", "TableTask", "ImageTask", "PublishedImages"}
+    assert tasks - abstract == own | PUBLISHED
 
 
 @given(SECTIONS, WORDS)

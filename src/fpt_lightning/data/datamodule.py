@@ -29,7 +29,8 @@ class FPTDataModule(L.LightningDataModule):
 
     A task implements :attr:`task`, :meth:`dataset` and :meth:`facts`; where its data comes from outside it also
     implements ``prepare_data``. Where numbers say too little in an attention map it also implements :meth:`token_words`
-    and :meth:`needed_tokens`. Loaders, seeds, processes and resuming are settled here.
+    and :meth:`needed_tokens`, and :meth:`trivial_baselines` where a shortcut is known. Loaders, seeds, processes and
+    resuming are settled here.
 
     Args:
         root: Folder of the data.
@@ -40,6 +41,8 @@ class FPTDataModule(L.LightningDataModule):
         seed: Seed of the training stream; the command line links it to ``seed_everything``.
         cache_folder: Where what takes long to make of the data is kept for the next start; by default
             ``fpt-lightning`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. Where it cannot be written, every start makes it.
+        as_released: Read the data as the paper's reference implementation did: every switch of the task stands as it
+            did there, whatever else is said of it. Nothing changes for tasks without one.
 
     Raises:
         UsageError: If options make no sense, alone or together; data that is wrong is an FPTError of ``prepare_data``.
@@ -55,6 +58,7 @@ class FPTDataModule(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache_folder: str | None = None,
+        as_released: bool = False,
     ) -> None:
         super().__init__()
         self.root = root
@@ -63,6 +67,7 @@ class FPTDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.cache_folder = Path(cache_folder) if cache_folder else default_folder()
+        self.as_released = as_released
         self._examples: dict[Split, BatchDataset] = {}
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
 

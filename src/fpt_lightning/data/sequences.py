@@ -52,13 +52,13 @@ class LabelledSequences(NamedTuple):
         values = self.values[is_within(self.lengths, limit)]
         return self._replace(values=values, lengths=np.minimum(self.lengths, limit))
 
-    def table(self) -> "SequenceTable":
+    def table(self, *, masked: bool = True) -> "SequenceTable":
         """A dataset of them with targets ``[examples, 1]``; numbers become single precision."""
         values, lengths, targets = (
             torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array) for array in self
         )
         targets = targets if targets.is_floating_point() else targets.long()
-        return SequenceTable(values, lengths.long(), targets[:, None])
+        return SequenceTable(values, lengths.long(), targets[:, None], masked=masked)
 
 
 def is_within(lengths: np.ndarray, limit: int) -> np.ndarray:
@@ -81,19 +81,23 @@ def is_within(lengths: np.ndarray, limit: int) -> np.ndarray:
 
 
 class SequenceTable(BatchDataset):
-    """Sequences end to end in one tensor; a batch is padded to its longest.
+    """Sequences end to end in one tensor; a batch is padded with zeros to its longest.
 
     Args:
         values: Those of :class:`LabelledSequences`, in single precision.
         lengths: ``[examples]`` int64, the tokens of each.
         targets: ``[examples, answers]``.
+        masked: Whether batches say what is padding; otherwise it is read like any token.
     """
 
     lengths: torch.Tensor
     targets: torch.Tensor
 
-    def __init__(self, values: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> None:
+    def __init__(
+        self, values: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor, *, masked: bool = True
+    ) -> None:
         self.values = values
+        self.masked = masked
         self.lengths = lengths
         self.targets = targets
         self.starts = lengths.cumsum(0) - lengths
@@ -113,5 +117,5 @@ class SequenceTable(BatchDataset):
         return Batch(
             tokens=tokens if tokens.is_floating_point() else tokens.long(),
             target=self.targets[chosen],
-            mask=None if mask.all() else mask,
+            mask=mask if self.masked and not mask.all() else None,
         )

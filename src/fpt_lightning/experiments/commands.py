@@ -11,7 +11,7 @@ from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.base import Launcher
-from fpt_lightning.experiments.tables import Rates, Seeds, read_experiments
+from fpt_lightning.experiments.tables import Rates, Seeds, expect_different, read_experiments
 from fpt_lightning.experiments.typed_yaml import convert
 from fpt_lightning.options import OptionParser
 from fpt_lightning.runs.archive import Archive, write_archive
@@ -63,6 +63,11 @@ def status(words: Sequence[str]) -> None:
     console = Console(highlight=False)
     console.print(overview(grid, outcomes))
     _say_if_other_runs(grid, outcomes)
+    for task in grid.tasks:
+        runs = [run for cell in grid.cells if cell.task == task for run in cell.runs.values()]
+        data = {result.data_fingerprint for run in runs if (result := outcomes[run.id].result) is not None} - {None}
+        if len(data) > 1:
+            console.print(f"Different data on {task}: {len(data)} fingerprints, of which `fpt report` says more")
     for run in grid.due(outcomes):
         outcome = outcomes[run.id]
         if options.all or outcome.cause or outcome.state in (State.RUNNING, State.STOPPED):
@@ -133,12 +138,16 @@ def _parser(command: str, about: str, *parents: argparse.ArgumentParser) -> argp
 
 
 def _numbers(kind: Any) -> Callable[[str], Any]:
-    """A reader of numbers with commas between them."""
+    """A reader of different numbers with commas between them."""
 
     def numbers(word: str) -> Any:
         parts = [part.strip() for part in word.split(",")]
+        if len(set(parts)) < len(parts):
+            raise argparse.ArgumentTypeError(f"{word}: expected each once")
         try:
-            return convert(parts, kind, word, {})
+            values = convert(parts, kind, word, {})
+            expect_different(values, word)
+            return values
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -207,7 +216,9 @@ def _say_if_other_runs(grid: Grid, outcomes: Mapping[str, Outcome]) -> None:
 def _sum_up(grid: Grid, outcomes: Mapping[str, Outcome], report_command: str) -> None:
     due = grid.due(outcomes)
     left = [run for run in due if not run.is_done(outcomes[run.id])]
-    print(f"{len(due) - len(left)} of {len(due)} runs are finished: `{report_command}` shows the table")
+    diverged = sum(outcomes[run.id].state is State.DIVERGED for run in due)
+    among = f", {diverged} of which diverged" if diverged else ""
+    print(f"{len(due) - len(left)} of {len(due)} runs are finished{among}: `{report_command}` shows the table")
     if left:
         causes = [f"  {run.folder}: {outcomes[run.id].cause or 'its backbone could not be made'}" for run in left]
         raise FPTError(f"{len(left)} failed; the same command tries them again:\n" + "\n".join(causes))

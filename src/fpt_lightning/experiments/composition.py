@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,13 +16,16 @@ from fpt_lightning.errors import UsageError
 
 PLACES = frozenset(
     {
-        "checkpoint",
+        "checkpoint.auto_insert_metric_name",
+        "checkpoint.dirpath",
+        "checkpoint.verbose",
         "ckpt_path",
         "data.cache_folder",
         "data.device_resident",
         "data.num_workers",
-        "data.root",
-        "last_checkpoint",
+        "last_checkpoint.auto_insert_metric_name",
+        "last_checkpoint.dirpath",
+        "last_checkpoint.verbose",
         "predictions",
         "progress",
         "protocol",
@@ -36,6 +40,9 @@ PLACES = frozenset(
     }
 )
 """Options that say where and how a run is made rather than what it is: its id does not depend on them."""
+
+PUBLISHED = frozenset({"BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "ListOps", "MNIST", "RemoteHomology"})
+"""Our tasks whose data is published or generated: the same wherever ``data.root`` lies."""
 
 
 def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,15 +69,31 @@ def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, An
 def identity(values: Mapping[str, Any]) -> str:
     """The id of a run: a hash of what :func:`compose` gives, without :data:`PLACES`.
 
-    Equal experiments on different machines, in different folders, have equal ids.
+    Equal experiments on different machines, in different folders, have equal ids, but for data of the user's own: its
+    folder stands for it.
+
+    Raises:
+        UsageError: If a number is not finite.
     """
     what = {name: value for name, value in values.items() if not _is_place(name)}
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    root = what.pop("data.root", None)
+    module, _, task = str(values.get("data.class_path", values.get("data"))).rpartition(".")
+    is_ours = not module or module.startswith("fpt_lightning.")
+    if root is not None and not (is_ours and task in PUBLISHED):
+        what["data.root"] = str(Path(root).absolute())
+    try:
+        text = json.dumps(what, sort_keys=True, default=str, allow_nan=False)
+    except ValueError as error:
+        wrong = {name: value for name, value in what.items() if re.search(r"\b(nan|inf)\b", str(value))}
+        said = " and ".join(f"{name}: {value}" for name, value in wrong.items())
+        raise UsageError(f"expected finite numbers, got {said}") from error
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def as_words(settings: Mapping[str, Any]) -> list[str]:
     """Settings as options of the command line: ``--name=value``."""
-    return [f"--{name}={_written(value)}" for name, value in settings.items()]
+    # json writes all that YAML reads; a date, which it cannot, is text
+    return [f"--{name}={v if isinstance(v, str) else json.dumps(v, default=str)}" for name, v in settings.items()]
 
 
 def as_settings(words: Sequence[str]) -> dict[str, Any]:
@@ -110,14 +133,6 @@ def plain(value: Any) -> Any:
 
 def _is_place(name: str) -> bool:
     return any(name == place or name.startswith(f"{place}.") for place in PLACES)
-
-
-def _written(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
 @cache

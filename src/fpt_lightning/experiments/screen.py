@@ -14,20 +14,15 @@ from rich.markup import escape
 from rich.table import Table as Box
 from rich.text import Text
 
-from fpt_lightning.experiments.grid import Cell, Grid, Run
+from fpt_lightning.experiments.cells import Cell, Run
+from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.runs.outcome import Outcome, State
 
-STYLES = {State.FAILED: "red", State.RUNNING: "yellow", State.FINISHED: "green"}
+STYLES = {State.FAILED: "red", State.DIVERGED: "magenta", State.RUNNING: "yellow", State.FINISHED: "green"}
 
 
 class Screen:
-    """The view of a sweep; used with ``with``.
-
-    Args:
-        grid: The table.
-        slots: Runs at a time, for the time left; None where nobody knows.
-        console: Where to; standard output by default.
-    """
+    """The view of a sweep, which makes ``slots`` runs at a time, None where nobody knows; used with ``with``."""
 
     def __init__(self, grid: Grid, slots: int | None, console: Console | None = None) -> None:
         self.grid = grid
@@ -54,7 +49,9 @@ class Screen:
     def ended(self, run: Run, outcome: Outcome, seconds: float) -> None:
         """Prints a line: what a run measured, or why it failed."""
         what = f"{run.folder.name}  {describe(run)}"
-        if outcome.state is not State.FINISHED or outcome.result is None:
+        if outcome.state is State.DIVERGED:
+            said = Text(f"{what}  {outcome.cause}", style=STYLES[State.DIVERGED])
+        elif outcome.state is not State.FINISHED or outcome.result is None:
             said = Text(f"{what}  failed: {outcome.cause}", style="red")
         elif run.id in self._seconds:
             said = Text(f"{what}  tested")
@@ -66,9 +63,9 @@ class Screen:
 
     def _below(self, outcomes: dict[str, Outcome], running: list[str]) -> Text:
         lines = [f"  {describe(run)}{_step(run)}" for name in running if (run := self._runs.get(name))]
-        done = sum(outcome.state is State.FINISHED for outcome in outcomes.values())
-        total = self.grid.size()
-        lines.append(f"{min(done, total)} of {total} runs{self._left(total - done)}")
+        done = sum(run.is_done(outcomes[run.id]) for run in self.grid.due(outcomes))
+        total = self.grid.size(outcomes)
+        lines.append(f"{done} of {total} runs{self._left(total - done)}")
         return Text("\n".join(lines))
 
     def _left(self, runs: int) -> str:
@@ -102,10 +99,11 @@ def _stand(cell: Cell, outcomes: dict[str, Outcome]) -> Text:
     due = cell.due(outcomes)
     states = Counter(outcomes[run.id].state for run in due)
     done = sum(run.is_done(outcomes[run.id]) for run in due)
-    text = Text(f"{done}/{cell.size()}")
-    if done == cell.size():
+    size = cell.size(outcomes)
+    text = Text(f"{done}/{size}")
+    if done == size:
         text.stylize(STYLES[State.FINISHED])
-    for state in (State.RUNNING, State.FAILED):
+    for state in (State.RUNNING, State.DIVERGED, State.FAILED):
         if states[state]:
             text.append(f" {states[state]} {state}", style=STYLES[state])
     return text

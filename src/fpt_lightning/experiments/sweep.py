@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fpt_lightning.errors import FPTError
-from fpt_lightning.experiments.grid import Grid, Run
+from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.launchers.base import Launcher
-from fpt_lightning.experiments.launchers.orders import Order
 from fpt_lightning.experiments.screen import Screen
 from fpt_lightning.runs.outcome import Outcome, State, is_locked, read_outcome
 
@@ -37,11 +37,6 @@ class Sweep:
     """Makes every run of a table that is missing, stopped or failed; each once.
 
     Runs that another sweep is making are waited for, and taken over if it dies.
-
-    Args:
-        grid: The table.
-        launcher: Who makes them.
-        screen: Who is told.
     """
 
     def __init__(self, grid: Grid, launcher: Launcher, screen: Screen) -> None:
@@ -74,7 +69,7 @@ class Sweep:
         ready = [run for run in self.grid.due(self.outcomes) if self._is_ready(run, now)]
         if ready:
             self.given.update({run.id: (run, now) for run in ready})
-            self.launcher.submit([Order.of(run) for run in ready])
+            self.launcher.submit(ready)
 
     def _is_ready(self, run: Run, now: float) -> bool:
         if run.id in self.given or (run.id, run.test) in self.ended or self.later.get(run.id, 0.0) > now:

@@ -43,7 +43,8 @@ class Reference(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 class Task(Entry, frozen=True):
     """A column: a task config, the paper's learning rate, and what judges a run, the higher the better.
 
-    ``chance`` is what guessing reaches, in percent: 0 by default for ``r2``, where the mean is guessed.
+    ``chance`` is what guessing reaches, in percent: 0 by default for ``r2``, where the mean is guessed;
+    ``reference_split`` is the split that the published figures are of, where it is not the test split.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Task(Entry, frozen=True):
     lr: Rate
     chance: Annotated[float, Meta(ge=0, le=100)] = nan
     metric: Literal["accuracy", "r2"] = "accuracy"
+    reference_split: Literal["test", "validation"] = "test"
 
     def __post_init__(self) -> None:
         if isnan(self.chance):
@@ -163,8 +165,8 @@ class Protocol(Entry, frozen=True):
     Attributes:
         lr: The grid; None takes the one learning rate of arm, backbone or task.
         seeds: Seeds of every figure.
-        grid_seeds: So many of the seeds run the whole grid, and choose; the others run with what was chosen. None runs
-            the grid with all.
+        grid_seeds: So many of the seeds run the whole grid; the others run with the two best rates of it, whose means
+            over all seeds then decide. None runs the grid with all.
         tasks: Options for single tasks.
     """
 
@@ -174,6 +176,16 @@ class Protocol(Entry, frozen=True):
     grid_seeds: Annotated[int, Meta(ge=1)] | None = None
     settings: Mapping[str, Any] = {}
     tasks: Mapping[str, Mapping[str, Any]] = {}
+
+    def how_chosen(self, metric: str) -> str:
+        """The rule by which an arm takes one of several learning rates, a sentence's end; see :class:`Cell`."""
+        first, seeds = len(self.seeds[: self.grid_seeds]), len(self.seeds)
+        over = f"{seeds} seeds" if seeds > 1 else "one seed"
+        grid = f"the better of the two that are best with {'one seed' if first == 1 else f'{first} seeds'}"
+        return (
+            f"takes {grid if first < seeds else 'the one'} by mean validation {metric} over {over}; of equal ones the "
+            "middle, and none that diverged or failed on a seed"
+        )
 
 
 class Profile(Entry, frozen=True):
@@ -188,13 +200,14 @@ class Profile(Entry, frozen=True):
 
 
 class Experiments(Entry, frozen=True):
-    """All that an ``experiments.yaml`` declares."""
+    """All that an ``experiments.yaml`` declares; ``baselines`` are arms that stand at the end of every table."""
 
     path: Path
     tasks: Mapping[str, Task]
     protocols: Mapping[str, Protocol]
     profiles: Mapping[str, Profile]
     tables: Mapping[str, Table]
+    baselines: Mapping[str, Arm] = {}
 
     def __post_init__(self) -> None:
         for name, protocol in self.protocols.items():
@@ -203,10 +216,22 @@ class Experiments(Entry, frozen=True):
             self._check_profile(profile)
         for table in self.tables.values():
             self._check_table(table)
+        for arm in self.baselines.values():
+            _expect_known(arm.tasks, self.tasks, f"baselines.{arm.name}.tasks", "task")
+            if arm.reference:
+                raise ValueError(f"baselines.{arm.name}.reference: expected none, columns differ from table to table")
+            self._check_arm(arm, self.tasks, f"baselines.{arm.name}")
 
     def table(self, name: str) -> Table:
-        """A table by name; a UsageError where there is none, as with profiles and protocols."""
-        return self._named(self.tables, name, "table")
+        """A table by name, with the baselines whose backbone none of its arms has.
+
+        Raises:
+            UsageError: If there is none, as with profiles and protocols.
+        """
+        table = self._named(self.tables, name, "table")
+        there = {arm.backbone for arm in table.arms.values()}
+        missing = {name: arm for name, arm in self.baselines.items() if arm.backbone not in there}
+        return replace(table, arms={**table.arms, **missing})
 
     def profile(self, name: str) -> Profile:
         """A profile by name."""
@@ -227,8 +252,8 @@ class Experiments(Entry, frozen=True):
         return group[name]
 
     def _check_protocol(self, protocol: Protocol, path: str) -> None:
-        _expect_different(protocol.lr or (), f"{path}.lr")
-        _expect_different(protocol.seeds, f"{path}.seeds")
+        expect_different(protocol.lr or (), f"{path}.lr")
+        expect_different(protocol.seeds, f"{path}.seeds")
         _expect_known(protocol.tasks, self.tasks, f"{path}.tasks", "task")
 
     def _check_profile(self, profile: Profile) -> None:
@@ -246,8 +271,8 @@ class Experiments(Entry, frozen=True):
         _expect_known(table.measures, MEASURES, f"{path}.measures", "measure")
         _expect_known([table.protocol], self.protocols, f"{path}.protocol", "protocol")
         _expect_known([table.baseline] if table.baseline else [], table.arms, f"{path}.baseline", "arm")
-        _expect_different(table.tasks, f"{path}.tasks")
-        _expect_different(table.measures, f"{path}.measures")
+        expect_different(table.tasks, f"{path}.tasks")
+        expect_different(table.measures, f"{path}.measures")
         if not table.arms:
             raise ValueError(f"{path}.arms: expected at least one")
         columns = len(table.tasks) * len(table.measures)
@@ -256,16 +281,16 @@ class Experiments(Entry, frozen=True):
             _expect_known(arm.tasks, table.tasks, f"{within}.tasks", "task of this table")
             if len(arm.reference) not in (0, columns):
                 raise ValueError(f"{within}.reference: expected {columns} figures, got {len(arm.reference)}")
-            roles = [arm.backbone, *(arm.on(task).backbone for task in table.tasks)]
-            for profile in self.profiles.values():
-                _expect_known(roles, profile.backbones, f"{within}.backbone", f"backbone of profile {profile.name}")
+            self._check_arm(arm, table.tasks, within)
+
+    def _check_arm(self, arm: Arm, tasks: Iterable[str], path: str) -> None:
+        roles = [arm.backbone, *(arm.on(task).backbone for task in tasks)]
+        for profile in self.profiles.values():
+            _expect_known(roles, profile.backbones, f"{path}.backbone", f"backbone of profile {profile.name}")
 
 
 def read_experiments(path: str | None = None) -> Experiments:
-    """Reads an ``experiments.yaml``.
-
-    Args:
-        path: The file; by default the one here, or the one that is shipped.
+    """Reads an ``experiments.yaml``: by default the one here, or the one that is shipped.
 
     Raises:
         UsageError: If it does not exist, is not YAML, or declares something that there is not.
@@ -281,6 +306,7 @@ def _expect_known(names: Iterable[str], known: Collection[str], path: str, kind:
             raise ValueError(f"{path}: no {kind} is called '{name}'{did_you_mean(name, known)}")
 
 
-def _expect_different(values: Sequence[object], path: str) -> None:
+def expect_different(values: Sequence[object], path: str) -> None:
+    """Refuses what stands twice, by a ValueError that begins with its path."""
     if len(set(values)) < len(values):
         raise ValueError(f"{path}: expected each once")

@@ -1,15 +1,17 @@
 """The frozen pretrained transformer: input layer, frozen backbone, output layer."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.models.backbones.build import build_backbone
 from fpt_lightning.models.backbones.choice import BackboneChoice
+from fpt_lightning.models.flat_layer import FlatLayer
 from fpt_lightning.models.input_layer import InputInitialization, build_input_layer
 from fpt_lightning.models.kernels.frozen_linear import replace_frozen_linears
 from fpt_lightning.models.lora import LoraOptions, add_adapters
@@ -55,15 +57,7 @@ class FrozenPretrainedTransformer(nn.Module):
         self.shuffle = TokenShuffle() if shuffle_tokens else None
         built = build_backbone(choice, task.max_length, dropout, keep_vocabulary=keep_vocabulary)
         self.backbone, self.family, self.vocabulary = built.body, built.family, built.vocabulary
-        self.input = build_input_layer(
-            task,
-            built.family.width,
-            input_initialization,
-            choice.seed,
-            learned_positions=built.family.learned_positions,
-        )
-        with drawn_from(choice.seed, "output"):
-            self.output = nn.Linear(built.family.width, task.answers_per_token * task.logits_per_answer)
+        self._build_layers(built.family.width, input_initialization)
         parts = [trainable] if isinstance(trainable, str) else list(trainable)
         if lora is not None:
             add_adapters(self.backbone, self._place(), lora, choice.seed)
@@ -74,22 +68,47 @@ class FrozenPretrainedTransformer(nn.Module):
             parameter.requires_grad_(name in trained)
         replace_frozen_linears(self.backbone)
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, mask: torch.Tensor | None = None, places: Sequence[int] | None = None
+    ) -> torch.Tensor:
         """Answers a batch.
 
         Args:
             tokens: ``[batch, length, token_width]`` float, or ``[batch, length]`` ids.
             mask: ``[batch, length]`` bool, True for real tokens, padding after them; None if nothing is padded.
+            places: The place of every example in its split, by which evaluation shuffles tokens where it does.
 
         Returns:
             Logits ``[batch, answers, classes]``; ``[batch, answers, 1]`` for a regression.
         """
         if self.shuffle is not None:
-            tokens = self.shuffle(tokens, mask)
-        embeddings = self.input(tokens)  # [batch, length, width]
-        hidden = self.family.hidden(self.backbone, embeddings, mask)
-        logits = self.output(self.last_real_tokens(hidden, mask))
-        return torch.unflatten(logits, -1, (-1, self.task.logits_per_answer)).flatten(1, 2)
+            tokens = self.shuffle(tokens, mask, places)
+        if isinstance(self.output, FlatLayer):
+            logits = self.output(tokens, mask)  # [batch, answers * logits_per_answer]
+        elif isinstance(self.input, FlatLayer):
+            logits = self.output(F.gelu(self.input(tokens, mask)))  # the same
+        else:
+            embeddings = self.input(tokens)  # [batch, length, width]
+            hidden = self.family.hidden(self.backbone, embeddings, mask)
+            logits = self.output(self.last_real_tokens(hidden, mask))  # of each of the last tokens
+        return logits.reshape(len(tokens), self.task.answers, self.task.logits_per_answer)
+
+    def _build_layers(self, width: int, initialization: InputInitialization) -> None:
+        """The layers before and behind the body; where there is no body, one or both read all tokens at once."""
+        task, seed = self.task, self.choice.seed
+        self.input: Any = nn.Identity()
+        if self.choice.name == "two_layer":
+            with drawn_from(seed, "input"):
+                self.input = FlatLayer(task, width)
+        elif self.choice.name != "none":
+            learned_positions = self.family.learned_positions
+            self.input = build_input_layer(task, width, initialization, seed, learned_positions=learned_positions)
+        with drawn_from(seed, "output"):
+            if self.choice.name == "none":
+                self.output: nn.Module = FlatLayer(task, task.answers * task.logits_per_answer)
+            else:
+                answers = task.answers if self.choice.name == "two_layer" else task.answers_per_token
+                self.output = nn.Linear(width, answers * task.logits_per_answer)
 
     def _place(self) -> dict[str, Place]:
         return place_parameters([name for name, _ in self.named_parameters()], self.family.parts, self.choice.name)

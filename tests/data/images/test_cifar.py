@@ -106,3 +106,20 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         CIFAR10(patch_size=5)
     with pytest.raises(UsageError, match=r"data\.validation_examples"):
         CIFAR10LRA(validation_examples=0)
+
+
+def test_the_reference_implementation_keeps_grey_in_fractions(cifar_root: Path) -> None:
+    whole, released = (_prepared(cifar_root, CIFAR10LRA, as_released=as_released) for as_released in (False, True))
+    tokens = on_cpu(released, released.dataset("test").__getitems__([5])).tokens
+    red, green, blue = _stored(cifar_root, "test_batch", 5)
+    grey = (0.2989 * red + 0.587 * green + 0.114 * blue).flatten()
+    assert torch.allclose(tokens.flatten(), (grey / 255 - 0.5) / 0.5, atol=1e-5)
+    assert on_cpu(released, next(iter(released.train_dataloader()))).tokens.shape == (4, 1024, 1)
+    assert released.fingerprint() == _prepared(cifar_root, CIFAR10LRA, grey="float").fingerprint()
+    assert released.fingerprint() != whole.fingerprint()
+    again = _prepared(cifar_root, CIFAR10LRA, as_released=True, grey="whole")
+    assert again.fingerprint() == released.fingerprint()
+
+
+def test_colour_is_as_released(cifar_root: Path) -> None:
+    assert _prepared(cifar_root, as_released=True).fingerprint() == _prepared(cifar_root).fingerprint()

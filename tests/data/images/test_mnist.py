@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import on_cpu
+from conftest import on_cpu, write_idx
 from fpt_lightning.data.datamodule import SPLITS, Split
 from fpt_lightning.data.images.mnist import MNIST
 from fpt_lightning.errors import FPTError, UsageError
@@ -152,3 +152,26 @@ def test_a_split_that_leaves_nothing_to_train_on_is_refused(mnist_root: Path) ->
     data = MNIST(root=str(mnist_root), validation_examples=60, download=False)
     with pytest.raises(UsageError, match="leaves none"):
         data.train_dataloader()
+
+
+def test_raw_pixels_are_those_of_the_file(mnist_root: Path) -> None:
+    normalised, raw = _mnist(mnist_root), _mnist(mnist_root, pixels="raw")
+    stored = (mnist_root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16 + 3 * 784 :][:784]
+    whole = on_cpu(raw, raw.dataset("test").__getitems__([3])).tokens.reshape(8, 8, 4, 4).transpose(1, 2)
+    assert torch.equal(whole.reshape(32, 32)[2:30, 2:30], torch.tensor(list(stored)).view(28, 28) / 255)
+    assert raw.fingerprint() != normalised.fingerprint()
+    assert "pixels raw" in raw.describe()[-1]
+
+
+def test_as_released_is_raw_whatever_else_is_said(mnist_root: Path) -> None:
+    assert _mnist(mnist_root, as_released=True).fingerprint() == _mnist(mnist_root, pixels="raw").fingerprint()
+    both = _mnist(mnist_root, as_released=True, pixels="normalised")
+    assert both.fingerprint() == _mnist(mnist_root, pixels="raw").fingerprint()
+
+
+def test_the_commonest_class_of_training_is_judged_on_the_other_splits(mnist_root: Path) -> None:
+    write_idx(mnist_root / "MNIST/raw/train-labels-idx1-ubyte", torch.tensor([4] * 40 + [7] * 20))
+    write_idx(mnist_root / "MNIST/raw/t10k-labels-idx1-ubyte", torch.tensor([4] * 6 + [7] * 24))
+    data = _mnist(mnist_root)
+    validation = [data.table.labels[row].item() for row in data.rows("validation")]
+    assert data.trivial_baselines() == {"commonest class": (validation.count(4) / 10, 6 / 30)}

@@ -1,5 +1,6 @@
 import random
 import re
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -451,3 +452,37 @@ def test_a_missing_file_is_named(official: Path) -> None:
 def test_files_with_longer_sequences_than_promised_are_refused(official: Path) -> None:
     with pytest.raises(UsageError, match=r"sequences of \d+ tokens: set data\.max_length above"):
         _prepared(source=str(official), max_length=12)
+
+
+def test_the_root_operator_is_judged_by_its_commonest_answer() -> None:
+    data = _prepared(train_examples=200, validation_examples=50, test_examples=50)
+    answers: dict[int, Counter[int]] = defaultdict(Counter)
+    table = data.dataset("train")
+    for index in range(200):
+        batch = table[index]
+        answers[int(batch.tokens[0, 0])][int(batch.target)] += 1
+    most = {root: max(counter.values()) for root, counter in answers.items()}
+    guess = {root: min(n for n in counter if counter[n] == most[root]) for root, counter in answers.items()}
+    baselines = data.trivial_baselines()
+    assert list(baselines) == ["commonest class", "root operator"]
+    for split, place in (("validation", 0), ("test", 1)):
+        batches = [data.dataset(split)[index] for index in range(50)]  # type: ignore[arg-type]
+        right = [int(batch.target) == guess[int(batch.tokens[0, 0])] for batch in batches]
+        assert baselines["root operator"][place] == pytest.approx(sum(right) / 50)
+    assert _prepared(behaviour="as_released").trivial_baselines() == _prepared().trivial_baselines()
+
+
+@pytest.mark.parametrize(("lengths", "share"), [((10, 100), 0.331), ((500, 2000), 0.364)])
+def test_the_root_operator_is_worth_a_third(lengths: tuple[int, int], share: float) -> None:
+    sizes = {"train_examples": 4000, "validation_examples": 2000, "test_examples": 2000}
+    low, high = lengths
+    data = ListOps(min_length=low, max_length=high, **sizes)
+    data.prepare_data()
+    value = data.trivial_baselines()["root operator"]
+    assert (value.val + value.test) / 2 == pytest.approx(share, abs=0.025)  # three standard errors
+
+
+def test_the_release_is_also_asked_for_with_that_of_all_data() -> None:
+    released = _prepared(as_released=True)
+    assert released.fingerprint() == _prepared(behaviour="as_released").fingerprint()
+    assert _prepared(as_released=True, behaviour="correct").fingerprint() == released.fingerprint()

@@ -238,3 +238,38 @@ def test_proteins_left_out_count_as_wrong(tape_root: Path) -> None:
         model.model.output.bias[read[0]] = 1.0  # always answers the fold of the first protein that is read
     measured = trainer.test(model, data, verbose=False)[0]["test_accuracy"]
     assert measured == pytest.approx((read == read[0]).sum().item() / len(folds))
+
+
+def test_as_released_reads_the_end_of_the_padded_batch(tmp_path: Path) -> None:
+    root = _of_lengths(tmp_path, [3, 9, 5, 30])
+    released = _data(root, limit=20, as_released=True)
+    batch = released.dataset("train").__getitems__([0, 1, 2])
+    assert batch.mask is None
+    assert batch.tokens[:, -1].tolist() == [VOCABULARY.index("<pad>"), SEP, VOCABULARY.index("<pad>")]
+    assert (released.task.classes, released.kept_share("test")) == (1200, 3 / 4)
+    assert released.eval_batch_size == 16  # four times what is trained on
+    assert next(iter(released.val_dataloader())).mask is None
+    assert any("read at the end of the padded batch" in line for line in released.describe())
+
+
+def test_each_switch_of_the_release_stands_alone(tape_root: Path) -> None:
+    switches: dict[str, Any] = {"too_long": "skip_and_scale", "read_at": "batch_end", "outputs": 1200}
+    prints = {_data(tape_root, **{name: value}).fingerprint() for name, value in switches.items()}
+    assert len({*prints, _data(tape_root).fingerprint()}) == 4
+    assert _data(tape_root, **switches).fingerprint() == _data(tape_root, as_released=True).fingerprint()
+
+
+def test_fewer_classes_than_folds_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"data\.outputs must be at least 1195, got 1000"):
+        RemoteHomology(outputs=1000)
+
+
+def test_left_out_proteins_count_as_wrong_for_a_guess_too(tmp_path: Path) -> None:
+    folds = [5, 5, 9, 5, 9]
+    records = [tape_record(number, "A" * (10 + number), fold) for number, fold in enumerate(folds)]
+    for name in NAMES:
+        write_tape_json(tmp_path, name, records)
+    assert _data(tmp_path).trivial_baselines() == {"commonest class": (3 / 5, 3 / 5)}
+    # the last two are too long
+    guess = _data(tmp_path, limit=14, too_long="skip_and_scale").trivial_baselines()["commonest class"]
+    assert guess == pytest.approx((2 / 5, 2 / 5))

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from conftest import read_rows
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.grid import Grid, Selection, make_grid
-from fpt_lightning.experiments.launchers.orders import Order
 from fpt_lightning.experiments.tables import read_experiments
 
 PATIENCE = 300  # seconds; machines are shared
@@ -66,9 +66,9 @@ def grid_of(experiments: Path, folder: str | Path = "runs") -> Grid:
     return make_grid(read_experiments(str(experiments)), Selection("small", "smoke"), Path(folder))
 
 
-def orders_of(grid: Grid) -> list[Order]:
-    """An order for each."""
-    return [Order.of(run) for run in grid.due(grid.outcomes())]
+def orders_of(grid: Grid) -> list[Run]:
+    """Those that are due."""
+    return grid.due(grid.outcomes())
 
 
 def sweep_words(experiments: Path, folder: str | Path, *more: str) -> list[str]:

@@ -13,22 +13,23 @@ import pytest
 from sweeps import children, grid_of, is_alive, orders_of, sweep, write_experiments
 
 from fpt_lightning.errors import UsageError
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.commands import sweep as sweep_command
 from fpt_lightning.experiments.launchers.local import LocalLauncher, visible_gpus
-from fpt_lightning.experiments.launchers.orders import Order, Verdict
 from fpt_lightning.experiments.launchers.process import OUT_OF_MEMORY
+from fpt_lightning.experiments.launchers.verdict import Verdict
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.outcome import State, lock_of, read_outcome
 
 LONG = 100_000  # steps: nobody waits for the end of these runs
 
 
-def _order(folder: str, *words: str, steps: int = 2) -> Order:
+def _run(folder: str, *words: str, steps: int = 2) -> Run:
     """A run of bit-xor on the backbone tiny."""
     own = ["--config=bit_xor.yaml", "--model.backbone=tiny", f"--trainer.max_steps={steps}", *words]
     small = ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", "--trainer.accelerator=cpu"]
-    quiet = ["--trainer.enable_progress_bar=false", f"--run_folder={folder}", "--ckpt_path=last"]
-    return Order(Path(folder).name, folder, ("run", *own, *small, *quiet))
+    words = ("run", *own, *small, "--trainer.enable_progress_bar=false")
+    return Run(folder, Path(folder), words, "bit_xor", 1e-3, 0)
 
 
 def _until(done: Callable[[], bool], seconds: float = 120.0) -> None:
@@ -46,11 +47,11 @@ def _verdicts(launcher: LocalLauncher, count: int) -> dict[str, Verdict]:
 
 def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
     orders = [
-        replace(_order("good"), attention=True),
+        replace(_run("good"), attention=True),
         # known only once the data is looked for
-        _order("bad", "--config=mnist.yaml", "--data.root=nowhere", "--data.download=false"),
-        _order("crash", "--trainer.callbacks+=crashing.Crash"),
-        _order("after"),
+        _run("bad", "--config=mnist.yaml", "--data.root=nowhere", "--data.download=false"),
+        _run("crash", "--trainer.callbacks+=crashing.Crash"),
+        _run("after"),
     ]
     Path("crashing.py").write_text(
         "import lightning as L\n"
@@ -79,7 +80,7 @@ def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
 
 def test_a_killed_worker_is_named_and_replaced() -> None:
     with LocalLauncher(jobs=1, threads=1) as launcher:
-        launcher.submit([_order("killed", steps=LONG), _order("next")])
+        launcher.submit([_run("killed", steps=LONG), _run("next")])
         _until(Path("killed/metrics.csv").exists)
         (worker,) = children(os.getpid())
         os.kill(worker, signal.SIGKILL)
@@ -91,14 +92,14 @@ def test_a_killed_worker_is_named_and_replaced() -> None:
 def test_a_run_that_somebody_else_is_at_is_left_alone() -> None:
     Path("taken").mkdir()
     with LocalLauncher(jobs=1, threads=1) as launcher, lock_of(Path("taken")):
-        launcher.submit([_order("taken")])
+        launcher.submit([_run("taken")])
         assert _verdicts(launcher, 1) == {"taken": Verdict("taken", State.RUNNING)}
     assert [path.name for path in Path("taken").iterdir()] == [".lock"]
 
 
 def test_wrong_options_are_known_before_anything_runs() -> None:
     with LocalLauncher(jobs=1) as launcher:
-        good, bad = launcher.check([_order("good").words, _order("bad", "--data.nn=3").words])
+        good, bad = launcher.check([_run("good").command, _run("bad", "--data.nn=3").command])
     assert good is None
     assert "has no option 'nn'" in str(bad)
     assert not Path("good").exists()
@@ -106,7 +107,7 @@ def test_wrong_options_are_known_before_anything_runs() -> None:
 
 def test_close_leaves_no_process_and_no_lock() -> None:
     launcher = LocalLauncher(jobs=1, threads=1)
-    launcher.submit([_order("run", steps=LONG), _order("never")])
+    launcher.submit([_run("run", steps=LONG), _run("never")])
     _until(Path("run/metrics.csv").exists)
     workers = children(os.getpid())
     assert workers
@@ -161,12 +162,12 @@ def test_a_sweep_makes_its_runs_once_and_picks_up_what_failed() -> None:
 def test_orders_of_a_grid_are_its_commands() -> None:
     grid = grid_of(write_experiments(Path("experiments.yaml"), seeds=3))
     orders = orders_of(grid)
-    assert len({order.id for order in orders}) == 3
+    assert len({run.id for run in orders}) == 3
     printed = subprocess.run(
         [sys.executable, "-m", "fpt_lightning", "sweep", "small", "--experiments", "experiments.yaml", "--profile",
          "smoke", "--folder", "runs", "--dry-run"], capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
-    assert [line.split()[1:] for line in printed] == [list(order.words) for order in orders]
+    assert [line.split()[1:] for line in printed] == [run.command for run in orders]
 
 
 def test_a_test_that_fails_leaves_the_choice_as_it_is() -> None:

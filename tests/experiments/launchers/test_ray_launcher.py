@@ -1,5 +1,6 @@
 """Ray, really started: the same runs as the local launcher makes, and those of a dead worker once more."""
 
+import math
 import os
 import signal
 import socket
@@ -13,10 +14,11 @@ import pytest
 from sweeps import PATIENCE, children, grid_of, is_alive, measured, orders_of, sweep, write_experiments
 
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.launchers.local import LocalLauncher
-from fpt_lightning.experiments.launchers.orders import Order, Verdict
 from fpt_lightning.experiments.launchers.process import OUT_OF_MEMORY
 from fpt_lightning.experiments.launchers.ray import RayLauncher
+from fpt_lightning.experiments.launchers.verdict import Verdict
 from fpt_lightning.runs.outcome import State, read_outcome
 
 
@@ -47,7 +49,7 @@ def test_an_address_that_nobody_answers_at_is_named_at_once() -> None:
         RayLauncher(address="somewhere")
 
 
-@pytest.mark.parametrize("gpus", [-1.0, 1.5])
+@pytest.mark.parametrize("gpus", [-1.0, 1.5, math.nan, math.inf])
 def test_a_share_that_no_gpu_has_is_refused(gpus: float) -> None:
     with pytest.raises(UsageError, match="share of one GPU"):
         RayLauncher(gpus=gpus)
@@ -98,9 +100,9 @@ def test_ray_on_a_cluster_that_is_there_already(monkeypatch: pytest.MonkeyPatch)
     assert not ray.is_initialized()
 
 
-def _until_checkpointed(order: Order) -> int:
+def _until_checkpointed(order: Run) -> int:
     """Waits for another checkpoint of a run; gives the worker of Ray's that makes it."""
-    last = Path(order.folder) / "checkpoints" / "last.ckpt"
+    last = order.folder / "checkpoints" / "last.ckpt"
     before = last.stat().st_mtime_ns if last.exists() else 0
     end = time.monotonic() + PATIENCE
     while not last.exists() or last.stat().st_mtime_ns == before:
@@ -134,7 +136,7 @@ def test_the_run_of_a_worker_that_is_killed_ends_as_one_that_was_not() -> None:
             os.kill(worker, signal.SIGKILL)
             while process in _warm_processes():  # it notices that nobody is left to answer to
                 time.sleep(0.02)
-            assert not (Path(order.folder) / "result.json").exists()
+            assert not (order.folder / "result.json").exists()
         (verdict,) = _verdicts(launcher, 1)
     assert verdict == Verdict(order.id, State.FINISHED)
     assert measured("killed") == measured("whole")
@@ -155,8 +157,8 @@ def test_what_kills_its_worker_or_its_process_or_cannot_begin_is_named() -> None
     )
     (order,) = orders_of(grid_of(write_experiments(Path("experiments.yaml"), seeds=1)))
     kill = [
-        replace(order, id=who, folder=who, words=(*order.words, "--trainer.callbacks+=killing.Kill",
-                f"--trainer.callbacks.who={who}", f"--run_folder={who}"))
+        replace(order, id=who, folder=Path(who), words=(*order.words, "--trainer.callbacks+=killing.Kill",
+                f"--trainer.callbacks.who={who}"))
         for who in ("self", "worker")
     ]  # fmt: skip
     with RayLauncher(jobs=1, threads=1) as launcher:

@@ -13,9 +13,10 @@ import pytest
 from sweeps import PATIENCE, grid_of, measured, orders_of, sweep, write_experiments
 
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.launchers.local import LocalLauncher
-from fpt_lightning.experiments.launchers.orders import Order, Verdict
 from fpt_lightning.experiments.launchers.slurm import SlurmLauncher, read_options, states_of_jobs
+from fpt_lightning.experiments.launchers.verdict import Verdict
 from fpt_lightning.runs.outcome import State
 
 TOOL = Path(__file__).parents[3] / "tools" / "slurm_here.sh"
@@ -147,7 +148,7 @@ def test_a_preempted_run_ends_as_one_that_was_not() -> None:
         while not local.wait(1.0):
             pass
     (order,) = orders_of(grid_of(experiments, "cut"))
-    last = Path(order.folder) / "checkpoints" / "last.ckpt"
+    last = order.folder / "checkpoints" / "last.ckpt"
     with SlurmLauncher(jobs=1, threads=1, folder=Path("cut")) as launcher:
         launcher.submit([order])
         for interruption in (["scancel", "--signal=USR2"], ["scontrol", "requeue"]):
@@ -156,7 +157,7 @@ def test_a_preempted_run_ends_as_one_that_was_not() -> None:
             job = _job("cut")
             subprocess.run([*interruption, job], check=True)
             _until(lambda job=job: (states_of_jobs() or {}).get(job) == "PENDING")  # type: ignore[misc]
-            assert not (Path(order.folder) / "result.json").exists()
+            assert not (order.folder / "result.json").exists()
             _run_now(job)
         assert _wait(launcher) == Verdict(order.id, State.FINISHED)
     assert "this job is preempted" in Path("cut", "slurm", f"{job}_0_log.err").read_text()
@@ -167,7 +168,7 @@ def test_a_preempted_run_ends_as_one_that_was_not() -> None:
 @pytest.mark.usefixtures("cluster")
 def test_a_cancelled_job_is_named_and_close_cancels_the_others() -> None:
     grid = grid_of(write_experiments(Path("experiments.yaml"), steps=100_000, seeds=2), "runs")
-    orders: list[Order] = orders_of(grid)
+    orders: list[Run] = orders_of(grid)
     with SlurmLauncher(jobs=1, threads=1, folder=Path("runs")) as launcher:
         launcher.submit(orders)
         first, second = sorted(launcher._jobs)

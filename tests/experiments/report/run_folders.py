@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from fpt_lightning import __version__
-from fpt_lightning.experiments.grid import Grid, Run, Selection, make_grid
+from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.grid import Grid, Selection, make_grid
 from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.runs.folder import RunFolder
 
@@ -130,6 +131,14 @@ def finish(
         "versions": {"fpt-lightning": __version__},
     }
     RunFolder(run.folder).result.write_text(json.dumps({**content, **result}))
+
+
+def diverge(run: Run, step: int, **result: Any) -> None:
+    """Leaves the folder of a run that diverged: its result has the step, and no figures."""
+    finish(run, **result)
+    file = RunFolder(run.folder).result
+    content = {key: value for key, value in json.loads(file.read_text()).items() if "_accuracy" not in key}
+    file.write_text(json.dumps({**content, "status": "diverged", "diverged_step": step, "best_step": None}))
 
 
 def grid_of(table: str = "table2", declared: str = EXPERIMENTS, **how: Any) -> Grid:

@@ -3,13 +3,7 @@ import torch
 from transformers import GPT2Config, GPT2Model
 
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.controls import AttentionBody, NoBody
-
-
-def test_no_body_changes_and_learns_nothing() -> None:
-    embeddings = torch.randn(2, 5, 8)
-    assert torch.equal(NoBody()(embeddings, torch.ones(2, 5, dtype=torch.bool)), embeddings)
-    assert not list(NoBody().parameters())
+from fpt_lightning.models.backbones.controls import AttentionBody
 
 
 def test_the_attention_body_is_a_gpt2_of_one_layer_without_its_feed_forward_half() -> None:

@@ -1,8 +1,11 @@
 """The LSTMs of the paper and the controls, through the same door as every backbone."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import UsageError
@@ -14,7 +17,8 @@ TASK = TaskSpec("words", max_length=12, classes=7, vocabulary_size=9)
 SIZES = {
     "lstm": {"width": 24},
     "lstm_star": {"width": 24},
-    "none": {"width": 24},
+    "none": {},
+    "two_layer": {"width": 24},
     "one_attention": {"width": 24, "heads": 3},
     "one_block": {"n_embd": 24, "n_head": 3},
 }
@@ -27,6 +31,7 @@ TRAINED = {
         *(f"norm.{kind}" for kind in NORMS),
     },
     "none": set(),
+    "two_layer": set(),
     "one_attention": {"positions.weight", *(f"layers.0.norm.{kind}" for kind in NORMS), *(f"norm.{k}" for k in NORMS)},
     "one_block": {
         "wpe.weight",
@@ -49,7 +54,11 @@ def _tokens() -> torch.Tensor:
 @pytest.mark.parametrize("name", SIZES)
 def test_the_exact_names_that_train(name: str) -> None:
     trained = set(_model(name).trained_parameters())
-    assert trained == {"input.weight", "output.weight", "output.bias"} | {f"backbone.{key}" for key in TRAINED[name]}
+    layers = {"input.weight", "output.weight", "output.bias"}
+    layers = (
+        layers - {"input.weight"} if name == "none" else layers | ({"input.bias"} if name == "two_layer" else set())
+    )
+    assert trained == layers | {f"backbone.{key}" for key in TRAINED[name]}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -74,10 +83,36 @@ def test_padding_does_not_reach_the_answer(name: str) -> None:
     torch.testing.assert_close(model(_tokens(), mask), model(changed, mask), atol=1e-6, rtol=0)
 
 
-def test_without_a_backbone_the_answer_depends_on_the_last_token_alone() -> None:
-    model, other = _model("none").eval(), _tokens()
-    other[:, :-1] = (other[:, :-1] + 1) % 9
-    assert torch.equal(model(_tokens()), model(other))
+@pytest.mark.parametrize("name", ["none", "two_layer"])
+def test_without_a_backbone_the_answer_depends_on_every_token(name: str) -> None:
+    model = _model(name).eval()
+    for place in range(12):
+        other = _tokens()
+        other[:, place] = (other[:, place] + 1) % 9
+        assert (model(_tokens()) != model(other)).any(dim=(1, 2)).all()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("name", ["none", "two_layer"])
+def test_without_a_backbone_all_tokens_enter_as_one_vector(name: str, ids: bool, padded: bool) -> None:
+    """Written out with one-hot vectors, on a batch that is shorter than the task may be."""
+    sizes = {"vocabulary_size": 9} if ids else {"token_width": 9}
+    task = TaskSpec("flat", 12, 7, answer_tokens=2, answers_per_token=3, **sizes)  # type: ignore[arg-type]
+    model: Any = FrozenPretrainedTransformer(task, BackboneChoice(name, architecture=SIZES[name]))
+    tokens = _tokens()[:, :10] if ids else torch.randn(4, 10, 9)
+    mask = torch.arange(10) < torch.tensor([3, 10, 7, 2])[:, None]
+    flat = F.pad((F.one_hot(tokens, 9) if ids else tokens).float(), (0, 0, 0, 2))
+    if padded:
+        flat[:, :10][~mask] = 0
+    hidden = flat.flatten(1)
+    for layer in [model.output] if name == "none" else [model.input, F.gelu, model.output]:
+        if layer is F.gelu:
+            hidden = F.gelu(hidden)
+        else:
+            weight = layer.weight.T if isinstance(layer, nn.Linear) else layer.weight
+            hidden = hidden @ weight + layer.bias
+    torch.testing.assert_close(model(tokens, mask if padded else None), hidden.view(4, 6, 7), atol=1e-5, rtol=1e-5)
 
 
 def test_a_slice_of_layers() -> None:
@@ -98,6 +133,9 @@ def test_a_slice_of_layers() -> None:
         (BackboneChoice("lstm", architecture={"width": True}), "width is a whole number of at least 1"),
         (BackboneChoice("one_attention", architecture={"heads": 5}), "cannot have 5 heads"),
         (BackboneChoice("none", layers=1), "does not choose from the 0 blocks"),
+        (BackboneChoice("none", architecture={"width": 3}), "has no field 'width'. Its fields are none"),
+        (BackboneChoice("two_layer", architecture={"width": 0}), "width is a whole number of at least 1"),
+        (BackboneChoice("two_layer", positions="new"), "has none, or new ones"),
         (BackboneChoice("lstm", layers=4), "does not choose from the 3 blocks"),
         (BackboneChoice("lstm", "pretrained"), "has no pretrained weights"),
         (BackboneChoice("lstm", positions="new"), "has none, or new ones"),

@@ -1,7 +1,7 @@
 """CIFAR-10, in colour and in the grey of Long Range Arena."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -89,13 +89,15 @@ class CIFAR10(PublishedImages):
 class CIFAR10LRA(CIFAR10):
     """CIFAR-10 as in Long Range Arena: grey, one pixel a token, 1,024 tokens x 1 (FPT section 2.2; Tay et al. 2021).
 
-    Grey is torchvision's ``rgb_to_grayscale`` (0.2989 red + 0.587 green + 0.114 blue, cut to whole numbers), normalised
-    by mean 0.5 and standard deviation 0.5. Training images are then augmented as in colour, as the reference
+    Grey is torchvision's ``rgb_to_grayscale`` (0.2989 red + 0.587 green + 0.114 blue), normalised by mean 0.5 and
+    standard deviation 0.5. Training images are then augmented as in colour, as the reference
     implementation does; Long Range Arena itself does not: ``augment: false``.
 
     Args:
         patch_size: Pixels along a patch's side; divides 32.
         augment: Crop, flip and rotate training images.
+        grey: Levels cut to ``whole`` numbers from 0 to 255, as image files hold them, or kept as ``float``, as the
+            reference implementation does: four times the memory.
         kwargs: Those of :class:`CIFAR10`.
     """
 
@@ -103,14 +105,21 @@ class CIFAR10LRA(CIFAR10):
     channels = 1
     mean, std = (0.5,), (0.5,)
 
-    def __init__(self, patch_size: int = 1, augment: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, patch_size: int = 1, augment: bool = True, grey: Literal["whole", "float"] = "whole", **kwargs: Any
+    ) -> None:
         super().__init__(patch_size, augment, **kwargs)
+        self.grey = "float" if self.as_released else grey
 
     def convert(self, pixels: torch.Tensor) -> torch.Tensor:
         from torchvision.transforms.functional import rgb_to_grayscale  # seconds to import
 
+        whole = self.grey == "whole"
         # in parts: it computes in float
-        return torch.cat([rgb_to_grayscale(part) for part in pixels.split(4096)])
+        return torch.cat([rgb_to_grayscale(part if whole else part.float()) for part in pixels.split(4096)])
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), **({"grey": "float"} if self.grey == "float" else {})}
 
 
 def _sums() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -17,7 +17,7 @@ class ImageTable(NamedTuple):
     """The images of all splits.
 
     Attributes:
-        pixels: ``[images, channels, image_size, image_size]`` uint8.
+        pixels: ``[images, channels, image_size, image_size]`` uint8, or float32 levels from 0 to 255.
         labels: ``[images]`` int64.
     """
 
@@ -65,6 +65,9 @@ def to_patches(images: torch.Tensor, patch_size: int) -> torch.Tensor:
     return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
+Pixels = Literal["normalised", "raw"]
+
+
 class ImageTask(FPTDataModule):
     """Images held as bytes on the training device, where they are augmented, normalised and cut into patches.
 
@@ -76,6 +79,7 @@ class ImageTask(FPTDataModule):
         split_seed: Which images are set aside; the same for all runs that are compared.
         device_resident_mb: The largest table, in MiB, that is put on a GPU; a larger one stays in main memory, and
             each batch is copied.
+        pixels: ``normalised`` by :meth:`normalisation`, or ``raw``: between 0 and 1, as they are.
         kwargs: Those of :class:`FPTDataModule`.
 
     Attributes:
@@ -83,15 +87,25 @@ class ImageTask(FPTDataModule):
         channels: 1 for grey, 3 for colour.
         image_size: Pixels along a side.
         augmentation: What happens to training images; None for nothing.
+        released_pixels: Those of the reference implementation.
     """
 
     name: str
     channels: int
     image_size: int
     augmentation: Augmentation | None = None
+    released_pixels: Pixels = "normalised"
 
-    def __init__(self, patch_size: int, split_seed: int = 0, device_resident_mb: int = 2048, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        patch_size: int,
+        split_seed: int = 0,
+        device_resident_mb: int = 2048,
+        pixels: Pixels = "normalised",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.pixels = self.released_pixels if self.as_released else pixels
         self.patch_size = patch_size
         self.split_seed = split_seed
         self.device_resident_mb = device_resident_mb
@@ -136,6 +150,9 @@ class ImageTask(FPTDataModule):
     def dataset(self, split: Split) -> ImageSplit:
         return ImageSplit(self.rows(split), counts_epochs=split == "train" and self.augmentation is not None)
 
+    def facts(self) -> dict[str, Any]:
+        return {"scaling": "raw"} if self.pixels == "raw" else {}  # so that fingerprints of old keep their meaning
+
     def targets(self, split: Split) -> torch.Tensor:
         return self.table.labels.cpu()[self.rows(split), None]
 
@@ -145,7 +162,7 @@ class ImageTask(FPTDataModule):
         place = "on the training device" if small else f"in main memory, being more than data.device_resident_mb {most}"
         held = f"{len(self.table.labels):,} images, {size:,.1f} MiB, held {place}"
         changed = f"training images augmented by {self.augmentation}" if self.augmentation else "not augmented"
-        return [*super().describe(), f"{held}; {changed}"]
+        return [*super().describe(), f"{held}; {changed}; pixels {self.pixels}"]
 
     def token_words(self) -> TokenWords:
         side = self.image_size // self.patch_size
@@ -176,11 +193,12 @@ class ImageTask(FPTDataModule):
         if self._affine is None or self._affine[0] != epoch:
             drawn = self.augmentation.draw(self.seed, epoch, len(self.table.labels), self.image_size)
             self._affine = (epoch, drawn.to(device))
-        return self._affine[1]
+        return self._affine[1].to(device)
 
     def _scaling_on(self, device: torch.device) -> torch.Tensor:
         """``[2, channels, 1, 1]``, mean and standard deviation of bytes."""
         if self._scaling is None:
-            self._scaling = torch.tensor(self.normalisation())[..., None, None] * 255
+            raw = [0.0] * self.channels, [1.0] * self.channels
+            self._scaling = torch.tensor(raw if self.pixels == "raw" else self.normalisation())[..., None, None] * 255
         self._scaling = self._scaling.to(device)
         return self._scaling

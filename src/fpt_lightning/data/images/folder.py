@@ -129,6 +129,7 @@ class ImageFolder(ImageTask):
         """The pixels, their classes and what splits them; not where the files lie or when they were written."""
         places = [(file.label, file.split) for file in self.files]
         return {
+            **super().facts(),
             "pixels": content_hash([self.table.pixels]),
             "labels": hashlib.sha256(repr(places).encode()).hexdigest(),
             "class_names": self.class_names,

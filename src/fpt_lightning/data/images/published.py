@@ -102,6 +102,7 @@ class PublishedImages(ImageTask):
 
     def facts(self) -> dict[str, Any]:
         return {
+            **super().facts(),
             "files": {name: file_hash(self.folder / name) for name in self.files},
             "image_size": self.image_size,
             "validation_examples": self.validation_examples,

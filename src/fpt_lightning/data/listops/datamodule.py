@@ -73,7 +73,8 @@ class ListOps(FPTDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.behaviour = behaviour
+        self.behaviour = "as_released" if self.as_released else behaviour
+        self.as_released = self.behaviour == "as_released"
         self.source = source
         self.limit = limit
         self.sizes = dict(zip(SPLITS, (train_examples, validation_examples, test_examples), strict=True))
@@ -81,17 +82,13 @@ class ListOps(FPTDataModule):
         self.generator_seed = generator_seed
         at_least(1, **{f"{split}_examples": size for split, size in self.sizes.items()}, limit=limit)
         at_least(0, generator_seed=generator_seed)
-        if behaviour not in get_args(Behaviour):
+        if self.behaviour not in get_args(Behaviour):
             known = get_args(Behaviour)
-            raise UsageError(f"data.behaviour is one of {', '.join(known)}{did_you_mean(behaviour, known)}")
-        if behaviour == "as_released" and limit != LIMIT:
+            raise UsageError(f"data.behaviour is one of {', '.join(known)}{did_you_mean(self.behaviour, known)}")
+        if self.as_released and limit != LIMIT:
             raise UsageError(
                 f"data.limit belongs to data.behaviour correct; as_released reads {RELEASED_LENGTH} tokens"
             )
-
-    @property
-    def as_released(self) -> bool:
-        return self.behaviour == "as_released"
 
     @property
     def task(self) -> TaskSpec:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fpt_lightning.data.cache import content_hash
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
 from fpt_lightning.data.download import RemoteFile, fetch, unpack
 from fpt_lightning.data.proteins.tape import EXAMPLES, FOLDS, VOCABULARY, find_split, read_proteins, require_lmdb
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
@@ -14,23 +14,30 @@ from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
 
 CLS, SEP = VOCABULARY.index("<cls>"), VOCABULARY.index("<sep>")
+RELEASED_OUTPUTS = 1200
 
 
 class RemoteHomology(FPTDataModule):
     """Remote homology: which fold a protein has, told from its sequence (FPT section 2.2; TAPE, Rao et al. 2019).
 
     TAPE's 12,312 training, 736 validation and 718 test proteins of SCOP 1.75 (Hou et al. 2018). Test are the proteins
-    of superfamilies that training has none of, the split of TAPE's table; FPT's reference implementation measured on
-    validation instead. A protein is read as TAPE and that implementation read it: ``<cls>``, a token for each amino
-    acid, ``<sep>``, of which the last carries the answer.
+    of superfamilies that training has none of, the split of TAPE's table; FPT's figures are of validation. A protein is
+    read as TAPE reads it: ``<cls>``, a token for each amino acid, ``<sep>``, of which the last carries the answer.
+
+    FPT's reference implementation reads the answer elsewhere, at the last position of the padded batch, and masks
+    nothing: all but the longest proteins of a batch are read on ``<pad>``, so that the batch size belongs to the task.
+    It judges four times as many proteins at a time as it trains on, and so does ``read_at: batch_end``, whatever
+    ``eval_batch_size`` is.
 
     Args:
         holdout: The test split: proteins of superfamilies of known folds (``fold``), of families of known
             superfamilies (``superfamily``), or of known families (``family``), that training has none of.
         limit: Tokens that a sequence may have, ``<cls>`` and ``<sep>`` among them.
         too_long: ``truncate`` reads the first ``limit`` tokens of a longer sequence, the last of them ``<sep>``.
-            ``skip_and_scale`` leaves it out and counts it as wrong: accuracy is multiplied by :meth:`kept_share`. FPT
+            ``skip_and_scale`` leaves it out and counts it as wrong: accuracy is multiplied by :meth:`kept_share`; FPT
             used 0.9739, leaving out whole batches that held one.
+        read_at: Where the answer is read: ``sep``, or ``batch_end`` as released.
+        outputs: Classes to choose among, of which TAPE has 1,195; as released 1,200.
         download: Fetch TAPE's LMDB files where a split is missing.
         kwargs: Those of :class:`FPTDataModule`; ``root`` holds ``remote_homology_SPLIT.json`` or ``.lmdb`` or a
             folder ``remote_homology`` with them.
@@ -47,22 +54,29 @@ class RemoteHomology(FPTDataModule):
         holdout: Literal["fold", "superfamily", "family"] = "fold",
         limit: int = 1024,
         too_long: Literal["truncate", "skip_and_scale"] = "truncate",
+        read_at: Literal["sep", "batch_end"] = "sep",
+        outputs: int = FOLDS,
         download: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.holdout = holdout
         self.limit = limit
-        self.too_long = too_long
+        self.too_long = "skip_and_scale" if self.as_released else too_long
+        self.read_at = "batch_end" if self.as_released else read_at
+        self.outputs = RELEASED_OUTPUTS if self.as_released else outputs
+        if self.read_at == "batch_end":
+            self.eval_batch_size = 4 * self.batch_size
         self.download = download
         self.names: dict[Split, str] = {"train": "train", "validation": "valid", "test": f"test_{holdout}_holdout"}
         self._proteins: dict[Split, LabelledSequences] = {}
+        at_least(FOLDS, outputs=outputs)
         if limit < 3:
             raise UsageError(f"data.limit must be at least 3: <cls>, an amino acid, <sep>; got {limit}")
 
     @property
     def task(self) -> TaskSpec:
-        return TaskSpec(name="remote_homology", max_length=self.limit, classes=FOLDS, vocabulary_size=len(VOCABULARY))
+        return TaskSpec("remote_homology", self.limit, classes=self.outputs, vocabulary_size=len(VOCABULARY))
 
     def prepare_data(self) -> None:
         if self._missing() and self.download:
@@ -97,7 +111,7 @@ class RemoteHomology(FPTDataModule):
         # an end stands before the beginning behind it
         places = np.concatenate([ends, ends - lengths])
         values = np.insert(residues, places, np.repeat(np.array([SEP, CLS], np.uint8), len(rows)))
-        return LabelledSequences(values, lengths + 2, folds).table()
+        return LabelledSequences(values, lengths + 2, folds).table(masked=self.read_at == "sep")
 
     def kept_share(self, split: Split) -> float:
         proteins, skipped = len(self.proteins(split).lengths), self.longer(split)
@@ -118,10 +132,13 @@ class RemoteHomology(FPTDataModule):
             "too_long": self.too_long,
             "longer": {name: self.longer(split) for split, name in self.names.items()},
             "kept_share": {name: self.kept_share(split) for split, name in self.names.items()},
+            **({"read_at": self.read_at} if self.read_at == "batch_end" else {}),
         }
 
     def describe(self) -> list[str]:
         lines = super().describe()
+        if self.read_at == "batch_end":
+            lines.append("as released: read at the end of the padded batch, which is not masked")
         seen = set(self.proteins("train").targets.tolist())
         for split, name in self.names.items():
             lengths, folds = self.proteins(split).lengths, set(self.proteins(split).targets.tolist())

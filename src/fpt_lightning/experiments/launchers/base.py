@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from fpt_lightning.experiments.launchers.orders import Order, Verdict
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.launchers.process import WorkerProcess
+from fpt_lightning.experiments.launchers.verdict import Verdict
 
 
 class Launcher(ABC):
-    """Takes orders and says in time what became of each; used with ``with``, so that nothing runs on behind it.
+    """Takes runs and says in time what became of each; used with ``with``, so that nothing runs on behind it.
 
     Attributes:
         slots: Runs that it makes at a time, for the estimate of the time left; None where nobody knows.
@@ -17,12 +18,12 @@ class Launcher(ABC):
     slots: int | None = None
 
     @abstractmethod
-    def submit(self, orders: Sequence[Order]) -> None:
-        """Takes orders; those that it cannot start yet wait."""
+    def submit(self, runs: Sequence[Run]) -> None:
+        """Takes runs; those that it cannot start yet wait."""
 
     @abstractmethod
     def wait(self, seconds: float) -> list[Verdict]:
-        """What became of orders since the last call; waits so many seconds at most for the first."""
+        """What became of runs since the last call; waits so many seconds at most for the first."""
 
     @abstractmethod
     def running(self) -> list[str]:

@@ -7,9 +7,10 @@ import subprocess
 from collections import deque
 from collections.abc import Sequence
 
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.launchers.base import Launcher
-from fpt_lightning.experiments.launchers.orders import Order, Verdict
 from fpt_lightning.experiments.launchers.process import WorkerProcess
+from fpt_lightning.experiments.launchers.verdict import Verdict
 
 
 class LocalLauncher(Launcher):
@@ -26,18 +27,18 @@ class LocalLauncher(Launcher):
         cores = visible_cores()
         self.slots: int = jobs or len(self._devices) or cores
         self.threads = threads or max(1, cores // self.slots)
-        self._waiting: deque[Order] = deque()
+        self._waiting: deque[Run] = deque()
         self._workers: dict[int, WorkerProcess] = {}  # by slot
 
-    def submit(self, orders: Sequence[Order]) -> None:
-        self._waiting.extend(orders)
+    def submit(self, runs: Sequence[Run]) -> None:
+        self._waiting.extend(runs)
         self._give()
 
     def wait(self, seconds: float) -> list[Verdict]:
         verdicts = []
         with selectors.DefaultSelector() as selector:
             for slot, worker in self._workers.items():
-                if worker.order is not None:
+                if worker.run is not None:
                     selector.register(worker, selectors.EVENT_READ, slot)
             for key, _ in selector.select(seconds):
                 verdict, alive = self._workers[key.data].verdict()
@@ -48,7 +49,7 @@ class LocalLauncher(Launcher):
         return verdicts
 
     def running(self) -> list[str]:
-        return [worker.order.id for worker in self._workers.values() if worker.order is not None]
+        return [worker.run.id for worker in self._workers.values() if worker.run is not None]
 
     def check(self, commands: Sequence[Sequence[str]]) -> list[str | None]:
         return self._worker(0).check(commands)  # it is warm for the first run then
@@ -59,9 +60,9 @@ class LocalLauncher(Launcher):
             self._workers.popitem()[1].kill()
 
     def _give(self) -> None:
-        """Hands an order to every process that has none."""
+        """Hands a run to every process that has none."""
         for slot in range(self.slots):
-            if self._waiting and (slot not in self._workers or self._workers[slot].order is None):
+            if self._waiting and (slot not in self._workers or self._workers[slot].run is None):
                 self._worker(slot).give(self._waiting.popleft())
 
     def _worker(self, slot: int) -> WorkerProcess:

@@ -1,23 +1,22 @@
-"""A worker of :mod:`fpt_lightning.experiments.launchers.worker` seen from the process that gives the orders."""
+"""A worker of :mod:`fpt_lightning.experiments.launchers.worker` seen from the process that asks for the runs."""
 
-import dataclasses
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
+from multiprocessing import Pipe
 
 from fpt_lightning.errors import FPTError
-from fpt_lightning.experiments.launchers.orders import Order, Verdict, fail, last_words
-from fpt_lightning.runs.outcome import State
+from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.launchers.verdict import Verdict, fail, last_words
 
 OUT_OF_MEMORY = "killed (signal 9): most likely the machine ran out of memory; use fewer --jobs or a smaller batch"
 
 
 class WorkerProcess:
-    """A warm process with one order at a time.
+    """A warm process with one run at a time.
 
     Args:
         threads: Its threads; those of this process by default.
@@ -27,38 +26,36 @@ class WorkerProcess:
     def __init__(self, threads: int | None = None, environment: Mapping[str, str] | None = None) -> None:
         self.environment = environment or {}
         own = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"} if threads else {}
-        read, write = os.pipe()
+        self._pipe, theirs = Pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fpt_lightning.experiments.launchers.worker", str(write)],
-            stdin=subprocess.PIPE,
+            [sys.executable, "-m", "fpt_lightning.experiments.launchers.worker", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=[write],
+            pass_fds=[theirs.fileno()],
             env={**_without_slurm(os.environ), **own, **self.environment},
             start_new_session=True,  # Ctrl-C is for the sweep, which then stops its workers
         )
-        os.close(write)
-        self.answers = os.fdopen(read)
-        self.order: Order | None = None
+        theirs.close()
+        self.run: Run | None = None
 
     def fileno(self) -> int:
-        """What to wait on: readable once there is an answer, or the process is dead."""
-        return self.answers.fileno()
+        """What to wait on: readable once there is a verdict, or the process is dead."""
+        return self._pipe.fileno()
 
-    def give(self, order: Order) -> None:
-        """Hands over an order."""
-        self.order = order
-        self._write(dataclasses.asdict(order))
+    def give(self, run: Run) -> None:
+        """Hands over a run."""
+        self.run = run
+        self._send(run)
 
     def verdict(self) -> tuple[Verdict, bool]:
-        """What became of the order, and whether the worker is still there. Waits for it."""
-        order, self.order = self.order, None
-        assert order is not None
-        line = self.answers.readline()
-        if line:
-            answer = json.loads(line)
-            return Verdict(answer["id"], State(answer["state"]), answer["cause"]), True
-        return fail(order, self._death(order)), False
+        """What became of the run, and whether the worker is still there. Waits for it."""
+        run, self.run = self.run, None
+        assert run is not None
+        try:
+            return self._pipe.recv(), True
+        except (EOFError, OSError):
+            return fail(run, self._death(run)), False
 
     def check(self, commands: Sequence[Sequence[str]]) -> list[str | None]:
         """What the command line says against each of some commands.
@@ -66,38 +63,33 @@ class WorkerProcess:
         Raises:
             FPTError: If the worker dies of it.
         """
-        self._write({"check": [list(words) for words in commands]})
-        line = self.answers.readline()
-        if not line:
-            raise FPTError(f"a worker died: {self._last_error()}")
-        answers: list[str | None] = json.loads(line)["check"]
-        return answers
+        try:
+            for words in commands:
+                self._send(list(words))
+            return [self._pipe.recv() for _ in commands]
+        except (EOFError, OSError) as error:
+            raise FPTError(f"a worker died: {self._last_error()}") from error
 
     def kill(self) -> None:
         """Ends the process at once; its run goes on from its checkpoint another time."""
         self._process.kill()
         self._process.wait()
-        self.answers.close()
-        for stream in (self._process.stdin, self._process.stderr):
-            if stream is not None:
-                stream.close()
+        self._pipe.close()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
 
-    def _write(self, message: object) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write((json.dumps(message) + "\n").encode())
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it is dead: whoever reads its answer learns that
+    def _send(self, message: object) -> None:
+        with suppress(ConnectionError):  # it is dead: whoever reads its answer learns that
+            self._pipe.send(message)
 
-    def _death(self, order: Order) -> str:
-        """Why the process died over an order."""
+    def _death(self, run: Run) -> str:
+        """Why the process died over a run."""
         code = self._process.wait()
         if code == -signal.SIGKILL:
             return OUT_OF_MEMORY
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        log = Path(order.folder) / "log.txt"
+        log = run.folder / "log.txt"
         return last_words(log) if log.is_file() else self._last_error()
 
     def _last_error(self) -> str:

@@ -9,13 +9,14 @@ from types import ModuleType
 from typing import Any
 
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.launchers.local import visible_cores
-from fpt_lightning.experiments.launchers.orders import Order, Verdict, fail
 from fpt_lightning.experiments.launchers.process import WorkerProcess
+from fpt_lightning.experiments.launchers.verdict import Verdict, fail
 
 ATTEMPTS = 3
-"""Times that an order is given: again where the worker or its node died of it."""
+"""Times that a run is given: again where the worker or its node died of it."""
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory for Ray's objects: ours are a line each, and its default is a third of the machine."""
@@ -50,7 +51,7 @@ class RayLauncher(Launcher):
         address: str | None = None,
         gpus: float | None = None,
     ) -> None:
-        if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
             raise UsageError(f"--gpus is a share of one GPU such as 0.25, or a whole number, got {gpus:g}")
         self._ray = _connect(address, visible_cores() if jobs is None else max(jobs, visible_cores()))
         try:
@@ -74,15 +75,15 @@ class RayLauncher(Launcher):
         self._environment = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         if not self._gpus:
             self._environment["CUDA_VISIBLE_DEVICES"] = ""
-        self._waiting: deque[Order] = deque()
-        self._given: dict[Any, Order] = {}  # by the reference of what is to come
+        self._waiting: deque[Run] = deque()
+        self._given: dict[Any, Run] = {}  # by the reference of what is to come
 
-    def submit(self, orders: Sequence[Order]) -> None:
-        self._waiting.extend(orders)
+    def submit(self, runs: Sequence[Run]) -> None:
+        self._waiting.extend(runs)
         self._give()
 
     def wait(self, seconds: float) -> list[Verdict]:
-        """Verdicts that have come in. Ray itself gives an order again whose worker died."""
+        """Verdicts that have come in. Ray itself gives a run again whose worker died."""
         references = list(self._given)
         self._ray.wait(references, num_returns=1, timeout=seconds)
         ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
@@ -91,7 +92,7 @@ class RayLauncher(Launcher):
         return verdicts
 
     def running(self) -> list[str]:
-        return [order.id for order in self._given.values()]
+        return [run.id for run in self._given.values()]
 
     def close(self) -> None:
         """Leaves Ray, which ends its workers; their processes notice and end too."""
@@ -100,33 +101,26 @@ class RayLauncher(Launcher):
         self._ray.shutdown()
 
     def _collect(self, reference: Any) -> Verdict:
-        order = self._given.pop(reference)
+        run = self._given.pop(reference)
         try:
             verdict: Verdict = self._ray.get(reference)
         except self._ray.exceptions.WorkerCrashedError as error:
-            return fail(order, f"its Ray worker died {ATTEMPTS} times: {_last_line(error)}")
+            return fail(run, f"its Ray worker died {ATTEMPTS} times: {_last_line(error)}")
         except self._ray.exceptions.RayError as error:
-            return fail(order, _last_line(error))
+            return fail(run, _last_line(error))
         return verdict
 
     def _give(self) -> None:
         while self._waiting and len(self._given) < self.slots:
-            order = self._waiting.popleft()
-            self._given[self._make.remote(order, os.getcwd(), self.threads, self._environment)] = order  # noqa: PTH109
+            run = self._waiting.popleft()
+            self._given[self._make.remote(run, os.getcwd(), self.threads, self._environment)] = run  # noqa: PTH109
 
 
 _warm: WorkerProcess | None = None  # of this worker of Ray's
 
 
-def make(order: Order, folder: str, threads: int, environment: Mapping[str, str]) -> Verdict:
-    """What a worker of Ray's does: it holds a warm process, and replaces it where a run has killed it.
-
-    Args:
-        order: The run.
-        folder: The folder in which the sweep was started.
-        threads: Threads of the run.
-        environment: What else the environment of the process adds to the node's.
-    """
+def make(run: Run, folder: str, threads: int, environment: Mapping[str, str]) -> Verdict:
+    """What a worker of Ray's does: it holds a warm process, a new one where a run has killed it."""
     global _warm
     os.chdir(folder)
     # the next run of this worker may be given another GPU
@@ -135,7 +129,7 @@ def make(order: Order, folder: str, threads: int, environment: Mapping[str, str]
         _warm.kill()
         _warm = None
     _warm = worker = _warm or WorkerProcess(threads, environment)
-    worker.give(order)
+    worker.give(run)
     verdict, alive = worker.verdict()
     if not alive:
         worker.kill()

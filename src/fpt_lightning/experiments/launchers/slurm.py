@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.launchers.base import Launcher
-from fpt_lightning.experiments.launchers.orders import Order, Verdict, fail
 from fpt_lightning.experiments.launchers.process import WorkerProcess
+from fpt_lightning.experiments.launchers.verdict import Verdict, fail
 
 LARGEST_ARRAY = 1000
 """Jobs of one array; SLURM's own default for the most (MaxArraySize) is 1,001."""
@@ -85,25 +86,25 @@ class SlurmLauncher(Launcher):
             parameters["array_parallelism"] = jobs
         self._executor = submitit.SlurmExecutor(folder=folder / "slurm", max_num_timeout=TIMEOUTS)
         self._executor.update_parameters(**parameters)
-        self._jobs: dict[str, tuple[Order, Any]] = {}  # by the job's id, those without a verdict
+        self._jobs: dict[str, tuple[Run, Any]] = {}  # by the job's id, those without a verdict
         self._states: dict[str, str] = {}
         self._silent: dict[str, int] = {}  # questions in a row since a job is dead or gone
         self._asked = time.monotonic()
 
-    def submit(self, orders: Sequence[Order]) -> None:
+    def submit(self, runs: Sequence[Run]) -> None:
         """Submits an array of jobs.
 
         Raises:
             FPTError: If SLURM refuses it.
         """
-        for start in range(0, len(orders), LARGEST_ARRAY):
-            part = orders[start : start + LARGEST_ARRAY]
+        for start in range(0, len(runs), LARGEST_ARRAY):
+            part = runs[start : start + LARGEST_ARRAY]
             try:
                 with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what the error says
                     jobs = self._executor.map_array(SlurmRun(self.threads), part)
             except self._submitit.core.utils.FailedJobError as error:
                 raise FPTError(f"SLURM does not take the jobs: {_refusal(str(error))}") from error
-            self._jobs.update({job.job_id: (order, job) for order, job in zip(part, jobs, strict=True)})
+            self._jobs.update({job.job_id: (run, job) for run, job in zip(part, jobs, strict=True)})
 
     def wait(self, seconds: float) -> list[Verdict]:
         end = time.monotonic() + seconds
@@ -117,7 +118,7 @@ class SlurmLauncher(Launcher):
 
     def running(self) -> list[str]:
         """The runs whose jobs SLURM has started."""
-        return [order.id for name, (order, _) in self._jobs.items() if self._states.get(name) == "RUNNING"]
+        return [run.id for name, (run, _) in self._jobs.items() if self._states.get(name) == "RUNNING"]
 
     def close(self) -> None:
         if self._jobs:
@@ -125,11 +126,11 @@ class SlurmLauncher(Launcher):
             self._jobs.clear()
 
     def _verdict(self, name: str) -> Verdict:
-        order, job = self._jobs.pop(name)
+        run, job = self._jobs.pop(name)
         try:
             verdict: Verdict = job.result()
         except self._submitit.core.utils.UncompletedJobError as error:
-            return fail(order, f"SLURM job {name}: {str(error).strip().splitlines()[-1]}")
+            return fail(run, f"SLURM job {name}: {str(error).strip().splitlines()[-1]}")
         return verdict
 
     def _look_for_the_dead(self) -> list[Verdict]:
@@ -140,12 +141,12 @@ class SlurmLauncher(Launcher):
             return []
         self._states = states
         verdicts = []
-        for name, (order, job) in list(self._jobs.items()):
+        for name, (run, job) in list(self._jobs.items()):
             state = states.get(name)
             self._silent[name] = 0 if state in ALIVE else self._silent.get(name, 0) + 1
             if self._silent[name] >= (UNSEEN if state in (None, "COMPLETED") else 1) and not _has_result(job):
                 del self._jobs[name]
-                verdicts.append(fail(order, self._death(name, state or state_by_accounting(name), job)))
+                verdicts.append(fail(run, self._death(name, state or state_by_accounting(name), job)))
         return verdicts
 
     def _death(self, name: str, state: str | None, job: Any) -> str:
@@ -154,16 +155,12 @@ class SlurmLauncher(Launcher):
 
 
 class SlurmRun:
-    """What a job does: a run in a process, as the local launcher makes it.
-
-    Args:
-        threads: Threads of the run.
-    """
+    """What a job does: a run in a process of so many threads, as the local launcher makes it."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
 
-    def __call__(self, order: Order) -> Verdict:
+    def __call__(self, run: Run) -> Verdict:
         """Makes the run, or goes on with it."""
         # SLURM signals every process of a job: this one answers by requeuing it, the run is not to die before
         shielded = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
@@ -171,16 +168,16 @@ class SlurmRun:
         worker = WorkerProcess(self.threads)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, shielded)
         try:
-            worker.give(order)
+            worker.give(run)
             return worker.verdict()[0]
         finally:
             worker.kill()
 
-    def checkpoint(self, order: Order) -> Any:
+    def checkpoint(self, run: Run) -> Any:
         """What to submit in its place when the job is preempted or out of time: the same, as the run resumes itself."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, order)
+        return DelayedSubmission(self, run)
 
 
 def read_options(options: Sequence[str]) -> dict[str, Any]:

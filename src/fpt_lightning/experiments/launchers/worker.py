@@ -1,41 +1,37 @@
 """A warm process that makes runs one after the other: torch is imported once, not once a run.
 
-Orders come in on its standard input, a line of JSON each; answers go out on a pipe of their own. It ends when whoever
-sends the orders is gone, in the middle of a run if need be: the run goes on from its checkpoint another time.
+Runs come in on a pipe and verdicts go out on it. It ends when whoever sends the runs is gone, in the middle of a run if
+need be: the run goes on from its checkpoint another time.
 """
 
-import dataclasses
 import importlib
-import json
 import os
 import queue
 import sys
 import threading
-from typing import TextIO
+from multiprocessing.connection import Connection
+from typing import Any
 
-from fpt_lightning.experiments.launchers.orders import Order, carry_out, check
+from fpt_lightning.experiments.launchers.verdict import carry_out, check
 
 
-def serve(orders: TextIO, answers: TextIO) -> None:
-    """Carries out orders until there are no more to come."""
-    inbox: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(orders, inbox), daemon=True).start()
-    importlib.import_module("fpt_lightning.cli")  # seconds, before the first order rather than in its time
+def serve(pipe: Connection) -> None:
+    """Makes the runs that come in; says of a command, a list of words, what is wrong with it."""
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
+    importlib.import_module("fpt_lightning.cli")  # seconds, before the first run rather than in its time
     while True:
-        order = json.loads(inbox.get())
-        if "check" in order:
-            answer = {"check": check(order["check"])}
-        else:
-            answer = dataclasses.asdict(carry_out(Order(**{**order, "words": tuple(order["words"])})))
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        asked = inbox.get()
+        pipe.send(check(asked) if isinstance(asked, list) else carry_out(asked))
 
 
-def _listen(orders: TextIO, inbox: "queue.SimpleQueue[str]") -> None:
-    for line in orders:
-        inbox.put(line)
-    os._exit(0)
+def _listen(pipe: Connection, inbox: "queue.SimpleQueue[Any]") -> None:
+    try:
+        while True:
+            inbox.put(pipe.recv())
+    except (EOFError, OSError):
+        os._exit(0)
 
 
 if __name__ == "__main__":
-    serve(sys.stdin, os.fdopen(int(sys.argv[1]), "w"))
+    serve(Connection(int(sys.argv[1])))

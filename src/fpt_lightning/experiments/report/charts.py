@@ -6,7 +6,7 @@ from statistics import fmean
 
 from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error
-from fpt_lightning.experiments.report.svg import Chart, Dots, Point, Series, x_axis, y_axis
+from fpt_lightning.experiments.report.svg import Chart, Dots, Level, Point, Series, x_axis, y_axis
 from fpt_lightning.experiments.report.units import UNITS, rate, short
 from fpt_lightning.experiments.tables import Task
 
@@ -25,7 +25,8 @@ def charts_of(results: Results) -> dict[str, list[tuple[str, Chart | Dots]]]:
 
 def _learning_curves(results: Results, task: Task) -> Chart | None:
     arms = [Series(style, _mean_curve(entry), band=True) for style, entry in enumerate(results.entries_of(task))]
-    return _chart(f"Learning curves on {task.title}", task, arms, "gradient steps", False, short)
+    level = _level(results, task, "validation")
+    return _chart(f"Learning curves on {task.title}", task, arms, level, "gradient steps", False, short)
 
 
 def _mean_curve(entry: Entry) -> list[Point]:
@@ -50,15 +51,14 @@ def _rates(results: Results, task: Task) -> Chart | None:
         Series(style, [point for lr in entry.cell.rates if (point := _at_rate(results, entry, lr))])
         for style, entry in enumerate(entries)
     ]
-    return _chart(
-        f"{UNITS[task.metric].title} against learning rate on {task.title}", task, arms, "learning rate", True, rate
-    )
+    title = f"{UNITS[task.metric].title} against learning rate on {task.title}"
+    return _chart(title, task, arms, _level(results, task, "validation"), "learning rate", True, rate)
 
 
 def _at_rate(results: Results, entry: Entry, lr: float) -> Point | None:
     """The metric on validation at a learning rate; the test split has no part in choosing."""
     unit = entry.unit
-    finished = [results.outcomes[entry.cell.runs[lr, seed].id].result for seed in entry.cell.grid_seeds]
+    finished = [results.outcomes[entry.cell.runs[lr, seed].id].result for seed in entry.cell.seeds]
     values = _finite(unit.factor * result.validation for result in finished if result is not None)
     if not values:
         return None
@@ -92,17 +92,25 @@ def _sizes(results: Results, task: Task) -> Chart | None:
             arms.append(Series(style, [Point(trained, mean, standard_error(values), tooltip)]))
     if len({point.x for series in arms for point in series.points}) < 2:
         return None
-    return _chart(f"{unit.title} against size on {task.title}", task, arms, "trained parameters", True, short)
+    title = f"{unit.title} against size on {task.title}"
+    return _chart(title, task, arms, _level(results, task, "test"), "trained parameters", True, short)
 
 
 def _finite(values: Iterable[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
+def _level(results: Results, task: Task, split: str) -> Level:
+    """Where the dashed line lies: at the best trivial baseline, or at chance."""
+    if (best := results.best_baseline(task, split)) is None:
+        return Level("chance", task.chance)
+    return Level(best.name, UNITS[task.metric].factor * best.on(split))
+
+
 def _chart(
-    title: str, task: Task, arms: Iterable[Series], label: str, log: bool, written: Callable[[float], str]
+    title: str, task: Task, arms: Iterable[Series], level: Level, label: str, log: bool, written: Callable[[float], str]
 ) -> Chart | None:
-    """A chart of the task's metric, from chance up where chance is near."""
+    """A chart of the task's metric, from the level up where that is near."""
     arms = [series for series in arms if series.points]
     points = [point for series in arms for point in series.points]
     if not points:
@@ -110,8 +118,8 @@ def _chart(
     unit = UNITS[task.metric]
     heights = [max(unit.lowest, point.y + sign * (point.error or 0)) for point in points for sign in (-1, 1)]
     lowest, highest = min(heights), max(heights)
-    if lowest - task.chance < 2 * (highest - lowest) + unit.least_height:
-        heights.append(task.chance)
+    if lowest - level.height < 2 * (highest - lowest) + unit.least_height:
+        heights.append(level.height)
     heights.append(highest - unit.least_height)
     x = x_axis(label, [point.x for point in points], log, written)
-    return Chart(title, x, y_axis(unit.axis, heights, unit.least_height / 10), arms, task.chance)
+    return Chart(title, x, y_axis(unit.axis, heights, unit.least_height / 10), arms, level)

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
 
 from fpt_lightning import __version__
 from fpt_lightning.experiments.report.results import Entry, Results
-from fpt_lightning.experiments.report.units import rate
+from fpt_lightning.experiments.report.units import UNITS, rate
 from fpt_lightning.experiments.tables import Task
 from fpt_lightning.runs.metrics import CONVERGED
 from fpt_lightning.runs.outcome import State
@@ -28,6 +29,7 @@ def warnings_of(results: Results) -> list[str]:
         *(sentence for task in results.tasks for sentence in _unequal_budgets(results, task)),
         *(sentence for task in results.tasks for sentence in _other_data(results, task)),
         *_other_metrics(results),
+        *_no_better_than_trivial(results),
         *_narrow_grids(results),
         *_still_rising(results),
         *_other_versions(results),
@@ -48,7 +50,7 @@ def _unequal_budgets(results: Results, task: Task) -> Iterator[str]:
 
 def _budget(results: Results, entry: Entry) -> dict[str, Any]:
     """What the runs of a cell really had, as far as it may differ between arms."""
-    ended = (State.FINISHED, State.FAILED)
+    ended = (State.FINISHED, State.DIVERGED, State.FAILED)
     tried = {lr for (lr, _), run in entry.cell.runs.items() if results.outcomes[run.id].state in ended}
     batches = sorted({result.batch_size for result in entry.results.values() if result.batch_size is not None})
     config = results.grid.records.config(entry.runs[0].folder.name) or {}
@@ -83,6 +85,18 @@ def _other_metrics(results: Results) -> Iterator[str]:
             yield f"Runs on {task.title} measured {metric}: give its task `metric: {metric}`."
 
 
+def _no_better_than_trivial(results: Results) -> Iterator[str]:
+    for task in results.tasks:
+        if (best := results.best_baseline(task)) is None:
+            continue
+        measured = {entry.arm: list(entry.measured("accuracy").values()) for entry in results.entries_of(task)}
+        unit = UNITS[task.metric]
+        arms = [arm for arm, values in measured.items() if values and fmean(values) <= unit.factor * best.test]
+        if arms:
+            reached = f"{best.name}, {unit.write(unit.factor * best.test)}"
+            yield f"No better than a trivial baseline on {task.title} ({reached}): {', '.join(arms)}."
+
+
 def _narrow_grids(results: Results) -> Iterator[str]:
     titles = defaultdict[tuple[str, float, str], list[str]](list)
     for entry in results.entries.values():
@@ -99,7 +113,7 @@ def _is_level(results: Results, entry: Entry) -> bool:
     """Whether the rate beside the edge does as well, by the measure of convergence: little lies further out."""
     rates, means = entry.cell.rates, entry.cell.validation(results.outcomes)
     edge, inner = (rates[0], rates[1]) if entry.lr == rates[0] else (rates[-1], rates[-2])
-    return inner in means and means[edge] - means[inner] <= CONVERGED * (means[edge] - entry.chance)
+    return inner in means and means[edge] - means[inner] <= CONVERGED * (means[edge] - entry.floor)
 
 
 def _still_rising(results: Results) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """A table for a paper: LaTeX with booktabs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from fpt_lightning.experiments.report.page import FigureText, Page
 from fpt_lightning.experiments.report.units import MINUS, NONE
@@ -24,37 +24,60 @@ _SPECIAL = {
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
 }
 
-MOST_COLUMNS = 4
-"""Columns that fit across a page in the size of its text."""
+LINE = 66
+"""Letters that fit across a page, about: a wider table goes on below."""
 
 
 def frame(page: Page) -> str:
     r"""A ``table`` environment: our figures, the paper's in a grey row below, notes and warnings in small print."""
     small = [
         *(rf"\textsuperscript{{{number}}}~{escaped(note)}" for number, note in enumerate(page.notes, 1)),
-        escaped(f"{page.how_to_read('in the row below')} {page.table.note}"),
+        escaped(f"{page.how_to_read('in the row below')} {page.table.note} {page.about}"),
+        *(escaped(f"Options on {line}.") for line in page.options),
         *(escaped(f"Learning rates of {line}.") for line in page.rates),
         *(escaped(f"Warning: {warning}") for warning in page.warnings),
     ]
-    columns = len(page.headings)
     lines = [
         r"% needs \usepackage{booktabs} and a document in UTF-8",
         r"\begin{table}",
         r"\centering",
-        *([r"\footnotesize\setlength{\tabcolsep}{3pt}"] if columns > MOST_COLUMNS else []),
         rf"\caption{{{escaped(f'{page.table.title} ({page.table.source}; profile {page.profile.name})')}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', page.table.name)}}}",
-        rf"\begin{{tabular}}{{l{'r' * columns}}}",
-        r"\toprule",
-        _row("", map(escaped, page.headings)),
-        r"\midrule",
-        *(line for arm, figures in page.rows for line in _rows(arm, figures)),
-        r"\bottomrule",
-        r"\end{tabular}",
+        *(line for columns in _parts(page) for line in _tabular(page, columns)),
         *(rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {line}}}" for line in small),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _parts(page: Page) -> Iterator[slice]:
+    """The columns that fit side by side behind the names of the rows."""
+    room = LINE - max(len(name) for name, _ in [*page.rows, *page.baselines])
+    start = used = 0
+    for place, heading in enumerate(page.headings):
+        width = 3 + max(len(heading), *(len(figures[place].mean) for _, figures in page.rows))
+        if place > start and used + width > room:
+            yield slice(start, place)
+            start, used = place, 0
+        used += width
+    yield slice(start, len(page.headings))
+
+
+def _tabular(page: Page, columns: slice) -> list[str]:
+    """Some columns of the table, with every row."""
+    headings = page.headings[columns]
+    baselines = [(name, figures[columns]) for name, figures in page.baselines if any(figures[columns])]
+    return [
+        rf"\begin{{tabular}}{{l{'r' * len(headings)}}}",
+        r"\toprule",
+        _row("", map(escaped, headings)),
+        r"\midrule",
+        *(line for arm, figures in page.rows for line in _rows(arm, figures[columns])),
+        *([r"\midrule"] if baselines else []),
+        *(_row(rf"\emph{{{escaped(name)}}}", map(escaped, figures)) for name, figures in baselines),
+        r"\bottomrule",
+        r"\end{tabular}\par\medskip",
+    ]
 
 
 def escaped(text: str) -> str:

@@ -14,6 +14,7 @@ def frame(page: Page) -> str:
         ["", *map(escaped, page.headings)],
         ["---", *("---:" for _ in page.headings)],
         *([escaped(arm), *map(_cell, figures)] for arm, figures in page.rows),
+        *([f"*{escaped(name)}*", *map(escaped, figures)] for name, figures in page.baselines),
     ]
     blocks = [
         f"## {escaped(page.table.title)}",
@@ -22,6 +23,8 @@ def frame(page: Page) -> str:
         "\n".join(f"[^{number}]: {escaped(note)}" for number, note in enumerate(page.notes, 1)),
         escaped(page.how_to_read("in brackets")),
         escaped(page.table.note),
+        escaped(page.about),
+        _list("Sizes and budgets", page.options),
         _list("Learning rates", page.rates),
         _list("Warnings", page.warnings),
     ]

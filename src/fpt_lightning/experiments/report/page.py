@@ -8,34 +8,21 @@ from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
-from fpt_lightning.experiments.grid import Run
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.report.charts import charts_of
 from fpt_lightning.experiments.report.checks import warnings_of
+from fpt_lightning.experiments.report.reading import options, rates, reading
 from fpt_lightning.experiments.report.results import Column, Entry, Results
-from fpt_lightning.experiments.report.statistics import SIGNIFICANT, Comparison, standard_error
+from fpt_lightning.experiments.report.statistics import Comparison, standard_error
 from fpt_lightning.experiments.report.svg import Chart, Dots
 from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
 from fpt_lightning.experiments.tables import MEASURES, Profile, Reference, Table
 from fpt_lightning.runs.outcome import Outcome, State
 
-DEFINITIONS = {
-    "accuracy": "Test accuracy, in percent, of the checkpoint that validation chose.",
-    "train_accuracy": "Training accuracy: the mean over the last fifth of the training batches that were logged, in "
-    "percent.",
-    "steps_to_convergence": "Steps to convergence: gradient steps up to the first validation that lacks at most 1 % of "
-    "the way from chance to the run's best validation.",
-    "trained_parameters": "Trained parameters: how many numbers of the model were trained.",
-}
-
-OF_REGRESSIONS = {
-    "accuracy": "Test R², the coefficient of determination, of the checkpoint that validation chose.",
-    "train_accuracy": "Training R²: the mean over the last fifth of the training batches that were logged.",
-}
-
 ABSENT = {
     "accuracy": "ended without a number",
     "train_accuracy": "logged no training {metric}",
-    "steps_to_convergence": "were never better than chance on validation",
+    "steps_to_convergence": "were never better than {floor} on validation",
     "trained_parameters": "do not say how many parameters they train",
 }
 
@@ -94,9 +81,11 @@ class Page:
     """All that a report says.
 
     Attributes:
+        baselines: What needs no backbone, by name, a figure a column.
         notes: Why figures are missing; the same reason is given once.
         over: What a figure is the mean of.
         reading: How to read the table, a sentence each.
+        options: What the profile and the protocol change of the tasks' configs, a line each.
         rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
         metric: What judges the tasks.
         charts: By kind and task; see :func:`charts_of`.
@@ -107,15 +96,22 @@ class Page:
     profile: Profile
     headings: list[str]
     rows: list[tuple[str, list[FigureText]]]
+    baselines: list[tuple[str, list[str]]]
     notes: list[str]
     over: str
     reading: list[str]
+    options: list[str]
     rates: list[str]
     warnings: list[str]
     metric: str
     charts: dict[str, list[tuple[str, Chart | Dots]]]
     attention: list[tuple[str, Path]]
     cells: list[CellText]
+
+    @property
+    def about(self) -> str:
+        """What the profile is for, as it says itself."""
+        return f"Profile {self.profile.name}: {self.profile.about}." if self.profile.about else ""
 
     def how_to_read(self, papers: str) -> str:
         """In full; ``papers`` says where the paper's figures stand."""
@@ -132,10 +128,12 @@ def page_of(results: Results, folder: Path) -> Page:
         profile=grid.profile,
         headings=[_heading(column, grid.table) for column in results.columns],
         rows=[(arm, [_figure(results, arm, column, notes) for column in results.columns]) for arm in results.arms],
+        baselines=list(_baselines(results)),
         notes=notes,
         over=f"Mean ± standard error over {seeds} seeds" if seeds > 1 else "One seed",
-        reading=list(_reading(results, metric)),
-        rates=list(_rates(results)),
+        reading=list(reading(results, metric)),
+        options=list(options(results)),
+        rates=list(rates(results)),
         warnings=warnings_of(results),
         metric=metric,
         charts=charts_of(results),
@@ -158,8 +156,20 @@ def _figure(results: Results, arm: str, column: Column, notes: list[str]) -> Fig
         significant=comparison is not None and comparison.significant,
         count=(f"n = {count}" + (f" of {seeds}" if count < seeds else "")) if count else "",
         lr=rate(entry.lr) if entry.lr is not None and len(entry.cell.rates) > 1 else "",
-        note=_note(entry, column, count, notes),
+        note=_note(results, entry, column, count, notes),
     )
+
+
+def _baselines(results: Results) -> Iterator[tuple[str, list[str]]]:
+    """The trivial baselines as rows of the table, where it has columns for them."""
+    for name in dict.fromkeys(one.name for of_task in results.baselines.values() for one in of_task):
+        figures = []
+        for column in results.columns:
+            measured = column.measure == "accuracy"
+            found = [one for one in results.baselines[column.task.name] if measured and one.name == name]
+            figures.append(column.unit.write(column.unit.factor * found[0].test) if found else "")
+        if any(figures):
+            yield name, figures
 
 
 def _mean(values: list[float], column: Column) -> str:
@@ -188,12 +198,14 @@ def _comparison(comparison: Comparison, unit: Unit, baseline: str) -> str:
     return f"{difference}, paired t-test over {comparison.seeds} seeds: {p}, corrected (Holm) {corrected}"
 
 
-def _note(entry: Entry, column: Column, count: int, notes: list[str]) -> int | None:
+def _note(results: Results, entry: Entry, column: Column, count: int, notes: list[str]) -> int | None:
     """The number, from 1, of the note that says why there are fewer values than seeds."""
     finished = len(entry.results)
     if entry.missing is None and count == finished:
         return None
-    absent = f"{finished - count} of {finished} runs {ABSENT[column.measure].format(metric=column.unit.name)}"
+    best = results.best_baseline(column.task, "validation")
+    told = ABSENT[column.measure].format(metric=column.unit.name, floor=best.name if best else "chance")
+    absent = f"{finished - count} of {finished} runs {told}"
     note = (f"mean over {count} of {len(entry.cell.seeds)} seeds: " if count else "") + (entry.missing or absent)
     if note not in notes:
         notes.append(note)
@@ -206,35 +218,6 @@ def _heading(column: Column, table: Table) -> str:
         return column.task.title
     measure = MEASURES[column.measure].replace(UNITS["accuracy"].axis, UNITS[column.task.metric].axis)
     return f"{column.task.title}, {measure}"
-
-
-def _reading(results: Results, metric: str) -> Iterator[str]:
-    """What is measured, how learning rates were chosen, what is bold."""
-    definitions = {"accuracy": DEFINITIONS, "r2": DEFINITIONS | OF_REGRESSIONS}
-    yield from dict.fromkeys(definitions[column.task.metric][column.measure] for column in results.columns)
-    protocol = results.grid.protocol
-    if protocol.lr is None:
-        yield f"Protocol {protocol.name}: one learning rate, given beforehand."
-    else:
-        seeds = len(protocol.seeds[: protocol.grid_seeds])
-        yield (
-            f"Protocol {protocol.name}: of {len(protocol.lr)} learning rates from {rate(min(protocol.lr))} to "
-            f"{rate(max(protocol.lr))} every arm takes the one with the best validation {metric} "
-            f"(mean over {seeds} seed{'s' * (seeds > 1)})."
-        )
-    if tested := sum(comparison.p is not None for comparison in results.comparisons.values()):
-        yield (
-            f"Bold differs from {results.baseline}: paired t-test over seeds, "
-            f"p < {SIGNIFICANT:g} after Holm's correction over {tested} comparison{'s' * (tested > 1)}."
-        )
-
-
-def _rates(results: Results) -> Iterator[str]:
-    for arm in results.arms:
-        entries = [results.entries[arm, task.name] for task in results.tasks]
-        chosen = [f"{entry.task.title} {rate(entry.lr)}" for entry in entries if entry.lr is not None]
-        if chosen:
-            yield f"{arm}: {', '.join(chosen)}"
 
 
 def _attention(results: Results) -> Iterator[tuple[str, Path]]:
@@ -261,7 +244,8 @@ def _cell(results: Results, entry: Entry, folder: Path) -> CellText:
 
 
 def _run(entry: Entry, run: Run, outcome: Outcome, folder: Path) -> RunText:
-    result, counts = outcome.result, run in entry.runs
+    counts = run in entry.runs
+    result = outcome.result if outcome.state is State.FINISHED else None
     unit = UNITS[result.metric if result else entry.task.metric]
     is_there = outcome.state is not State.MISSING and run.folder.is_dir()  # an archived run has no folder
     return RunText(
@@ -271,7 +255,7 @@ def _run(entry: Entry, run: Run, outcome: Outcome, folder: Path) -> RunText:
         lr="backbone" if run.lr is None else rate(run.lr),
         validation=unit.write(unit.factor * result.validation) if result else "",
         test=unit.write(unit.factor * result.test) if result and counts and result.test is not None else "",
-        steps=f"{result.steps:,}" if result else "",
+        steps=f"{outcome.result.steps:,}" if outcome.result else "",
         link=quote(Path(os.path.relpath(run.folder, folder)).as_posix()) + "/" if is_there else "",
         command=f"fpt {shlex.join(run.command)}",
     )

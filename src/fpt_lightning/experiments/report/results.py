@@ -1,11 +1,13 @@
 """From the runs of a table to its figures: what every arm measured in every column, and what it is worth."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
-from fpt_lightning.experiments.grid import Cell, Grid, Run
+from fpt_lightning.experiments.cells import Cell, Run
+from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report.statistics import Comparison, compare, holm
 from fpt_lightning.experiments.report.units import COUNT, UNITS, Unit
 from fpt_lightning.experiments.tables import Task
@@ -18,10 +20,23 @@ COUNTS = ("steps_to_convergence", "trained_parameters")
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What one trivial rule is worth on a task, without a backbone, as results measure it."""
+
+    name: str
+    validation: float
+    test: float
+
+    def on(self, split: str) -> float:
+        return self.validation if split == "validation" else self.test
+
+
+@dataclass(frozen=True)
 class Entry:
     """A cell with the runs that count.
 
     Attributes:
+        floor: What needs no backbone reaches on validation: chance, or the best trivial baseline that results have.
         lr: The learning rate that validation chose, or the only one; None as long as it is open.
         results: The finished runs at that learning rate, by seed.
         curves: Their learning curves.
@@ -30,6 +45,7 @@ class Entry:
 
     cell: Cell
     task: Task
+    floor: float
     lr: float | None = None
     results: Mapping[int, Result] = field(default_factory=dict)
     curves: Mapping[int, Curve] = field(default_factory=dict)
@@ -44,11 +60,6 @@ class Entry:
         return UNITS[self.task.metric]
 
     @property
-    def chance(self) -> float:
-        """What guessing achieves, as ``result.json`` and ``metrics.csv`` measure it."""
-        return self.task.chance / self.unit.factor
-
-    @property
     def runs(self) -> list[Run]:
         """The runs that count."""
         return [self.cell.runs[self.lr, seed] for seed in self.results] if self.lr is not None else []
@@ -57,7 +68,7 @@ class Entry:
         """What its runs measured by seed, in the unit of the report; those that have no number are left out."""
         values: dict[int, float | None]
         if measure == "steps_to_convergence":
-            values = {seed: curve.steps_to_convergence(self.chance) for seed, curve in self.curves.items()}
+            values = {seed: curve.steps_to_convergence(self.floor) for seed, curve in self.curves.items()}
         elif measure == "trained_parameters":
             values = {seed: result.trained_parameters for seed, result in self.results.items()}
         elif measure == "train_accuracy":
@@ -83,7 +94,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Results:
-    """A table as far as its runs are finished; ``values`` and ``comparisons`` are by arm and name of the column."""
+    """A table as far as its runs are finished.
+
+    Attributes:
+        baselines: By name of the task.
+        values: By arm and name of the column; so are ``comparisons``.
+    """
 
     grid: Grid
     outcomes: Mapping[str, Outcome]
@@ -91,6 +107,7 @@ class Results:
     columns: tuple[Column, ...]
     arms: tuple[str, ...]
     baseline: str
+    baselines: Mapping[str, Sequence[Baseline]]
     entries: Mapping[tuple[str, str], Entry]
     values: Mapping[tuple[str, str], Mapping[int, float]]
     comparisons: Mapping[tuple[str, str], Comparison]
@@ -98,6 +115,11 @@ class Results:
     def entries_of(self, task: Task) -> list[Entry]:
         """The cells of a task, by rows."""
         return [self.entries[arm, task.name] for arm in self.arms]
+
+    def best_baseline(self, task: Task, split: str = "test") -> Baseline | None:
+        """The best trivial baseline of a task on ``validation`` or ``test``; None where it is no better than chance."""
+        better = [baseline for baseline in self.baselines[task.name] if baseline.on(split) > _chance(task)]
+        return max(better, key=lambda baseline: baseline.on(split), default=None)
 
 
 def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
@@ -115,7 +137,11 @@ def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
         for measure in grid.table.measures
     )
     baseline = grid.table.baseline if grid.table.baseline in arms else arms[0]
-    entries = {(cell.arm.name, cell.task): _entry(cell, grid, outcomes) for cell in grid.cells}
+    baselines = {task.name: _baselines(task, grid, outcomes) for task in tasks}
+    floors = {
+        task.name: max([_chance(task), *(baseline.validation for baseline in baselines[task.name])]) for task in tasks
+    }
+    entries = {(cell.arm.name, cell.task): _entry(cell, floors[cell.task], grid, outcomes) for cell in grid.cells}
     values: dict[tuple[str, str], Mapping[int, float]] = {}
     comparisons: dict[tuple[str, str], Comparison] = {}
     for column in columns:
@@ -127,23 +153,42 @@ def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
     tested = {place: comparison.p for place, comparison in comparisons.items() if comparison.p is not None}
     for place, corrected in zip(tested, holm(list(tested.values())), strict=True):
         comparisons[place] = replace(comparisons[place], corrected=corrected)
-    return Results(grid, outcomes, tasks, columns, arms, baseline, entries, values, comparisons)
+    return Results(grid, outcomes, tasks, columns, arms, baseline, baselines, entries, values, comparisons)
 
 
-def _entry(cell: Cell, grid: Grid, outcomes: Mapping[str, Outcome]) -> Entry:
+def _chance(task: Task) -> float:
+    """What ``experiments.yaml`` says of guessing, as ``result.json`` and ``metrics.csv`` measure it."""
+    return task.chance / UNITS[task.metric].factor
+
+
+def _baselines(task: Task, grid: Grid, outcomes: Mapping[str, Outcome]) -> list[Baseline]:
+    """The trivial baselines that the runs on a task left: means, in case their data or their seeds differ."""
+    figures = defaultdict[str, list[dict[str, float]]](list)
+    for run in (run for cell in grid.cells if cell.task == task.name for run in cell.runs.values()):
+        if (result := outcomes[run.id].result) is not None:
+            for name, by_split in result.baselines.items():
+                if all(math.isfinite(by_split.get(split, math.nan)) for split in ("val", "test")):
+                    figures[name].append(by_split)
+    return [
+        Baseline(name, fmean(one["val"] for one in of_runs), fmean(one["test"] for one in of_runs))
+        for name, of_runs in figures.items()
+    ]
+
+
+def _entry(cell: Cell, floor: float, grid: Grid, outcomes: Mapping[str, Outcome]) -> Entry:
     task = grid.experiments.tasks[cell.task]
     if cell.missing is not None:
-        return Entry(cell, task, missing=cell.missing)
+        return Entry(cell, task, floor, missing=cell.missing)
     # one learning rate is no choice: its seeds count as they come
     lr = cell.rates[0] if len(cell.rates) == 1 else cell.chosen(outcomes)
     if lr is None:
-        return Entry(cell, task, missing=_why_open(cell.due(outcomes), outcomes))
+        return Entry(cell, task, floor, missing=_why_open(cell.due(outcomes), outcomes))
     due = {seed: cell.runs[lr, seed] for seed in cell.seeds}
     tested = {seed: outcomes[run.id].result for seed, run in due.items() if outcomes[run.id].is_tested}
     results = {seed: result for seed, result in tested.items() if result is not None}
     missing = None if len(results) == len(due) else _why_open(due.values(), outcomes)
     curves = {seed: grid.records.curve(due[seed].folder.name, task.metric) for seed in results}
-    return Entry(cell, task, lr, results, curves, missing)
+    return Entry(cell, task, floor, lr, results, curves, missing)
 
 
 def _why_open(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> str:
@@ -153,8 +198,19 @@ def _why_open(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> str:
         "not tested" if outcome.state is State.FINISHED and not run.is_done(outcome) else outcome.state
         for run, outcome in ended
     )
+    steps = {outcome.result.diverged_step or 0 for _, outcome in ended if outcome.result and _diverged(outcome)}
+    at = " and ".join(f"{step:,}" for step in sorted(steps))
+    diverged = f"diverged (step{'s' * (len(steps) > 1)} {at})"
+    if counts[State.FINISHED] + counts[State.DIVERGED] == len(ended):
+        return f"{counts[State.DIVERGED]} of {len(ended)} runs {diverged}"
     others = ("not tested", *(state for state in State if state is not State.FINISHED))
-    rest = ", ".join(f"{counts[name]} {name}" for name in others if counts[name])
+    rest = ", ".join(
+        f"{counts[name]} {diverged if name is State.DIVERGED else name}" for name in others if counts[name]
+    )
     sentence = f"{counts[State.FINISHED]} of {len(ended)} runs so far; {rest}"
-    cause = next((outcome.cause for _, outcome in ended if outcome.cause), None)
+    cause = next((outcome.cause for _, outcome in ended if outcome.cause and not _diverged(outcome)), None)
     return f"{sentence}: {' '.join(cause.split())}" if cause else sentence
+
+
+def _diverged(outcome: Outcome) -> bool:
+    return outcome.state is State.DIVERGED

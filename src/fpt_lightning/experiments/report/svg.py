@@ -72,14 +72,22 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Level:
+    """A dashed line, with its name: what is worth nothing."""
+
+    name: str
+    height: float
+
+
+@dataclass(frozen=True)
 class Chart:
-    """Arms over two axes, with a dashed line at ``level``, which is chance."""
+    """Arms over two axes, and the level of what needs no backbone."""
 
     title: str
     x: Axis
     y: Axis
     arms: Sequence[Series]
-    level: float
+    level: Level
 
 
 @dataclass(frozen=True)

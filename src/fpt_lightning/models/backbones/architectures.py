@@ -50,7 +50,7 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 EMBEDDED: Mapping[str, Path] = {"pocket": Path(__file__).parents[2] / "assets" / "pocket"}
 """Folders in Hugging Face's format that ship with the package, by the name that ``model.backbone`` takes."""
 
-WITHOUT_WEIGHTS = frozenset({"tiny", "small", "one_block", "lstm", "lstm_star", "none", "one_attention"})
+WITHOUT_WEIGHTS = frozenset({"tiny", "small", "one_block", "lstm", "lstm_star", "none", "two_layer", "one_attention"})
 
 
 def location(name: str) -> str:

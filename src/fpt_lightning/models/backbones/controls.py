@@ -6,7 +6,6 @@ random values. The bodies take the form of a GPT-2 cut short rather than that of
 positions or causality), so that an arm differs from the frozen transformer in what was taken away and in nothing else.
 """
 
-import torch
 from torch import nn
 from transformers import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
@@ -17,17 +16,14 @@ from fpt_lightning.models.kernels.attention import use_attention
 
 
 class NoBody(nn.Module):
-    """No backbone at all: the input layer straight to the output layer (w/o LLM).
+    """No backbone at all (w/o LLM): one linear layer on all tokens at once, or two with a GELU between them.
 
-    No token learns of another, so the answer follows from the tokens it is read at alone.
+    The layers are those before and behind a body, see :class:`fpt_lightning.models.flat_layer.FlatLayer`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
-
-    def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        return inputs_embeds
 
 
 class AttentionBody(LayeredBody):

@@ -17,8 +17,9 @@ OWN_BODIES: Mapping[str, tuple[Callable[..., nn.Module], Mapping[str, int]]] = {
     # FPT section 3.3; LSTM* has twelve layers with residual connections and positions
     "lstm": (LayerNormLSTM, {"width": 768, "layers": 3}),
     "lstm_star": (partial(LayerNormLSTM, residual=True, positions=True), {"width": 768, "layers": 12}),
-    # the input layer straight to the output layer
-    "none": (lambda **_: NoBody(), {"width": 768}),
+    # all tokens straight to the output layer, or through a hidden layer of that width
+    "none": (lambda **_: NoBody(), {}),
+    "two_layer": (lambda **_: NoBody(), {"width": 768}),
     "one_attention": (AttentionBody, {"width": 768, "heads": 12}),
 }
 """By the name that ``model.backbone`` takes; as wide as the paper's GPT-2 unless told otherwise."""
@@ -50,13 +51,13 @@ class OwnBody(Family):
             if key not in sizes:
                 raise UsageError(
                     f"model.architecture: this backbone has no field '{key}'{did_you_mean(key, sizes)} "
-                    f"Its fields are {', '.join(sizes)}."
+                    f"Its fields are {', '.join(sizes) or 'none'}."
                 )
             if type(value) is not int or value < 1:
                 raise UsageError(f"model.architecture: {key} is a whole number of at least 1, got {value}")
         self.name = name
         self.sizes: Mapping[str, int] = {**sizes, **changed}
-        self.width = self.sizes["width"]
+        self.width = self.sizes.get("width", 0)
         self.learned_positions = name in ("lstm_star", "one_attention")
 
     def new_body(self, max_length: int, dropout: float) -> nn.Module:

@@ -1,4 +1,4 @@
-"""One run as an order to a worker, and what became of it."""
+"""Makes a run in this process, and says what became of it."""
 
 import os
 import sys
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from fpt_lightning.errors import FPTError
-from fpt_lightning.experiments.grid import Run
+from fpt_lightning.errors import DivergedError, FPTError
+from fpt_lightning.experiments.cells import Run
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.outcome import State, lock_of, read_finished, write_failure
 from fpt_lightning.runs.result import DamagedResultError
@@ -20,99 +20,70 @@ PATIENCE = 2.0
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a worker needs to know of a run.
-
-    Attributes:
-        id: The run's id.
-        folder: Its run folder.
-        words: What follows ``fpt``.
-        makes_backbone: Whether it is to leave a backbone.
-        attention: Whether it is to leave its attention maps.
-        test: Whether it is to be tested.
-    """
-
-    id: str
-    folder: str
-    words: tuple[str, ...]
-    makes_backbone: bool = False
-    attention: bool = False
-    test: bool = True
-
-    @classmethod
-    def of(cls, run: Run) -> "Order":
-        """The order to make a run."""
-        return cls(run.id, str(run.folder), tuple(run.command), run.makes_backbone, run.attention, run.test)
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """What became of an order.
-
-    Attributes:
-        id: The run's id.
-        state: Finished, failed, or running: somebody else is at it.
-        cause: Why it failed.
-    """
+    """What became of the run of an id: finished, diverged, failed and why, or running: somebody else is at it."""
 
     id: str
     state: State
     cause: str | None = None
 
 
-def carry_out(order: Order) -> Verdict:
+def carry_out(run: Run) -> Verdict:
     """Makes a run in this process, or goes on with it, unless it is finished or somebody else is at it.
 
     Output goes to ``log.txt`` of the run folder from here on. What is no :class:`FPTError` ends the process, with its
-    traceback in the log: whoever sent the order reads the cause there.
+    traceback in the log: whoever asked for it reads the cause there.
     """
-    folder = Path(order.folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with lock_of(folder).acquire(timeout=PATIENCE):
-            return _carry_out(order, folder)
+        with lock_of(run.folder).acquire(timeout=PATIENCE):
+            return _carry_out(run)
     except Timeout:
-        return Verdict(order.id, State.RUNNING)
+        return Verdict(run.id, State.RUNNING)
 
 
-def _carry_out(order: Order, folder: Path) -> Verdict:
+def _carry_out(run: Run) -> Verdict:
     from fpt_lightning.attention.command import attention
     from fpt_lightning.cli import FPTCLI
 
-    files = RunFolder(folder)
+    files = RunFolder(run.folder)
     try:
-        result = read_finished(folder, order.makes_backbone)
+        result = read_finished(run.folder, run.makes_backbone)
     except DamagedResultError:
         result = None
         files.result.unlink(missing_ok=True)
     commands: list[Callable[[], object]] = []
+    if result is not None and result.status == "diverged":
+        return Verdict(run.id, State.DIVERGED)
     if result is None:
-        commands.append(partial(FPTCLI, order.words))
-    elif order.test and result.test is None:
-        commands.append(partial(FPTCLI, [*order.words, "--test=only", f"--ckpt_path={files.best}"]))
-    if order.attention and not files.attention.is_file():
-        commands.append(partial(attention, ["--checkpoint", order.folder]))
-    RunFolder(folder).failure.unlink(missing_ok=True)
+        commands.append(partial(FPTCLI, run.command))
+    elif run.test and result.test is None:
+        commands.append(partial(FPTCLI, [*run.command, "--test=only", f"--ckpt_path={files.best}"]))
+    if run.attention and not files.attention.is_file():
+        commands.append(partial(attention, ["--checkpoint", str(run.folder)]))
+    files.failure.unlink(missing_ok=True)
     for command in commands:
-        write_output_to(folder / "log.txt")
+        _write_output_to(run.folder / "log.txt")
         _forget_peak_memory()
         try:
             command()
         except FPTError as error:
             print(f"fpt: error: {error}", file=sys.stderr)
-            return fail(order, str(error).partition("\n")[0])
+            if isinstance(error, DivergedError):
+                return Verdict(run.id, State.DIVERGED)
+            return fail(run, str(error).partition("\n")[0])
         finally:
             sys.stdout.flush()
-    return Verdict(order.id, State.FINISHED)
+    return Verdict(run.id, State.FINISHED)
 
 
-def fail(order: Order, cause: str) -> Verdict:
+def fail(run: Run, cause: str) -> Verdict:
     """Keeps the cause in the run folder, where there is room for it."""
     try:
-        write_failure(Path(order.folder), cause)
+        write_failure(run.folder, cause)
     except OSError as error:
         cause = f"{cause} (and its cause could not be kept: {error.strerror})"
-    return Verdict(order.id, State.FAILED, cause)
+    return Verdict(run.id, State.FAILED, cause)
 
 
 def last_words(log: Path) -> str:
@@ -125,7 +96,7 @@ def last_words(log: Path) -> str:
     return ours[-1].removeprefix("fpt: error: ") if ours else (lines or ["no word was left"])[-1]
 
 
-def write_output_to(log: Path) -> Path:
+def _write_output_to(log: Path) -> None:
     """Points this process's output at a new log, whatever writes it, and keeps the one before as ``log.1.txt``."""
     if log.exists():
         log.replace(log.with_suffix(".1.txt"))
@@ -135,7 +106,6 @@ def write_output_to(log: Path) -> Path:
     os.dup2(opened, 1)
     os.dup2(opened, 2)
     os.close(opened)
-    return log
 
 
 def _forget_peak_memory() -> None:
@@ -149,15 +119,12 @@ def _forget_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def check(commands: Sequence[Sequence[str]]) -> list[str | None]:
-    """What the command line says against each of some commands, None where nothing."""
+def check(words: Sequence[str]) -> str | None:
+    """What the command line says against a command, None where nothing."""
     from fpt_lightning.cli import ParsedCommand
 
-    answers: list[str | None] = []
-    for words in commands:
-        try:
-            ParsedCommand(words)
-            answers.append(None)
-        except FPTError as error:
-            answers.append(str(error))
-    return answers
+    try:
+        ParsedCommand(words)
+    except FPTError as error:
+        return str(error)
+    return None

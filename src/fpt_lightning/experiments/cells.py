@@ -1,0 +1,160 @@
+"""What a cell of a table consists of: its runs, and which of them are due."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isnan
+from pathlib import Path
+from statistics import fmean
+
+from fpt_lightning.experiments.tables import Arm, Reference
+from fpt_lightning.runs.outcome import Outcome, State
+
+ROUNDING = 1e-9
+"""Means of validation that differ by less are equal."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm, task, learning rate and seed: a folder named after its id.
+
+    Attributes:
+        id: Hash of its resolved config; where and by whom it is run does not change it.
+        words: What follows ``fpt`` on the command line, but for folder and checkpoint.
+        task: The task's name, or that of what is made.
+        lr: Learning rate; None of one that makes a backbone.
+        steps: Most training steps, where the config says.
+        needs: The run that makes its backbone.
+        makes_backbone: Whether it leaves a backbone for others.
+        attention: Whether it leaves its attention maps.
+        test: Whether it is tested; what only helps to choose a learning rate is not.
+    """
+
+    id: str
+    folder: Path
+    words: tuple[str, ...]
+    task: str
+    lr: float | None
+    seed: int
+    steps: int | None = None
+    needs: "Run | None" = None
+    makes_backbone: bool = False
+    attention: bool = False
+    test: bool = True
+
+    @property
+    def command(self) -> list[str]:
+        """What follows ``fpt``: starts the run, or goes on with it."""
+        untested = [] if self.test else ["--test=never"]
+        return [*self.words, *untested, f"--run_folder={self.folder}", "--ckpt_path=last"]
+
+    def is_done(self, outcome: Outcome) -> bool:
+        """Whether it left all that is asked of it, also the test and the attention maps, or diverged for good."""
+        if outcome.state is State.DIVERGED:
+            return True
+        if outcome.state is not State.FINISHED or (self.test and not outcome.is_tested):
+            return False
+        return not self.attention or outcome.attention is not None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm on a task: its runs, and how the learning rate is chosen among them.
+
+    Attributes:
+        runs: By learning rate and seed.
+        grid_seeds: Seeds that run every learning rate; the two best run all seeds.
+        seeds: Seeds of the figure.
+        reference: The paper's figures, by measure.
+        missing: Why it has no runs, where it has none.
+    """
+
+    arm: Arm
+    task: str
+    runs: Mapping[tuple[float, int], Run] = field(default_factory=dict)
+    grid_seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
+    reference: Mapping[str, Reference] = field(default_factory=dict)
+    missing: str | None = None
+
+    @property
+    def rates(self) -> list[float]:
+        """The grid."""
+        return sorted({lr for lr, _ in self.runs})
+
+    def grid_runs(self) -> list[Run]:
+        """The runs that every learning rate has."""
+        return self._runs(self.rates, self.grid_seeds)
+
+    def chosen(self, outcomes: Mapping[str, Outcome]) -> float | None:
+        """The better of the :meth:`finalists`, by mean validation over all seeds; None as long as one is to come.
+
+        Of equal ones the first.
+        """
+        finalists = self.finalists(outcomes)
+        if not finalists or not all(_has_ended(outcomes[run.id]) for run in self._runs(finalists, self.seeds)):
+            return None
+        return _middle_first(self._means(finalists, self.seeds, outcomes), finalists)[0]
+
+    def finalists(self, outcomes: Mapping[str, Outcome]) -> list[float]:
+        """The two learning rates of the best :meth:`validation`; none as long as a run of the grid is to come."""
+        if not all(_has_ended(outcomes[run.id]) for run in self.grid_runs()):
+            return []
+        means = self.validation(outcomes)
+        return _middle_first(means, sorted(means))[:2]
+
+    def validation(self, outcomes: Mapping[str, Outcome]) -> dict[float, float]:
+        """Mean validation over the seeds of the grid, by learning rate, without those that are passed over.
+
+        A run that diverged or failed takes its learning rate out of the choice, whatever its seed.
+        """
+        passed = {run.lr for run in self.runs.values() if _is_lost(outcomes[run.id])}
+        return self._means([lr for lr in self.rates if lr not in passed], self.grid_seeds, outcomes)
+
+    def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
+        """All runs that are decided on so far: the grid, and once it is done every seed of the two best rates.
+
+        Only those of the chosen rate are tested, and leave attention maps, which are of test examples.
+        """
+        if len(self.rates) == 1:
+            return self.grid_runs()
+        lr = self.chosen(outcomes)
+        lost = [run for run in self.runs.values() if _is_lost(outcomes[run.id])]
+        decided = [*self.grid_runs(), *self._runs(self.finalists(outcomes), self.seeds), *lost]
+        others = {run.id: replace(run, test=False, attention=False) for run in decided if run.lr != lr}
+        return [*others.values(), *(self.runs[lr, seed] for seed in self.seeds if lr is not None)]
+
+    def size(self, outcomes: Mapping[str, Outcome]) -> int:
+        """Runs in all, those included that are not decided on yet."""
+        later = len(self.seeds) - len(self.grid_seeds)
+        return max(len(self.grid_runs()) + min(2, len(self.rates)) * later, len(self.due(outcomes)))
+
+    def _runs(self, rates: Sequence[float], seeds: Sequence[int]) -> list[Run]:
+        return [self.runs[lr, seed] for lr in rates for seed in seeds]
+
+    def _means(
+        self, rates: Sequence[float], seeds: Sequence[int], outcomes: Mapping[str, Outcome]
+    ) -> dict[float, float]:
+        """Mean validation, 0 to 1, by learning rate; of those that have all of these seeds."""
+        results = {lr: [outcomes[run.id].result for run in self._runs([lr], seeds)] for lr in rates}
+        values = {lr: [result.validation for result in of if result is not None] for lr, of in results.items()}
+        return {lr: fmean(values[lr]) for lr in rates if len(values[lr]) == len(seeds)}
+
+
+def _has_ended(outcome: Outcome) -> bool:
+    return outcome.state in (State.FINISHED, State.DIVERGED, State.FAILED)
+
+
+def _is_lost(outcome: Outcome) -> bool:
+    """Whether a run ended without a number on validation; one whose test failed has it."""
+    return _has_ended(outcome) and (outcome.result is None or isnan(outcome.result.validation))
+
+
+def _middle_first(means: Mapping[float, float], rates: Sequence[float]) -> list[float]:
+    """Learning rates from the best mean to the worst; of equal ones the middle first, of two middles the smaller."""
+    left, order = list(rates), list[float]()
+    while left:
+        best = max(means[lr] for lr in left)
+        equal = [lr for lr in left if means[lr] >= best - ROUNDING]
+        order.append(equal[(len(equal) - 1) // 2])
+        left.remove(order[-1])
+    return order

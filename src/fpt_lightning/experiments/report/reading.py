@@ -1,0 +1,114 @@
+"""What stands around a table: how to read it, what the profile made smaller, which learning rates were chosen."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from fpt_lightning.experiments.report.results import COUNTS, Entry, Results
+from fpt_lightning.experiments.report.statistics import SIGNIFICANT
+from fpt_lightning.experiments.report.units import UNITS, rate
+from fpt_lightning.runs.outcome import State
+
+DEFINITIONS = {
+    "accuracy": "Test accuracy, in percent, of the checkpoint that validation chose.",
+    "train_accuracy": "Training accuracy: the mean over the last fifth of the training batches that were logged, in "
+    "percent.",
+    "steps_to_convergence": "Steps to convergence: gradient steps up to the first validation that lacks at most 1 % of "
+    "the way from chance, or from the best trivial baseline, to the run's best validation.",
+    "trained_parameters": "Trained parameters: how many numbers of the model were trained.",
+}
+
+OF_REGRESSIONS = {
+    "accuracy": "Test R², the coefficient of determination, of the checkpoint that validation chose.",
+    "train_accuracy": "Training R²: the mean over the last fifth of the training batches that were logged.",
+}
+
+
+def reading(results: Results, metric: str) -> Iterator[str]:
+    """What is measured, of which split the paper's figures are, how learning rates were chosen, what is bold."""
+    definitions = {"accuracy": DEFINITIONS, "r2": DEFINITIONS | OF_REGRESSIONS}
+    yield from dict.fromkeys(definitions[column.task.metric][column.measure] for column in results.columns)
+    yield from _other_splits(results)
+    yield from _trivial_baselines(results)
+    protocol = results.grid.protocol
+    if protocol.lr is None:
+        yield f"Protocol {protocol.name}: one learning rate, given beforehand."
+    else:
+        yield (
+            f"Protocol {protocol.name}: of {len(protocol.lr)} learning rates from {rate(min(protocol.lr))} to "
+            f"{rate(max(protocol.lr))} every arm {protocol.how_chosen(metric)}."
+        )
+    if tested := sum(comparison.p is not None for comparison in results.comparisons.values()):
+        yield (
+            f"Bold differs from {results.baseline}: paired t-test over seeds, "
+            f"p < {SIGNIFICANT:g} after Holm's correction over {tested} comparison{'s' * (tested > 1)}."
+        )
+
+    yield from _left_out(results)
+
+
+def _other_splits(results: Results) -> Iterator[str]:
+    """Published figures that are of the validation split, whose columns they stand in all the same."""
+    titles = [
+        task.title
+        for task in results.tasks
+        if task.reference_split == "validation"
+        and any(measure not in COUNTS for entry in results.entries_of(task) for measure in entry.cell.reference)
+    ]
+    if titles:
+        yield f"The paper's figures on {' and '.join(titles)} are of the validation split, ours of the test split."
+
+
+def _trivial_baselines(results: Results) -> Iterator[str]:
+    if any(results.baselines.values()) and "accuracy" in results.grid.table.measures:
+        yield "The rows at the end are trivial baselines on the test split: what needs no backbone and no training."
+    if "steps_to_convergence" in results.grid.table.measures:
+        best = [(task, results.best_baseline(task, "validation")) for task in results.tasks]
+        reached = [
+            f"{task.title} {UNITS[task.metric].write(UNITS[task.metric].factor * one.validation)} ({one.name})"
+            for task, one in best
+            if one is not None
+        ]
+        if reached:
+            yield f"Trivial baselines on validation, which stand for chance: {', '.join(reached)}."
+
+
+def _left_out(results: Results) -> Iterator[str]:
+    """Columns and rows of the table that are not asked for."""
+    table, tasks = results.grid.table, results.grid.experiments.tasks
+    for kind, names in (
+        ("column", [tasks[name].title for name in table.tasks if tasks[name] not in results.tasks]),
+        ("row", [name for name in table.arms if name not in results.arms]),
+    ):
+        if names:
+            yield f"Left out here: the {kind}{'s' * (len(names) > 1)} {', '.join(names)} of the table."
+
+
+def options(results: Results) -> Iterator[str]:
+    """What the profile and the protocol change of the tasks' configs, a line for those with the same changes."""
+    profile, protocol = results.grid.profile, results.grid.protocol
+    titles = defaultdict[str, list[str]](list)
+    for task in results.tasks:
+        changed = {
+            **profile.settings,
+            **profile.tasks.get(task.name, {}),
+            **protocol.settings,
+            **protocol.tasks.get(task.name, {}),
+        }
+        if changed:
+            titles[", ".join(f"{name} {value}" for name, value in changed.items())].append(task.title)
+    for line, tasks in titles.items():
+        yield f"{', '.join(tasks)}: {line}"
+
+
+def rates(results: Results) -> Iterator[str]:
+    """The learning rates of every arm on every task, an arm a line; those of runs that diverged are no choice."""
+    for arm in results.arms:
+        entries = [results.entries[arm, task.name] for task in results.tasks]
+        if chosen := [f"{entry.task.title} {_rate(results, entry)}" for entry in entries if entry.lr is not None]:
+            yield f"{arm}: {', '.join(chosen)}"
+
+
+def _rate(results: Results, entry: Entry) -> str:
+    diverged = {lr for (lr, _), run in entry.cell.runs.items() if results.outcomes[run.id].state is State.DIVERGED}
+    others = " and ".join(rate(lr) for lr in sorted(diverged - {entry.lr}))
+    return f"{rate(entry.lr or 0)}{f' ({others} diverged)' if others else ''}"

@@ -1,0 +1,65 @@
+"""Every figure in README.md and docs/results.md is that of a result or a benchmark in the repository."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tools"))
+
+import figures  # noqa: E402
+
+NO_RESULTS = {
+    "README.md": {"3.11", "3.1", "3.14"},  # of Python; sections of the paper
+    "docs/results.md": {"0.55", "0.02"},  # standard deviations that architectures begin with
+}
+
+
+@pytest.mark.parametrize("page", figures.PAGES)
+def test_every_figure_is_that_of_the_repository(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for line, renewed in zip(text.splitlines(), figures.renewed(text).splitlines(), strict=True):
+        assert line == renewed, "python tools/figures.py writes it anew"
+
+
+@pytest.mark.parametrize("page", figures.PAGES)
+def test_no_figure_stands_there_by_hand(page: str) -> None:
+    text = (ROOT / page).read_text()
+    code = re.compile(r"^```.*?^```$|^ {4}.*?$|`[^`]+`", re.MULTILINE | re.DOTALL)
+    for other in (figures.TABLE, figures.FIGURE, code, re.compile(r"\]\([^)]*\)")):
+        text = other.sub("", text)
+    by_hand = re.findall(r"(?:± ?)?\d[\d,]*\.\d+|± ?\d+|\d+(?= %| points| MiB| GB| s\b)", text)
+    assert set(by_hand) <= NO_RESULTS[page]
+
+
+@pytest.mark.parametrize(
+    ("written", "place", "said"),
+    [
+        ("1.0", "table2 / FPT / bit-memory", "97.6"),
+        ("1", "table2 / FPT / bit-memory / paper", "100"),
+        ("1.0", "table2 / FPT / bit-memory / error", "0.1"),
+        ("1e-1", "fair / unfrozen, random / MNIST / rate", "1e-4"),
+        ("1.00", "train_step-cpu / steps / 1 / ratio", "1.97"),
+        ("1", "train_step-cpu / steps / 1 / share * 100", "67"),
+        ("1,000", "train_step-cpu / steps / 0 / memory_mb", "2,059"),
+        ("1", "table2 / Random / MNIST - table2 / FPT / MNIST", "7"),
+    ],
+)
+def test_a_wrong_figure_is_found_out(written: str, place: str, said: str) -> None:
+    assert figures.renewed(f"{written}<!-- = {place} -->") == f"{said}<!-- = {place} -->"
+
+
+def test_a_figure_of_nothing_is_an_error() -> None:
+    for place in ("table2 / FTP / MNIST", "table2 / FPT / MNIS", "table9 / FPT / MNIST", "train_step-cpu / step"):
+        with pytest.raises((StopIteration, ValueError, FileNotFoundError, KeyError)):
+            figures.renewed(f"1<!-- = {place} -->")
+
+
+def test_a_wrong_table_is_found_out() -> None:
+    said = figures.renewed("<!-- table: fair -->\n| 1.0 |\n<!-- end -->")
+    assert "| 1.0 |" not in said
+    assert "frozen, pretrained" in said
+    assert "Learning rates" not in said
+    assert "bit-xor 3e-4" in figures.renewed("<!-- table: fair with rates -->\n<!-- end -->")
