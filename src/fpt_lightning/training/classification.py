@@ -15,7 +15,7 @@ from torchmetrics.regression import MeanAbsoluteError, R2Score
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.choice import BackboneChoice, Initialization, Positions
+from fpt_lightning.models.backbones.choice import BackboneChoice, Positions
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import InputInitialization
 from fpt_lightning.models.lora import LoraOptions
@@ -42,7 +42,8 @@ class FPTClassifier(L.LightningModule):
             Face hub, a local folder in its format, a GGUF file, ``lstm``, ``lstm_star``, or a control: ``none`` (one
             linear layer on all tokens), ``two_layer`` (two), ``one_attention``, ``one_block``.
         initialization: ``pretrained``, ``random`` or ``statistics`` (normal values with the mean and standard
-            deviation of every pretrained tensor); left out, pretrained wherever the backbone has weights.
+            deviation of every pretrained tensor); left out, pretrained wherever the backbone has weights. By part, such
+            as ``{feedforward: random}``, it draws those parts and leaves all others pretrained.
         architecture: Fields of the backbone's config to change, such as ``n_layer``; only with random weights.
         layers: Keep the first so many blocks of the backbone, or a slice of them such as ``'3:9'``.
         positions: ``backbone`` takes the backbone's own; ``new`` draws as many as the task has tokens.
@@ -72,7 +73,7 @@ class FPTClassifier(L.LightningModule):
         self,
         task: TaskSpec,
         backbone: str = "small",
-        initialization: Initialization | None = None,
+        initialization: str | dict[str, str] | None = None,
         architecture: dict[str, Any] | None = None,
         layers: int | str | None = None,
         positions: Positions = "backbone",

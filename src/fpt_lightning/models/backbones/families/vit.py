@@ -17,7 +17,7 @@ class ViT(HubFamily):
     """
 
     parts = (
-        (r"embeddings\.position_embeddings\.weight", "positions"),
+        (r"embeddings\.position_embeddings(?:\.weight)?", "positions"),
         (r"layers\.(\d+)\.layernorm_(?:before|after)\.(?:weight|bias)", "layernorm"),
         (r"layernorm\.(?:weight|bias)", "layernorm"),
         (r"layers\.(\d+)\.attention\.[qkvo]_proj\.(?:weight|bias)", "attention"),
