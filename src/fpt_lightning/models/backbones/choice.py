@@ -8,7 +8,7 @@ from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.models.backbones.architectures import WITHOUT_WEIGHTS
 
 Initialization = Literal["pretrained", "random", "statistics"]
-Positions = Literal["backbone", "new"]
+Positions = Literal["backbone", "whole", "new"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,11 @@ class BackboneChoice:
             parts alone, and leaves all others pretrained.
         architecture: Fields of the architecture's config to change, such as ``n_layer``; only with ``random``.
         layers: Keep the first so many blocks, or a slice of them such as ``3:9``; None keeps all.
-        positions: ``backbone`` takes the body's own positions, ``new`` draws new ones for as many tokens as the task
-            has.
+        positions: ``backbone`` takes the body's own positions, as many as the task has tokens; ``whole`` keeps all of
+            them, as the paper's reference does, although only the first are used; ``new`` draws new ones for as many
+            tokens as the task has.
+        residual_scaling: Draw the output projections of a random GPT-2's sublayers with 0.02 / sqrt(2 * layers), as it
+            is published and transformers 5 does it, rather than with 0.02 like the rest, as transformers 4 did.
         seed: Seed of random values.
         backbone_seed: Seed of the body alone, its own positions included, in place of ``seed``.
 
@@ -41,6 +44,7 @@ class BackboneChoice:
     positions: Positions = "backbone"
     seed: int = 0
     backbone_seed: int | None = None
+    residual_scaling: bool = True
 
     @property
     def body_seed(self) -> int:
@@ -103,7 +107,8 @@ class BackboneChoice:
     def __str__(self) -> str:
         sizes = "".join(f", {key}={value}" for key, value in (self.architecture or {}).items())
         layers = f", layers {self.layers}" if self.layers is not None else ""
-        positions = ", new positions" if self.positions == "new" else ""
+        positions = f", {self.positions} positions" if self.positions != "backbone" else ""
+        positions += "" if self.residual_scaling else ", residuals not scaled"
         drawn = [self.body_seed] if self.resolved_initialization != "pretrained" else []
         drawn += [self.seed] if self.positions == "new" else []
         seeds = f", seed {' and '.join(map(str, dict.fromkeys(drawn)))}" if drawn else ""

@@ -1,5 +1,6 @@
 """Random values in place of pretrained ones, and those that are drawn beside them."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -20,7 +21,9 @@ def keep_statistics(parameters: Iterable[tuple[str, nn.Parameter]], seed: int) -
 
 
 @torch.no_grad()
-def draw_parts(body: nn.Module, family: HubFamily, parts: Mapping[str, str], seed: int) -> None:
+def draw_parts(
+    body: nn.Module, family: HubFamily, parts: Mapping[str, str], seed: int, *, residual_scaling: bool = True
+) -> None:
     """Replaces the values of some parts of a pretrained body by those that the whole body would have.
 
     Args:
@@ -28,6 +31,7 @@ def draw_parts(body: nn.Module, family: HubFamily, parts: Mapping[str, str], see
         family: Its family.
         parts: ``random`` or ``statistics``, by part.
         seed: Seed of the values.
+        residual_scaling: See :func:`random_body`.
 
     Raises:
         UsageError: If the body has no such part.
@@ -45,15 +49,21 @@ def draw_parts(body: nn.Module, family: HubFamily, parts: Mapping[str, str], see
         if initialization == "statistics":
             keep_statistics(of_part.items(), seed)
         else:
-            drawn = random_body(family, seed)
+            drawn = random_body(family, seed, residual_scaling=residual_scaling)
             for name, parameter in of_part.items():
                 parameter.copy_(drawn.get_parameter(name))
 
 
-def random_body(family: HubFamily, seed: int) -> nn.Module:
-    """A body with the architecture's own random values."""
+@torch.no_grad()
+def random_body(family: HubFamily, seed: int, *, residual_scaling: bool = True) -> nn.Module:
+    """A body with the architecture's own random values; without ``residual_scaling`` those of one kind of layer."""
     with drawn_from(seed, "backbone"):
-        return family.new_body()
+        body = family.new_body()
+    if not residual_scaling:
+        for name, parameter in body.named_parameters():
+            if family.scaled is not None and re.fullmatch(family.scaled, name):
+                parameter.mul_((2 * family.config.num_hidden_layers) ** 0.5)
+    return body
 
 
 def draw_embeddings(family: HubFamily, count: int, stream: torch.Generator) -> torch.Tensor:
