@@ -105,6 +105,7 @@ PUBLISHED: dict[str, dict[str, list[float | tuple[float, float] | None]]] = {
         "pretrained": [],
         "random": [],
         "no backbone": [],
+        "no backbone, two layers": [],
         "one attention layer": [],
         "one block": [],
         "shuffled tokens": [],
@@ -148,6 +149,8 @@ def test_figures_are_the_published_ones(name: str) -> None:
         arm.name: [figure for task in table.tasks for figure in table.reference(arm, task).values()]
         for arm in table.arms.values()
     }
+    linear = published.pop("linear", None)  # which every table has that has no such arm of its own
+    assert linear == (None if name == "controls" else [])
     assert published == {
         arm: [Reference(*figure) if isinstance(figure, tuple) else Reference(figure) for figure in figures if figure is not None]
         for arm, figures in PUBLISHED[name].items()
@@ -219,6 +222,16 @@ def test_equal_arms_are_equal_runs(profile: str) -> None:
     assert pocket == first_run("fair", profile, "frozen, pretrained", "mnist").id
 
 
+def test_the_linear_baseline_is_one_run_in_all_tables() -> None:
+    """Whatever a table trains, and without attention maps."""
+    runs = [first_run(table, "laptop", "linear", "listops_as_released") for table in ("table1", "table11", "table12")]
+    assert len({run.id for run in runs}) == 1
+    assert "controls/none.yaml" in runs[0].words
+    made = grid("attention", "laptop")
+    assert {run.attention for cell in made.cells for run in cell.runs.values() if cell.arm.name != "linear"} == {True}
+    assert not first_run("attention", "laptop", "linear", "bit_xor").attention
+
+
 def test_a_place_or_a_device_does_not_change_what_a_run_is() -> None:
     def ids(**overrides: Any) -> list[str]:
         settings = {name.replace("__", "."): value for name, value in overrides.items()}
@@ -227,7 +240,7 @@ def test_a_place_or_a_device_does_not_change_what_a_run_is() -> None:
         return [run.id for run in runs] + [run.needs.id for run in runs if run.needs is not None]
 
     assert ids() == ids(data__root="elsewhere") == ids(trainer__accelerator="cpu", trainer__devices=1)
-    assert not set(ids()[:28]) & set(ids(trainer__max_steps=7))
+    assert not set(ids()[:35]) & set(ids(trainer__max_steps=7))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -294,6 +307,8 @@ def test_the_command_line_takes_every_option(parser: ArgumentParser, profile: st
         ("table17", "Longformer"),
         ("lstm", "LSTM*"),
         ("controls", "no backbone"),
+        ("controls", "no backbone, two layers"),
+        ("table12", "linear"),
         ("controls", "one attention layer"),
         ("controls", "one block"),
         ("controls", "shuffled tokens"),

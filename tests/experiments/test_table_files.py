@@ -66,6 +66,19 @@ def test_the_file_here_comes_before_the_shipped_one() -> None:
     assert list(read_experiments().tables) == ["table2"]
 
 
+def test_a_baseline_stands_at_the_end_of_every_table_without_its_backbone() -> None:
+    content = good()
+    content["baselines"] = {
+        "linear": {"backbone": "third", "configs": ["train/paper.yaml"]},
+        "again": {"backbone": "body"},
+    }
+    content["profiles"]["smoke"]["backbones"]["third"] = {"configs": ["controls/none.yaml"]}
+    experiments = read_experiments(write(content))
+    table = experiments.table("table2")
+    assert list(table.arms) == ["A", "B", "linear"]
+    assert table.reference(table.arms["linear"], "xor") == {}
+
+
 def test_an_arm_may_be_otherwise_on_a_task() -> None:
     arm = Arm("A", "body", ("a.yaml",), {"x": 1}, tasks={"xor": Change("b", ("c.yaml",), lr=0.1)})
     assert arm.on("memory") == arm
@@ -100,7 +113,11 @@ def put(path: str, value: Any) -> Callable[[Content], None]:
 
 
 BAD = {
-    "a section too many": (put("runs", {}), "must have exactly the sections tasks, protocols, profiles, tables"),
+    "a section too many": (put("runs", {}), "must have exactly the sections tasks, protocols, profiles, tables, perhaps"),
+    "a baseline without a backbone": (put("baselines", {"linear": {"backbone": "none"}}),
+        "baselines.linear.backbone: no backbone of profile smoke is called 'none'"),
+    "a baseline with figures of one table": (put("baselines", {"linear": {"backbone": "body", "reference": [1]}}),
+        "baselines.linear.reference: expected none"),
     "a task without a config": (put("tasks/xor", {"title": "xor"}), "tasks.xor lacks config, lr"),
     "a task without chance": (put("tasks/xor", {"title": "x", "config": "c", "lr": 1}), "tasks.xor.chance: expected the accuracy"),
     "a task with a wrong field": (put("tasks/xor/chanec", 50), "tasks.xor has no field 'chanec'; did you mean 'chance'?"),

@@ -126,7 +126,7 @@ class Grid:
             seed,
             steps=values.get("trainer.max_steps"),
             needs=maker,
-            attention=self.table.attention,
+            attention=self.table.attention and arm.name not in self.experiments.baselines,
         )
 
     def _maker(self, making: Making) -> Run:

@@ -200,13 +200,14 @@ class Profile(Entry, frozen=True):
 
 
 class Experiments(Entry, frozen=True):
-    """All that an ``experiments.yaml`` declares."""
+    """All that an ``experiments.yaml`` declares; ``baselines`` are arms that stand at the end of every table."""
 
     path: Path
     tasks: Mapping[str, Task]
     protocols: Mapping[str, Protocol]
     profiles: Mapping[str, Profile]
     tables: Mapping[str, Table]
+    baselines: Mapping[str, Arm] = {}
 
     def __post_init__(self) -> None:
         for name, protocol in self.protocols.items():
@@ -215,10 +216,22 @@ class Experiments(Entry, frozen=True):
             self._check_profile(profile)
         for table in self.tables.values():
             self._check_table(table)
+        for arm in self.baselines.values():
+            _expect_known(arm.tasks, self.tasks, f"baselines.{arm.name}.tasks", "task")
+            if arm.reference:
+                raise ValueError(f"baselines.{arm.name}.reference: expected none, columns differ from table to table")
+            self._check_arm(arm, self.tasks, f"baselines.{arm.name}")
 
     def table(self, name: str) -> Table:
-        """A table by name; a UsageError where there is none, as with profiles and protocols."""
-        return self._named(self.tables, name, "table")
+        """A table by name, with the baselines whose backbone none of its arms has.
+
+        Raises:
+            UsageError: If there is none, as with profiles and protocols.
+        """
+        table = self._named(self.tables, name, "table")
+        there = {arm.backbone for arm in table.arms.values()}
+        missing = {name: arm for name, arm in self.baselines.items() if arm.backbone not in there}
+        return replace(table, arms={**table.arms, **missing})
 
     def profile(self, name: str) -> Profile:
         """A profile by name."""
@@ -268,9 +281,12 @@ class Experiments(Entry, frozen=True):
             _expect_known(arm.tasks, table.tasks, f"{within}.tasks", "task of this table")
             if len(arm.reference) not in (0, columns):
                 raise ValueError(f"{within}.reference: expected {columns} figures, got {len(arm.reference)}")
-            roles = [arm.backbone, *(arm.on(task).backbone for task in table.tasks)]
-            for profile in self.profiles.values():
-                _expect_known(roles, profile.backbones, f"{within}.backbone", f"backbone of profile {profile.name}")
+            self._check_arm(arm, table.tasks, within)
+
+    def _check_arm(self, arm: Arm, tasks: Iterable[str], path: str) -> None:
+        roles = [arm.backbone, *(arm.on(task).backbone for task in tasks)]
+        for profile in self.profiles.values():
+            _expect_known(roles, profile.backbones, f"{path}.backbone", f"backbone of profile {profile.name}")
 
 
 def read_experiments(path: str | None = None) -> Experiments:

@@ -82,8 +82,10 @@ def convert(value: Any, kind: Any, path: str, given: Mapping[str, Any]) -> Any:
 def _entry(value: Any, kind: type[T], path: str, given: Mapping[str, Any]) -> T:
     own = {name: item for name, item in given.items() if name in kind.__struct_fields__}
     fields = {field.name: field for field in msgspec.structs.fields(kind) if field.name not in own}
-    if not path and (not isinstance(value, dict) or set(value) != set(fields)):
-        raise ValueError(f"the file must have exactly the sections {', '.join(fields)}")
+    sections = {name for name, field in fields.items() if field.required}
+    if not path and not (isinstance(value, dict) and sections <= set(value) <= set(fields)):
+        names = ", ".join(name if name in sections else f"perhaps {name}" for name in fields)
+        raise ValueError(f"the file must have exactly the sections {names}")
     inside = f"{path}." if path else ""
     for key, item in _items(value, path):
         if key not in fields:
