@@ -27,7 +27,7 @@ from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import Batch
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-from machine import machine
+from fpt_lightning.runs.machine import machine
 
 TASKS = ("bit_memory", "bit_xor", "listops", "mnist", "cifar", "cifar_lra", "remote_homology", "image_folder")
 GENERATED = ("bit_memory", "bit_xor", "listops")

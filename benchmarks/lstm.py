@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from fpt_lightning.models.backbones.lstm import LayerNormLSTM
-from machine import machine
+from fpt_lightning.runs.machine import machine
 
 LAYERS = 3
 LOOPS = ("loop", "best_loop")

@@ -33,7 +33,7 @@ from fpt_lightning.main import main as fpt
 from fpt_lightning.models.backbones.architectures import ARCHITECTURES
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-from machine import machine
+from fpt_lightning.runs.machine import machine
 
 CASES = {
     "bit-memory, batch 4": (4, TaskSpec("bit_memory", 120, 2, 50, answer_tokens=20, answers_per_token=50)),

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from conftest import Fpt, read_rows, write_table
 from fpt_lightning.config_files import shipped
 from fpt_lightning.main import COMMANDS, HOME, main
+from fpt_lightning.runs.machine import machine
 
 CONFIG_FOLDER = shipped("configs")
 CONFIGS = sorted(path.relative_to(CONFIG_FOLDER).as_posix() for path in CONFIG_FOLDER.rglob("*.yaml"))
@@ -194,6 +195,10 @@ def test_a_result_says_what_ran(fpt: Fpt, tiny: list[str]) -> None:
         assert result[key] > 0, key
     assert result["versions"]["torch"]
     assert len(result["data_fingerprint"]) == 16
+    ran = {"dropout": 0.1, "precision": "32-true", "threads": torch.get_num_threads(), "backbone_seed": None}
+    assert {name: result[name] for name in ran} == ran
+    assert result["checkpoint"] == {"monitor": "val_accuracy", "mode": "max"}
+    assert result["device"] == machine("cpu")["device"] != ""
 
 
 def test_a_run_folder_repeats_the_run(fpt: Fpt, tiny: list[str]) -> None:

@@ -20,6 +20,7 @@ from fpt_lightning.arguments import ArgumentParser, with_configs_found
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import DivergedError, FPTError, UsageError
+from fpt_lightning.runs.baselines import baselines
 from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, open_run_folder
 from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar
@@ -208,12 +209,16 @@ class FPTCLI(LightningCLI):
             measured = self.trainer.run(**kwargs)
         except DivergedError as error:
             if self.trainer.is_global_zero:
-                result = what_ran(self.model, self.datamodule, seed, kwargs["arm"], kwargs["protocol"])
+                result = what_ran(self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"])
                 diverged = {**result, **self.trainer.cost(), "diverged_step": error.step}
                 self.run_folder.write_result(diverged, status="diverged")
             raise
         if self.trainer.is_global_zero:
-            result = trained or what_ran(self.model, self.datamodule, seed, kwargs["arm"], kwargs["protocol"])
+            result = trained or what_ran(
+                self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"]
+            )
+            if not trained and kwargs["baselines"]:
+                result["baselines"] = baselines(self.datamodule)
             finish(self.run_folder, {**result, **measured}, self.model)
 
     def prepare(self, **kwargs: Any) -> None:

@@ -9,7 +9,6 @@ import torch
 
 from conftest import write_table
 from fpt_lightning import ImageFolder, SequenceFile, TextFolder
-from fpt_lightning.data import PUBLISHED
 from fpt_lightning.data.datamodule import SAMPLE, FPTDataModule, Split
 from fpt_lightning.data.loading import ENDLESS, BatchDataset
 from fpt_lightning.data.spec import Batch, TaskSpec
@@ -93,15 +92,3 @@ def test_tables_and_folders(tmp_path: Path, image_root: Path, text_root: Path) -
     (value,) = books.trivial_baselines().values()
     share = torch.from_numpy(tokens[1:].astype("int64")).bincount().max().item() / len(tokens)
     assert value.val == pytest.approx(share, abs=0.01)
-
-
-def test_what_is_published_is_named() -> None:
-    import fpt_lightning
-
-    modules = {
-        name
-        for name in fpt_lightning.__all__
-        if isinstance(kind := getattr(fpt_lightning, name), type) and issubclass(kind, FPTDataModule)
-    }
-    assert modules - PUBLISHED == {"FPTDataModule", "HubDataset", "ImageFolder", "SequenceFile", "TextFolder"}
-    assert modules >= PUBLISHED

@@ -171,6 +171,13 @@ def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
         (["both", "--profile", "smoke", "--tasks", "xor"], "table both has no task 'xor'"),
         (["both", "--profile", "smoke", "--model.lr", "1"], "--model.lr is what a table decides"),
         (["both", "--profile", "smoke", "stray"], "'stray' is neither an option nor its value"),
+        (
+            ["both", "--profile", "smoke", "--rates", "1e-3,fast"],
+            "argument --rates: 1e-3,fast[1]: expected float, got str",
+        ),
+        (["both", "--profile", "smoke", "--rates", "0"], "argument --rates: 0[0]: expected float > 0.0"),
+        (["both", "--profile", "smoke", "--seeds", "0,-1"], "argument --seeds: 0,-1[1]: expected int >= 0"),
+        (["both", "--profile", "smoke", "--seeds", "0,1,0"], "argument --seeds: 0,1,0: expected each once"),
         (["both", "--profile", "smoke", "--jobs", "0"], "--jobs must be at least 1"),
         (["both", "--profile", "smoke", "--rates", "nan"], "--rates: nan[0]: expected float > 0"),
         (["both", "--profile", "smoke", "--rates", "1e-3,inf"], "--rates: 1e-3,inf[1]: expected float <="),

@@ -41,8 +41,8 @@ class FPTDataModule(L.LightningDataModule):
         seed: Seed of the training stream; the command line links it to ``seed_everything``.
         cache_folder: Where what takes long to make of the data is kept for the next start; by default
             ``fpt-lightning`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. Where it cannot be written, every start makes it.
-        as_released: Read the data as the paper's reference implementation did: every switch of the task that is not
-            given takes the position it had there. Nothing changes for tasks without one.
+        as_released: Read the data as the paper's reference implementation did: every switch of the task stands as it
+            did there, whatever else is said of it. Nothing changes for tasks without one.
 
     Raises:
         UsageError: If options make no sense, alone or together; data that is wrong is an FPTError of ``prepare_data``.

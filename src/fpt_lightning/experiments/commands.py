@@ -138,10 +138,12 @@ def _parser(command: str, about: str, *parents: argparse.ArgumentParser) -> argp
 
 
 def _numbers(kind: Any) -> Callable[[str], Any]:
-    """A reader of numbers with commas between them."""
+    """A reader of different numbers with commas between them."""
 
     def numbers(word: str) -> Any:
         parts = [part.strip() for part in word.split(",")]
+        if len(set(parts)) < len(parts):
+            raise argparse.ArgumentTypeError(f"{word}: expected each once")
         try:
             values = convert(parts, kind, word, {})
             expect_different(values, word)

@@ -1,7 +1,7 @@
 """The frozen pretrained transformer: input layer, frozen backbone, output layer."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,18 +68,21 @@ class FrozenPretrainedTransformer(nn.Module):
             parameter.requires_grad_(name in trained)
         replace_frozen_linears(self.backbone)
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, mask: torch.Tensor | None = None, places: Sequence[int] | None = None
+    ) -> torch.Tensor:
         """Answers a batch.
 
         Args:
             tokens: ``[batch, length, token_width]`` float, or ``[batch, length]`` ids.
             mask: ``[batch, length]`` bool, True for real tokens, padding after them; None if nothing is padded.
+            places: The place of every example in its split, by which evaluation shuffles tokens where it does.
 
         Returns:
             Logits ``[batch, answers, classes]``; ``[batch, answers, 1]`` for a regression.
         """
         if self.shuffle is not None:
-            tokens = self.shuffle(tokens, mask)
+            tokens = self.shuffle(tokens, mask, places)
         if isinstance(self.output, FlatLayer):
             logits = self.output(tokens, mask)  # [batch, answers * logits_per_answer]
         elif isinstance(self.input, FlatLayer):

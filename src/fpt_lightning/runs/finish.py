@@ -1,46 +1,48 @@
 """The end of a run: what ran and what it measured become its result, learning curve and exported parts."""
 
+import math
 from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import UsageError
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.learning_curve import plot_learning_curve
+from fpt_lightning.runs.machine import machine
 from fpt_lightning.runs.result import read_json
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.export import export_trained
 
-# what else of the model's arguments tells one arm from another
-MODEL_CHOICES = (
-    "architecture",
-    "layers",
-    "positions",
-    "lora",
-    "input_initialization",
-    "align_steps",
-    "part_lr",
-    "shuffle_tokens",
-)
+# arguments of the model that a result holds in another form, or not at all
+OTHERWISE = ("backbone", "initialization", "trainable", "seed")
 
 
 def what_ran(
-    model: FPTClassifier, datamodule: FPTDataModule, seed: int, arm: str | None, protocol: str
+    model: FPTClassifier, datamodule: FPTDataModule, trainer: L.Trainer, seed: int, arm: str | None, protocol: str
 ) -> dict[str, Any]:
     """The part of a result that is known before the run, under the names of ``result.json``.
 
     Where ``arm`` is None, backbone and initialisation name it.
     """
-    choice = model.model.choice
+    choice, chooser = model.model.choice, trainer.checkpoint_callback
+    assert isinstance(chooser, ModelCheckpoint)
+    ran_on = machine(trainer.strategy.root_device.type)
+    options = {name: model.hparams[name] for name in model.hparams if name not in OTHERWISE and name[0] != "_"}
     return {
         "task": datamodule.task.name,
         "arm": arm or f"{choice.name} {choice.resolved_initialization}",
         "backbone": choice.name,
-        **{name: model.hparams[name] for name in MODEL_CHOICES},
+        **options,
         "initialization": choice.resolved_initialization,
         "trainable": model.trainable,
         "protocol": protocol,
-        "lr": model.lr,
         "batch_size": datamodule.batch_size,
+        "precision": str(trainer.precision),
+        "device": ran_on["device"],
+        "threads": ran_on["threads"],
+        "checkpoint": {"monitor": chooser.monitor, "mode": chooser.mode},
         "seed": seed,
         "trained_parameters": sum(parameter.numel() for parameter in model.model.trained_parameters().values()),
         "total_parameters": sum(parameter.numel() for parameter in model.model.parameters()),
@@ -74,12 +76,21 @@ def finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> N
         export_trained(model.model, folder.path / "trained.safetensors")
         files.append("trained.safetensors")
     split, score = next(iter(scores.items()))
+    beside = {name: worth["test" if "test" in scores else "val"] for name, worth in result.get("baselines", {}).items()}
     title = f"{result['task']} on {result['arm']}: {split} {metric} {score:.3f}"
     plot_learning_curve(folder.metrics, folder.path / "learning_curve.png", title, metric)
     folder.write_result(result)
     print(
         ", ".join(f"{split} {metric} {score:.4f}" for split, score in scores.items())
         + f" at step {result['best_step']:,} of {result['steps']:,}\n"
+        f"{_beside(beside, split, score)}"
         f"{result['samples_per_second']:,} samples/s, {result['wall_seconds']} s, {result['peak_memory_mb']} MiB\n"
         f"{folder.path}: {', '.join(files)}"
     )
+
+
+def _beside(worth: dict[str, float], split: str, score: float) -> str:
+    """A line, or nothing, that says what the split is worth without a backbone."""
+    said = ", ".join(f"{name} {worth[name]:.4f}" for name in sorted(worth, key=lambda name: -worth[name]))
+    verdict = ", which is no less" if max(worth.values(), default=-math.inf) >= score else ""
+    return f"{split} without a backbone: {said}{verdict}\n" if said else ""

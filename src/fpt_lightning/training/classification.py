@@ -1,5 +1,6 @@
 """The experiment itself: loss, metrics and optimizer of a frozen transformer that answers with classes or numbers."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,7 +39,7 @@ class FPTClassifier(L.LightningModule):
         backbone: ``small`` (4 layers, width 256, random), ``pocket`` (6 layers, width 256, pretrained on novels, ships
             with the package), ``tiny`` (for tests), a name of
             :data:`fpt_lightning.models.backbones.architectures.ARCHITECTURES` such as ``gpt2``, another on the Hugging
-            Face hub, a local folder in its format, ``lstm``, ``lstm_star``, or a control: ``none`` (one
+            Face hub, a local folder in its format, a GGUF file, ``lstm``, ``lstm_star``, or a control: ``none`` (one
             linear layer on all tokens), ``two_layer`` (two), ``one_attention``, ``one_block``.
         initialization: ``pretrained``, ``random`` or ``statistics`` (normal values with the mean and standard
             deviation of every pretrained tensor); left out, pretrained wherever the backbone has weights.
@@ -114,9 +115,11 @@ class FPTClassifier(L.LightningModule):
         # checkpoints hold what trains and no more; keys are compared in on_load_checkpoint
         self.strict_loading = False
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, mask: torch.Tensor | None = None, places: Sequence[int] | None = None
+    ) -> torch.Tensor:
         """Logits ``[batch, answers, classes]``; see :meth:`FrozenPretrainedTransformer.forward`."""
-        logits: torch.Tensor = self.model(tokens, mask)
+        logits: torch.Tensor = self.model(tokens, mask, places)
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -131,10 +134,15 @@ class FPTClassifier(L.LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
+        self._seen = 0
         self._count_what_is_left_out(self.validation_metrics, "validation")
 
     def on_test_start(self) -> None:
+        self._seen = 0
         self._count_what_is_left_out(self.test_metrics, "test")
+
+    def on_predict_start(self) -> None:
+        self._seen = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, self.validation_metrics)
@@ -144,7 +152,7 @@ class FPTClassifier(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The most likely class of every answer, or the number in the data's own units: ``[batch, answers]``."""
-        logits = self(batch.tokens, batch.mask)  # [batch, answers, classes]
+        logits = self(batch.tokens, batch.mask, self._places(batch))  # [batch, answers, classes]
         if self.task.classes is not None:
             return logits.argmax(dim=-1)
         return logits.squeeze(-1).float() * self.task.target_std + self.task.target_mean
@@ -169,9 +177,17 @@ class FPTClassifier(L.LightningModule):
         if self.fit_input and self.trainer.ckpt_path is None:
             self.fit_input(self.model, self.trainer)
 
-    def _answer(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _places(self, batch: Batch) -> range:
+        """Where the examples of an evaluation's next batch stand: process r of w reads every w-th from the r-th on."""
+        first, self._seen = self._seen, self._seen + len(batch.tokens)
+        processes = self.trainer.world_size
+        return range(self.global_rank + processes * first, self.global_rank + processes * self._seen, processes)
+
+    def _answer(
+        self, batch: Batch, places: Sequence[int] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits ``[batch * answers, classes]``, or numbers ``[batch * answers]`` in standard units; targets; loss."""
-        logits = self(batch.tokens, batch.mask).flatten(0, 1)  # [batch * answers, classes]
+        logits = self(batch.tokens, batch.mask, places).flatten(0, 1)  # [batch * answers, classes]
         target = batch.target.flatten()
         if self.task.classes is not None:
             return logits, target, F.cross_entropy(logits, target)
@@ -188,7 +204,7 @@ class FPTClassifier(L.LightningModule):
                     metric.kept_share = datamodule.kept_share(split)
 
     def _evaluate(self, batch: Batch, metrics: nn.ModuleDict) -> None:
-        answers, target, loss = self._answer(batch)
+        answers, target, loss = self._answer(batch, self._places(batch))
         for name, metric in metrics.items():
             assert isinstance(metric, Metric)
             if isinstance(metric, MeanMetric):

@@ -45,6 +45,7 @@ class FPTTrainer(L.Trainer):
         arm: str | None = None,
         protocol: str = "paper",
         test: Literal["after", "never", "only"] = "after",
+        baselines: bool = True,
     ) -> dict[str, Any]:
         """Train, choose the checkpoint on validation, test it once, write result.json.
 
@@ -56,6 +57,8 @@ class FPTTrainer(L.Trainer):
             protocol: How the learning rate and the checkpoint are chosen, as the result will say.
             test: When the test split is read: after the training; never, as long as it is open whether this run
                 will count; or only, without training, to test a run that was trained without.
+            baselines: Whether the result says what guessing is worth and, on data of one's own, a linear layer: a pass
+                over its splits and some seconds more.
 
         Returns:
             What the run measured, under the names of result.json.

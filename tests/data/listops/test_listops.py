@@ -485,4 +485,4 @@ def test_the_root_operator_is_worth_a_third(lengths: tuple[int, int], share: flo
 def test_the_release_is_also_asked_for_with_that_of_all_data() -> None:
     released = _prepared(as_released=True)
     assert released.fingerprint() == _prepared(behaviour="as_released").fingerprint()
-    assert _prepared(as_released=True, behaviour="correct").fingerprint() == _prepared().fingerprint()
+    assert _prepared(as_released=True, behaviour="correct").fingerprint() == released.fingerprint()

@@ -257,9 +257,6 @@ def test_each_switch_of_the_release_stands_alone(tape_root: Path) -> None:
     prints = {_data(tape_root, **{name: value}).fingerprint() for name, value in switches.items()}
     assert len({*prints, _data(tape_root).fingerprint()}) == 4
     assert _data(tape_root, **switches).fingerprint() == _data(tape_root, as_released=True).fingerprint()
-    kept = _data(tape_root, as_released=True, too_long="truncate", read_at="sep", outputs=1195, eval_batch_size=5)
-    assert kept.fingerprint() == _data(tape_root).fingerprint()
-    assert kept.eval_batch_size == 5
 
 
 def test_fewer_classes_than_folds_are_refused() -> None:

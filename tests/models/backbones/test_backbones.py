@@ -71,6 +71,12 @@ def test_dropout_is_set_everywhere() -> None:
         ("gpt2", "random", {"n_layers_": 3}, "did you mean 'n_layer'"),
         ("tiny", "random", {"n_head": 5}, "model.architecture does not make a gpt2"),
         ("tiny", "random", {"n_embd": -8}, "model.architecture does not make a gpt2"),
+        ("tiny", "random", {"n_embd": 0}, "does not make a gpt2: n_embd is 1 to 32,768, got 0"),
+        ("tiny", "random", {"n_layer": 0}, "does not make a gpt2: n_layer is 1 to 1,000, got 0"),
+        ("tiny", "random", {"n_layer": 10**9}, "n_layer is 1 to 1,000, got 1,000,000,000"),
+        ("tiny", "random", {"n_head": -1}, "n_head is 1 to 4,096, got -1"),
+        ("tiny", "random", {"n_positions": -1}, "does not make a gpt2|only -1 positions"),
+        ("t5-base", "random", {"d_model": 10**9}, "d_model is 1 to 32,768, got 1,000,000,000"),
         ("tiny", "random", {"n_embd": "8"}, "model.architecture: Field 'n_embd' expected int, got str"),
         ("tiny", "random", {"activation_function": "glue"}, "model.architecture does not make a gpt2: 'glue'"),
         ("Qwen/Qwen2.5-0.5B", "random", {"hidden_size": -8}, "model.architecture does not make a qwen2"),
@@ -159,6 +165,22 @@ def test_weights_of_other_sizes_are_refused(gpt2_folder: Path, tmp_path: Path) -
     (folder / "config.json").write_text(json.dumps({**config, "n_embd": 48}))
     with pytest.raises(FPTError, match=r"do not fit config\.json"):
         build_backbone(BackboneChoice(str(folder)), 8, 0.1)
+
+
+@pytest.mark.parametrize("initialization", ["pretrained", "random"])
+@pytest.mark.parametrize(("field", "value"), [("n_head", 5), ("n_layer", 0), ("n_embd", -24)])
+def test_a_config_whose_sizes_do_not_fit_each_other(
+    gpt2_folder: Path, tmp_path: Path, initialization: Initialization, field: str, value: int
+) -> None:
+    """It was said to be neither here nor on the hub."""
+    folder = _copy(gpt2_folder, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, field: value}))
+    message = r"divisible|does not make a gpt2: \w+ is 1 to"
+    with pytest.raises(FPTError, match=message) as caught:
+        build_backbone(BackboneChoice(str(folder), initialization), 8, 0.1)
+    assert "\n" not in str(caught.value)
+    assert "hub" not in str(caught.value)
 
 
 def test_a_config_of_other_types(gpt2_folder: Path, tmp_path: Path) -> None:

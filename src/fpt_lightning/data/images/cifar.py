@@ -97,7 +97,7 @@ class CIFAR10LRA(CIFAR10):
         patch_size: Pixels along a patch's side; divides 32.
         augment: Crop, flip and rotate training images.
         grey: Levels cut to ``whole`` numbers from 0 to 255, as image files hold them, or kept as ``float``, as the
-            reference implementation does: four times the memory. By default ``whole``.
+            reference implementation does: four times the memory.
         kwargs: Those of :class:`CIFAR10`.
     """
 
@@ -106,10 +106,10 @@ class CIFAR10LRA(CIFAR10):
     mean, std = (0.5,), (0.5,)
 
     def __init__(
-        self, patch_size: int = 1, augment: bool = True, grey: Literal["whole", "float"] | None = None, **kwargs: Any
+        self, patch_size: int = 1, augment: bool = True, grey: Literal["whole", "float"] = "whole", **kwargs: Any
     ) -> None:
         super().__init__(patch_size, augment, **kwargs)
-        self.grey = grey or ("float" if self.as_released else "whole")
+        self.grey = "float" if self.as_released else grey
 
     def convert(self, pixels: torch.Tensor) -> torch.Tensor:
         from torchvision.transforms.functional import rgb_to_grayscale  # seconds to import

@@ -79,8 +79,7 @@ class ImageTask(FPTDataModule):
         split_seed: Which images are set aside; the same for all runs that are compared.
         device_resident_mb: The largest table, in MiB, that is put on a GPU; a larger one stays in main memory, and
             each batch is copied.
-        pixels: ``normalised`` by :meth:`normalisation`, or ``raw``: between 0 and 1, as they are. By default
-            ``normalised``.
+        pixels: ``normalised`` by :meth:`normalisation`, or ``raw``: between 0 and 1, as they are.
         kwargs: Those of :class:`FPTDataModule`.
 
     Attributes:
@@ -102,11 +101,11 @@ class ImageTask(FPTDataModule):
         patch_size: int,
         split_seed: int = 0,
         device_resident_mb: int = 2048,
-        pixels: Pixels | None = None,
+        pixels: Pixels = "normalised",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.pixels = pixels or (self.released_pixels if self.as_released else "normalised")
+        self.pixels = self.released_pixels if self.as_released else pixels
         self.patch_size = patch_size
         self.split_seed = split_seed
         self.device_resident_mb = device_resident_mb
@@ -194,7 +193,7 @@ class ImageTask(FPTDataModule):
         if self._affine is None or self._affine[0] != epoch:
             drawn = self.augmentation.draw(self.seed, epoch, len(self.table.labels), self.image_size)
             self._affine = (epoch, drawn.to(device))
-        return self._affine[1]
+        return self._affine[1].to(device)
 
     def _scaling_on(self, device: torch.device) -> torch.Tensor:
         """``[2, channels, 1, 1]``, mean and standard deviation of bytes."""

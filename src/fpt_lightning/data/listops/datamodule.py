@@ -40,7 +40,7 @@ class ListOps(FPTDataModule):
     ``listops_as_released``.
 
     Args:
-        behaviour: ``correct`` or ``as_released``; by default ``correct``, unless all data is read ``as_released``.
+        behaviour: ``correct`` or ``as_released``.
         source: Folder of ``basic_train.tsv``, ``basic_val.tsv`` and ``basic_test.tsv``; left out, examples are
             generated. Of the parameters below only ``max_length`` and ``limit`` then matter.
         limit: Tokens that behaviour ``correct`` reads at most; longer sequences lose their end.
@@ -59,7 +59,7 @@ class ListOps(FPTDataModule):
 
     def __init__(
         self,
-        behaviour: Behaviour | None = None,
+        behaviour: Behaviour = "correct",
         source: str | None = None,
         limit: int = LIMIT,
         train_examples: int = 96_000,
@@ -73,7 +73,7 @@ class ListOps(FPTDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.behaviour = behaviour or ("as_released" if self.as_released else "correct")
+        self.behaviour = "as_released" if self.as_released else behaviour
         self.as_released = self.behaviour == "as_released"
         self.source = source
         self.limit = limit

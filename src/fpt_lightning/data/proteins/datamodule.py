@@ -34,11 +34,10 @@ class RemoteHomology(FPTDataModule):
             superfamilies (``superfamily``), or of known families (``family``), that training has none of.
         limit: Tokens that a sequence may have, ``<cls>`` and ``<sep>`` among them.
         too_long: ``truncate`` reads the first ``limit`` tokens of a longer sequence, the last of them ``<sep>``.
-            ``skip_and_scale`` leaves it out and counts it as wrong: accuracy is multiplied by :meth:`kept_share`. By
-            default ``truncate``; ``skip_and_scale`` as released: FPT used 0.9739, leaving out whole batches that held
-            one.
-        read_at: Where the answer is read: ``sep``, or ``batch_end`` as released. By default ``sep``.
-        outputs: Classes to choose among, of which TAPE has 1,195; by default so many, as released 1,200.
+            ``skip_and_scale`` leaves it out and counts it as wrong: accuracy is multiplied by :meth:`kept_share`; FPT
+            used 0.9739, leaving out whole batches that held one.
+        read_at: Where the answer is read: ``sep``, or ``batch_end`` as released.
+        outputs: Classes to choose among, of which TAPE has 1,195; as released 1,200.
         download: Fetch TAPE's LMDB files where a split is missing.
         kwargs: Those of :class:`FPTDataModule`; ``root`` holds ``remote_homology_SPLIT.json`` or ``.lmdb`` or a
             folder ``remote_homology`` with them.
@@ -54,18 +53,18 @@ class RemoteHomology(FPTDataModule):
         self,
         holdout: Literal["fold", "superfamily", "family"] = "fold",
         limit: int = 1024,
-        too_long: Literal["truncate", "skip_and_scale"] | None = None,
-        read_at: Literal["sep", "batch_end"] | None = None,
-        outputs: int | None = None,
+        too_long: Literal["truncate", "skip_and_scale"] = "truncate",
+        read_at: Literal["sep", "batch_end"] = "sep",
+        outputs: int = FOLDS,
         download: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.holdout = holdout
         self.limit = limit
-        self.too_long = too_long or ("skip_and_scale" if self.as_released else "truncate")
-        self.read_at = read_at or ("batch_end" if self.as_released else "sep")
-        self.outputs = outputs or (RELEASED_OUTPUTS if self.as_released else FOLDS)
+        self.too_long = "skip_and_scale" if self.as_released else too_long
+        self.read_at = "batch_end" if self.as_released else read_at
+        self.outputs = RELEASED_OUTPUTS if self.as_released else outputs
         if self.read_at == "batch_end":
             self.eval_batch_size = 4 * self.batch_size
         self.download = download

@@ -58,7 +58,7 @@ def _rates(results: Results, task: Task) -> Chart | None:
 def _at_rate(results: Results, entry: Entry, lr: float) -> Point | None:
     """The metric on validation at a learning rate; the test split has no part in choosing."""
     unit = entry.unit
-    finished = [results.outcomes[entry.cell.runs[lr, seed].id].result for seed in entry.cell.grid_seeds]
+    finished = [results.outcomes[entry.cell.runs[lr, seed].id].result for seed in entry.cell.seeds]
     values = _finite(unit.factor * result.validation for result in finished if result is not None)
     if not values:
         return None

@@ -198,8 +198,9 @@ def _why_open(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> str:
         "not tested" if outcome.state is State.FINISHED and not run.is_done(outcome) else outcome.state
         for run, outcome in ended
     )
-    steps = [outcome.result.diverged_step for _, outcome in ended if outcome.state is State.DIVERGED and outcome.result]
-    diverged = f"diverged (step {', '.join(f'{step:,}' for step in steps)})"
+    steps = {outcome.result.diverged_step or 0 for _, outcome in ended if outcome.result and _diverged(outcome)}
+    at = " and ".join(f"{step:,}" for step in sorted(steps))
+    diverged = f"diverged (step{'s' * (len(steps) > 1)} {at})"
     if counts[State.FINISHED] + counts[State.DIVERGED] == len(ended):
         return f"{counts[State.DIVERGED]} of {len(ended)} runs {diverged}"
     others = ("not tested", *(state for state in State if state is not State.FINISHED))
@@ -207,5 +208,9 @@ def _why_open(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> str:
         f"{counts[name]} {diverged if name is State.DIVERGED else name}" for name in others if counts[name]
     )
     sentence = f"{counts[State.FINISHED]} of {len(ended)} runs so far; {rest}"
-    cause = next((outcome.cause for _, outcome in ended if outcome.cause and outcome.state is not State.DIVERGED), None)
+    cause = next((outcome.cause for _, outcome in ended if outcome.cause and not _diverged(outcome)), None)
     return f"{sentence}: {' '.join(cause.split())}" if cause else sentence
+
+
+def _diverged(outcome: Outcome) -> bool:
+    return outcome.state is State.DIVERGED

@@ -1,7 +1,10 @@
-"""Config and weights from a local folder in Hugging Face's format, its cache or its hub."""
+"""Config and weights from a local folder in Hugging Face's format, its cache or its hub, or from a GGUF file."""
 
+import io
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,6 +17,12 @@ from fpt_lightning.errors import FPTError, UsageError, did_you_mean, first_line
 from fpt_lightning.models.backbones.architectures import ARCHITECTURES, EMBEDDED, WITHOUT_WEIGHTS, location
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.backbones.families.base import HubFamily
+
+LARGEST = {"num_hidden_layers": 1_000, "hidden_size": 2**15, "num_attention_heads": 2**12, "num_key_value_heads": 2**12}
+"""Beyond those of any model there is; more would take hours to be found too large."""
+
+# what transformers and gguf raise for files that are not whole, or of other kinds
+UNREADABLE = (OSError, ValueError, KeyError, IndexError, struct.error)
 
 
 def read_config(choice: BackboneChoice) -> PretrainedConfig:
@@ -32,9 +41,10 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
         config = AutoConfig.for_model(model_type, **fields)
     else:
         try:
-            config = AutoConfig.from_pretrained(location(choice.name), trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise _not_found(choice.name, error) from error
+            place, arguments = _source(choice.name)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False, **arguments)
+        except UNREADABLE as error:
+            raise _unreadable(choice.name, error) from error
         except StrictDataclassError as error:
             raise FPTError(f"backbone '{choice.name}': config.json: {error.__cause__ or error}") from error
     config.dtype = torch.float32  # whatever the weights are kept in: the Trainer's precision decides
@@ -47,14 +57,39 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
             setattr(config, key, value)
         except StrictDataclassError as error:
             raise UsageError(f"model.architecture: {error.__cause__ or error}") from error
+    _check_sizes(config, "model.architecture" if choice.architecture else f"the config of '{choice.name}'")
     return config
 
 
+def _check_sizes(config: PretrainedConfig, source: str) -> None:
+    for field, most in LARGEST.items():
+        value = getattr(config, field, None)
+        if isinstance(value, int) and not 1 <= value <= most:
+            name = config.attribute_map.get(field, field)
+            raise UsageError(f"{source} does not make a {config.model_type}: {name} is 1 to {most:,}, got {value:,}")
+
+
+def _source(name: str) -> tuple[str, dict[str, str]]:
+    """A folder or a name on the hub, and what else transformers asks for to read a backbone.
+
+    Raises:
+        FPTError: If it is a GGUF file that is not there, or that needs packages which are not there.
+    """
+    path = Path(location(name))
+    if path.suffix != ".gguf":
+        return location(name), {}
+    if not path.is_file():
+        raise FPTError(f"backbone: there is no file {path}")
+    if find_spec("gguf") is None or find_spec("accelerate") is None:
+        raise FPTError(f'{path} needs the packages gguf and accelerate: pip install "fpt-lightning[gguf]"')
+    return str(path.parent), {"gguf_file": path.name}
+
+
 def read_weights(name: str, family: HubFamily) -> nn.Module:
-    """Loads a body from safetensors, all of its weights or none.
+    """Loads a body from safetensors or a GGUF file, all of its weights or none; quantised ones become float32.
 
     Args:
-        name: A local folder in Hugging Face's format, or a name on its hub.
+        name: A local folder in Hugging Face's format, a name on its hub, or a GGUF file.
         family: Its family, configured.
 
     Raises:
@@ -62,18 +97,20 @@ def read_weights(name: str, family: HubFamily) -> nn.Module:
     """
     if Path(name).is_dir():
         _check_weights(Path(name))
+    place, arguments = _source(name)
     try:
-        with _quiet_transformers():
+        with _quiet_transformers(bars=not arguments):
             body, loaded = family.model_class.from_pretrained(
-                name,
+                place,
                 config=family.config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **arguments,
             )
-    except (OSError, ValueError) as error:
-        raise _not_found(name, error) from error
+    except UNREADABLE as error:
+        raise _unreadable(name, error) from error
     except RuntimeError as error:  # what transformers raises for weights of other sizes than the config's
         raise FPTError(f"backbone '{name}': the weights do not fit config.json ({first_line(error)})") from error
     if missing := sorted(key for key in loaded["missing_keys"] if not family.drops(key)):
@@ -81,24 +118,38 @@ def read_weights(name: str, family: HubFamily) -> nn.Module:
             f"backbone '{name}' lacks {len(missing)} of its weights, {missing[0]} first: the file is not whole, "
             "or of another architecture than config.json says"
         )
+    if arguments:
+        del body.config.quantization_config  # it is no longer quantised
     return body
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silences it for a while: it reports every weight of a head that nobody asked for."""
-    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+def _quiet_transformers(*, bars: bool) -> Iterator[None]:
+    """Silences it for a while: it reports every weight of a head that nobody asked for.
+
+    Without ``bars`` those of other packages stay away too, which its own switch does not reach.
+    """
+    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        yield
+        with nullcontext() if bars else redirect_stderr(io.StringIO()):
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        if bars:
+        if shown:
             transformers_logging.enable_progress_bar()
 
 
-def _not_found(name: str, error: Exception) -> FPTError:
+def _unreadable(name: str, error: Exception) -> FPTError:
+    path = Path(location(name))
+    if path.suffix == ".gguf":
+        return FPTError(
+            f"{path} cannot be read ({first_line(error)}): "
+            "it is not whole, no GGUF file, or of an architecture that transformers does not read from one"
+        )
+    if path.is_dir():
+        return FPTError(f"backbone '{name}' cannot be read ({first_line(error)})")
     known = [*EMBEDDED, *ARCHITECTURES, *WITHOUT_WEIGHTS]
     return FPTError(
         f"backbone '{name}' is neither a folder here nor in the Hugging Face cache or hub ({first_line(error)})"

@@ -8,7 +8,7 @@ import torch
 
 
 def machine(device: str) -> dict[str, Any]:
-    """The device's name, torch's threads and its version, for the JSON of a benchmark."""
+    """The device's name, torch's threads and its version, for the JSON of a benchmark or of a run."""
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 

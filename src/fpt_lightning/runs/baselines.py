@@ -1,0 +1,120 @@
+"""What stands beside a result: guesses without a model, and a linear layer on the user's own data."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.loading import ENDLESS
+from fpt_lightning.data.spec import Batch, TaskSpec, Trivial
+from fpt_lightning.models.random_streams import generator
+
+KNOWN = ("BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "ListOps", "MNIST", "RemoteHomology")
+"""Tasks whose linear baseline is an arm of the tables: the backbone ``none``."""
+
+EXAMPLES = 4096  # of the training split that the linear layer learns from, at most
+NUMBERS = 2**26  # that they are held in, at most: 256 MiB
+WORK = 2**28  # products of a pass over them, at most: some seconds in all
+PLACES = 2**13  # ids are told apart by their place up to so many features, and counted beyond
+DECAYS = (1e-3, 1e-2, 1e-1)  # of which validation chooses
+CHUNK = 256
+
+
+def baselines(datamodule: FPTDataModule) -> dict[str, dict[str, float]]:
+    """The metric on ``val`` and ``test`` of what needs no backbone, by its name, as ``result.json`` holds it."""
+    worth = datamodule.trivial_baselines()
+    ours = type(datamodule).__module__.startswith("fpt_lightning.") and type(datamodule).__name__ in KNOWN
+    if not ours:
+        worth["linear"] = linear_baseline(datamodule)
+    return {name: trivial._asdict() for name, trivial in worth.items()}
+
+
+def linear_baseline(datamodule: FPTDataModule) -> Trivial:
+    """A linear layer on the flattened tokens, fitted to some thousands of training examples.
+
+    Logistic regression, or least squares for numbers, on features in standard units, by L-BFGS from zero; validation
+    chooses among three weight decays. Ids enter as one-hot at their places where those are few, else as counts.
+    """
+    task = datamodule.task
+    features, outputs = _features_of(task), task.answers * task.logits_per_answer
+    count = max(CHUNK, min(EXAMPLES, NUMBERS // features, WORK // (features * outputs)))
+    available = len(datamodule.examples("train"))
+    if available < ENDLESS:
+        chosen = torch.randperm(available, generator=generator(datamodule.seed, "linear baseline"))[:count].tolist()
+    else:
+        chosen = list(range(count))
+    batches = list(_batches(datamodule, "train", chosen))
+    inputs = torch.cat([_flat(batch, task) for batch in batches])  # [examples, features]
+    target = torch.cat([batch.target for batch in batches])  # [examples, answers]
+    mean, std = inputs.mean(0), inputs.std(0, correction=0)
+    std = torch.where(std > 0, std, 1)
+    inputs.sub_(mean).div_(std)
+    layers = [_fit(inputs, target, task, decay) for decay in DECAYS]
+    answers: dict[Split, list[torch.Tensor]] = {}
+    for split in SPLITS[1:]:
+        every = range(len(datamodule.examples(split)))
+        flat = ((_flat(batch, task) - mean) / std for batch in _batches(datamodule, split, every))
+        parts = [[_answers(inputs @ weight + bias, task) for weight, bias in layers] for inputs in flat]
+        answers[split] = [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
+    worth = [datamodule.worth(lambda split, index=index: answers[split][index]) for index in range(len(DECAYS))]  # type: ignore[misc]
+    return max(worth, key=lambda trivial: trivial.val)
+
+
+def _batches(datamodule: FPTDataModule, split: Split, indices: Sequence[int]) -> Iterator[Batch]:
+    """Examples as a model meets them, on the CPU."""
+    for start in range(0, len(indices), CHUNK):
+        fetched = datamodule.examples(split).__getitems__(indices[start : start + CHUNK])
+        yield datamodule.on_after_batch_transfer(
+            datamodule.transfer_batch_to_device(fetched, torch.device("cpu"), 0), 0
+        )
+
+
+def _features_of(task: TaskSpec) -> int:
+    if task.vocabulary_size is None:
+        return task.max_length * (task.token_width or 0)
+    placed = task.max_length * task.vocabulary_size
+    return placed if placed <= PLACES else task.vocabulary_size
+
+
+def _flat(batch: Batch, task: TaskSpec) -> torch.Tensor:
+    """``[batch, features]`` of a batch's tokens; padding is zero."""
+    tokens = batch.tokens
+    mask = torch.ones(tokens.shape[:2], dtype=torch.bool) if batch.mask is None else batch.mask
+    if task.vocabulary_size is None:
+        flat = tokens.float() * mask[..., None]
+        return F.pad(flat.flatten(1), (0, _features_of(task) - flat[0].numel()))
+    features = _features_of(task)
+    placed = features > task.vocabulary_size
+    index = tokens + task.vocabulary_size * torch.arange(tokens.size(1)) if placed else tokens
+    return torch.zeros(len(tokens), features).scatter_add_(1, index, mask.float())
+
+
+def _fit(inputs: torch.Tensor, target: torch.Tensor, task: TaskSpec, decay: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight ``[features, outputs]`` and bias ``[outputs]``."""
+    outputs = task.answers * task.logits_per_answer
+    weight = torch.zeros(inputs.size(1), outputs, requires_grad=True)
+    bias = torch.zeros(outputs, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = inputs @ weight + bias
+        if task.classes is not None:
+            error = F.cross_entropy(logits.view(-1, task.classes), target.flatten())
+        else:
+            error = F.mse_loss(logits, ((target - task.target_mean) / task.target_std).float())
+        total = error + decay / 2 * weight.square().sum()
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    return weight.detach(), bias.detach()
+
+
+def _answers(logits: torch.Tensor, task: TaskSpec) -> torch.Tensor:
+    """``[batch, answers]``: the most likely classes, or numbers in the data's own units."""
+    if task.classes is not None:
+        return logits.unflatten(1, (task.answers, task.classes)).argmax(dim=2)
+    return logits * task.target_std + task.target_mean
