@@ -192,3 +192,15 @@ def test_a_wide_table_fits_the_page() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout
+
+
+def test_a_rate_that_diverged_is_told_beside_the_one_that_was_chosen() -> None:
+    grid = grid_of(protocol="fair", arms=["FPT"], tasks=["bit_xor"])
+    for (lr, seed), run in grid.cells[0].runs.items():
+        if (lr, seed) == (1e-2, 1):
+            diverge(run, 40)
+        else:
+            finish(run, 0.5 + 10 * lr + seed / 100)
+    told = _rendered(grid)
+    assert "- FPT: bit-xor 1e-3 (1e-2 diverged)" in told
+    assert "52.0 ± 0.6 (paper 100)" in told
