@@ -13,6 +13,7 @@ from fpt_lightning.models.backbones.build import build_backbone
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.flat_layer import FlatLayer
 from fpt_lightning.models.input_layer import InputInitialization, build_input_layer
+from fpt_lightning.models.kernels.dropout import Dropout
 from fpt_lightning.models.kernels.frozen_linear import replace_frozen_linears
 from fpt_lightning.models.lora import LoraOptions, add_adapters
 from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
@@ -28,6 +29,8 @@ class FrozenPretrainedTransformer(nn.Module):
         choice: The body.
         trainable: The parts that train, see :func:`fpt_lightning.models.parts.select`; every other parameter is frozen.
         dropout: Probability of every dropout in the body.
+        input_dropout: Probability of dropout behind the linear input layer of continuous tokens; ids have none, as in
+            the paper's reference.
         input_initialization: See :func:`fpt_lightning.models.input_layer.build_input_layer`.
         lora: Adapters beside frozen linear layers; they train.
         shuffle_tokens: Read every example's tokens in a random order (a control, see :class:`TokenShuffle`).
@@ -47,6 +50,7 @@ class FrozenPretrainedTransformer(nn.Module):
         input_initialization: InputInitialization = "orthogonal",
         lora: LoraOptions | None = None,
         *,
+        input_dropout: float = 0.0,
         shuffle_tokens: bool = False,
         keep_vocabulary: bool = False,
     ) -> None:
@@ -57,6 +61,7 @@ class FrozenPretrainedTransformer(nn.Module):
         self.shuffle = TokenShuffle() if shuffle_tokens else None
         built = build_backbone(choice, task.max_length, dropout, keep_vocabulary=keep_vocabulary)
         self.backbone, self.family, self.vocabulary = built.body, built.family, built.vocabulary
+        self.input_dropout = Dropout(input_dropout if task.vocabulary_size is None else 0.0)
         self._build_layers(built.family.width, input_initialization)
         parts = [trainable] if isinstance(trainable, str) else list(trainable)
         if lora is not None:
@@ -88,7 +93,7 @@ class FrozenPretrainedTransformer(nn.Module):
         elif isinstance(self.input, FlatLayer):
             logits = self.output(F.gelu(self.input(tokens, mask)))  # the same
         else:
-            embeddings = self.input(tokens)  # [batch, length, width]
+            embeddings = self.input_dropout(self.input(tokens))  # [batch, length, width]
             hidden = self.family.hidden(self.backbone, embeddings, mask)
             logits = self.output(self.last_real_tokens(hidden, mask))  # of each of the last tokens
         return logits.reshape(len(tokens), self.task.answers, self.task.logits_per_answer)

@@ -15,7 +15,7 @@ from torchmetrics.regression import MeanAbsoluteError, R2Score
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.choice import BackboneChoice, Initialization, Positions
+from fpt_lightning.models.backbones.choice import BackboneChoice, Positions
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import InputInitialization
 from fpt_lightning.models.lora import LoraOptions
@@ -42,10 +42,12 @@ class FPTClassifier(L.LightningModule):
             Face hub, a local folder in its format, a GGUF file, ``lstm``, ``lstm_star``, or a control: ``none`` (one
             linear layer on all tokens), ``two_layer`` (two), ``one_attention``, ``one_block``.
         initialization: ``pretrained``, ``random`` or ``statistics`` (normal values with the mean and standard
-            deviation of every pretrained tensor); left out, pretrained wherever the backbone has weights.
+            deviation of every pretrained tensor); left out, pretrained wherever the backbone has weights. By part, such
+            as ``{feedforward: random}``, it draws those parts and leaves all others pretrained.
         architecture: Fields of the backbone's config to change, such as ``n_layer``; only with random weights.
         layers: Keep the first so many blocks of the backbone, or a slice of them such as ``'3:9'``.
-        positions: ``backbone`` takes the backbone's own; ``new`` draws as many as the task has tokens.
+        positions: ``backbone`` takes the backbone's own, as many as the task has tokens; ``whole`` keeps and trains all
+            of them; ``new`` draws as many as the task has tokens.
         trainable: The parts that train: any of ``input``, ``positions``, ``layernorm``, ``attention``,
             ``feedforward``, ``output`` (an LSTM's weights are its ``recurrence``), or ``all``; ``attention:last2`` is
             a part's last two layers, ``attention:bias`` its biases.
@@ -55,13 +57,17 @@ class FPTClassifier(L.LightningModule):
         align_steps: Steps that train the input layer alone before training, until its outputs are distributed like the
             backbone's token embeddings (ORCA's first stage); 0 leaves it out.
         shuffle_tokens: A control: every example's tokens in a random order (Tan et al. 2024).
-        dropout: Probability of every dropout.
+        dropout: Probability of every dropout in the backbone.
+        input_dropout: Probability of dropout behind the linear input layer of continuous tokens; the paper's reference
+            has 0.1.
         lr: Learning rate of Adam, constant.
         part_lr: Another learning rate for single parts.
         trained_parts: A ``trained.safetensors`` of an earlier run to start from.
         seed: Seed of random weights; the command line links it to ``seed_everything``.
         backbone_seed: Seed of the backbone's random weights alone, so that several runs share one body; left out,
             ``seed``.
+        residual_scaling: Draw the output projections of a random GPT-2 smaller than its other weights, as transformers
+            5 does; false draws them alike, as transformers 4 and so the paper's reference did.
 
     Raises:
         UsageError: If the arguments contradict each other or the task.
@@ -72,7 +78,7 @@ class FPTClassifier(L.LightningModule):
         self,
         task: TaskSpec,
         backbone: str = "small",
-        initialization: Initialization | None = None,
+        initialization: str | dict[str, str] | None = None,
         architecture: dict[str, Any] | None = None,
         layers: int | str | None = None,
         positions: Positions = "backbone",
@@ -87,10 +93,13 @@ class FPTClassifier(L.LightningModule):
         trained_parts: str | None = None,
         seed: int = 0,
         backbone_seed: int | None = None,
+        input_dropout: float = 0.0,
+        residual_scaling: bool = True,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise UsageError(f"model.dropout lies between 0 and 1, got {dropout}")
+        for name, share in (("dropout", dropout), ("input_dropout", input_dropout)):
+            if not 0 <= share < 1:
+                raise UsageError(f"model.{name} lies between 0 and 1, got {share}")
         if align_steps < 0:
             raise UsageError(f"model.align_steps must be 0 or more, got {align_steps}")
         self.save_hyperparameters(ignore=["task", "lora"])
@@ -100,10 +109,12 @@ class FPTClassifier(L.LightningModule):
         self.part_lr = dict(part_lr or {})
         self.trainable = [trainable] if isinstance(trainable, str) else list(trainable)
         self.fit_input = FitInput(input_initialization == "moments", align_steps)
-        choice = BackboneChoice(backbone, initialization, architecture, layers, positions, seed, backbone_seed)
+        choice = BackboneChoice(
+            backbone, initialization, architecture, layers, positions, seed, backbone_seed, residual_scaling
+        )
         self.model = FrozenPretrainedTransformer(
             task, choice, self.trainable, dropout, input_initialization, lora,
-            shuffle_tokens=shuffle_tokens, keep_vocabulary=bool(self.fit_input),
+            input_dropout=input_dropout, shuffle_tokens=shuffle_tokens, keep_vocabulary=bool(self.fit_input),
         )  # fmt: skip
         check_rates(lr, self.part_lr, self.model)
         self.fit_input.check(self.model)

@@ -61,6 +61,17 @@ def test_resuming_repeats_the_run_bit_for_bit(fpt: Fpt, small_language: list[str
     assert losses[0] == losses[1]
 
 
+def test_a_run_goes_on_at_the_rate_it_began_with(
+    fpt: Fpt, small_language: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fpt("fit", *small_language, "--run_folder=run") == 0
+    longer = [*small_language, "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.max_steps=6"]
+    capsys.readouterr()
+    assert fpt("fit", *longer, "--model.lr=0.5") == 2
+    assert "and is 0.5 here: leave it as it was, or start another run" in capsys.readouterr().err
+    assert fpt("fit", *longer) == 0
+
+
 def test_a_checkpoint_of_another_tokenizer_is_refused(
     fpt: Fpt, small_language: list[str], text_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from fpt_lightning.models.backbones.families import family_of
 from fpt_lightning.models.backbones.families.base import Family, HubFamily
 from fpt_lightning.models.backbones.families.own import OWN_BODIES, OwnBody
 from fpt_lightning.models.backbones.hub import read_config, read_weights
-from fpt_lightning.models.backbones.initialization import draw_embeddings, keep_statistics
+from fpt_lightning.models.backbones.initialization import draw_embeddings, draw_parts, keep_statistics, random_body
 from fpt_lightning.models.kernels.dropout import replace_dropouts
 from fpt_lightning.models.random_streams import drawn_from, generator
 
@@ -79,7 +79,7 @@ def _hub_backbone(choice: BackboneChoice, max_length: int, dropout: float, keep_
     family.configure(max_length, dropout)
     body = _values(choice, family)
     vocabulary = _vocabulary(choice, family, body) if keep_vocabulary else None
-    rows = family.position_rows(body, max_length)
+    rows = family.position_rows(body, None if choice.positions == "whole" else max_length)
     if choice.positions == "new":
         rows = draw_embeddings(family, max_length, generator(choice.seed, "positions"))
     family.enter(body, rows)
@@ -100,11 +100,11 @@ def _check_positions(choice: BackboneChoice, family: HubFamily, max_length: int)
 
 def _values(choice: BackboneChoice, family: HubFamily) -> nn.Module:
     if choice.resolved_initialization == "random":
-        with drawn_from(choice.body_seed, "backbone"):
-            return family.new_body()
+        return random_body(family, choice.body_seed, residual_scaling=choice.residual_scaling)
     body = read_weights(location(choice.name), family)
     if choice.resolved_initialization == "statistics":
-        keep_statistics(body, choice.body_seed)
+        keep_statistics(body.named_parameters(), choice.body_seed)
+    draw_parts(body, family, choice.drawn_parts, choice.body_seed, residual_scaling=choice.residual_scaling)
     return body
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from fpt_lightning.errors import UsageError
+from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.models.backbones.architectures import WITHOUT_WEIGHTS
 
 Initialization = Literal["pretrained", "random", "statistics"]
-Positions = Literal["backbone", "new"]
+Positions = Literal["backbone", "whole", "new"]
 
 
 @dataclass(frozen=True)
@@ -21,30 +21,51 @@ class BackboneChoice:
             a name on its hub.
         initialization: ``pretrained`` loads weights, ``random`` is the architecture's own initialisation,
             ``statistics`` draws normal values with the mean and standard deviation of every pretrained tensor (FPT
-            section 3.8); None is pretrained wherever there are weights.
+            section 3.8); None is pretrained wherever there are weights. A mapping of parts to these names draws those
+            parts alone, and leaves all others pretrained.
         architecture: Fields of the architecture's config to change, such as ``n_layer``; only with ``random``.
         layers: Keep the first so many blocks, or a slice of them such as ``3:9``; None keeps all.
-        positions: ``backbone`` takes the body's own positions, ``new`` draws new ones for as many tokens as the task
-            has.
+        positions: ``backbone`` takes the body's own positions, as many as the task has tokens; ``whole`` keeps all of
+            them, as the paper's reference does, although only the first are used; ``new`` draws new ones for as many
+            tokens as the task has.
+        residual_scaling: Draw the output projections of a random GPT-2's sublayers with 0.02 / sqrt(2 * layers), as it
+            is published and transformers 5 does it, rather than with 0.02 like the rest, as transformers 4 did.
         seed: Seed of random values.
         backbone_seed: Seed of the body alone, its own positions included, in place of ``seed``.
+
+    Raises:
+        UsageError: If no initialisation has that name.
     """
 
     name: str
-    initialization: Initialization | None = None
+    initialization: str | Mapping[str, str] | None = None
     architecture: Mapping[str, Any] | None = None
     layers: int | str | None = None
     positions: Positions = "backbone"
     seed: int = 0
     backbone_seed: int | None = None
+    residual_scaling: bool = True
 
     @property
     def body_seed(self) -> int:
         return self.seed if self.backbone_seed is None else self.backbone_seed
 
+    def __post_init__(self) -> None:
+        chosen, known = self.initialization or "pretrained", get_args(Initialization)
+        for name in [chosen] if isinstance(chosen, str) else chosen.values():
+            if name not in known:
+                near = did_you_mean(str(name), known)
+                raise UsageError(f"model.initialization is one of {', '.join(known)}, not '{name}'{near}")
+
     @property
-    def resolved_initialization(self) -> Initialization:
-        """``pretrained``, ``random`` or ``statistics``.
+    def drawn_parts(self) -> Mapping[str, str]:
+        """The parts that are not pretrained where the others are, and how they are drawn."""
+        chosen = self.initialization if isinstance(self.initialization, Mapping) else {}
+        return {part: name for part, name in sorted(chosen.items()) if name != "pretrained"}
+
+    @property
+    def resolved_initialization(self) -> str:
+        """``pretrained``, ``random``, ``statistics``, or which parts are not: ``pretrained, feedforward random``.
 
         Raises:
             UsageError: If pretrained weights are asked of an architecture that has none, or with sizes of its own.
@@ -61,7 +82,9 @@ class BackboneChoice:
                 "model.architecture changes sizes, which pretrained weights cannot follow: "
                 "use model.initialization random, or leave model.architecture out"
             )
-        return self.initialization
+        if isinstance(self.initialization, str):
+            return self.initialization
+        return ", ".join(["pretrained", *(f"{part} {name}" for part, name in self.drawn_parts.items())])
 
     def chosen_blocks(self, available: int) -> range:
         """Reads ``layers``: ``6`` as the first six blocks, ``3:9`` as the fourth to the ninth, None as all.
@@ -84,7 +107,8 @@ class BackboneChoice:
     def __str__(self) -> str:
         sizes = "".join(f", {key}={value}" for key, value in (self.architecture or {}).items())
         layers = f", layers {self.layers}" if self.layers is not None else ""
-        positions = ", new positions" if self.positions == "new" else ""
+        positions = f", {self.positions} positions" if self.positions != "backbone" else ""
+        positions += "" if self.residual_scaling else ", residuals not scaled"
         drawn = [self.body_seed] if self.resolved_initialization != "pretrained" else []
         drawn += [self.seed] if self.positions == "new" else []
         seeds = f", seed {' and '.join(map(str, dict.fromkeys(drawn)))}" if drawn else ""

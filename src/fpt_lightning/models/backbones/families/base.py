@@ -67,6 +67,7 @@ class HubFamily(Family):
         position_table: Path of the table of learned positions; None where positions are none or relative.
         dropped: Patterns of the parameters that are dropped, and may therefore be missing from a weight file.
         model_class: The auto class of transformers that builds and loads the body.
+        scaled: Pattern of the parameters whose random values begin smaller by sqrt(2 * layers); None if none do.
         first_row: The row of the table of positions that the first token has.
         config: What the body is built from.
     """
@@ -74,6 +75,7 @@ class HubFamily(Family):
     position_table: ClassVar[str | None] = None
     dropped: ClassVar[tuple[str, ...]] = ()
     model_class: ClassVar[Any] = AutoModel
+    scaled: ClassVar[str | None] = None
     first_row = 0
 
     def __init__(self, config: PretrainedConfig) -> None:
@@ -127,14 +129,14 @@ class HubFamily(Family):
         """Whether a parameter of the model as it is loaded is dropped."""
         return any(re.fullmatch(pattern, name) for pattern in self.dropped)
 
-    def position_rows(self, body: Any, max_length: int) -> torch.Tensor | None:
-        """The learned positions of the first ``max_length`` tokens: ``[max_length, width]``, if there are any."""
+    def position_rows(self, body: Any, max_length: int | None) -> torch.Tensor | None:
+        """The learned positions ``[tokens, width]`` of the first ``max_length`` tokens, or all; if there are any."""
         if self.position_table is None:
             return None
         return body.get_parameter(f"{self.position_table}.weight")[self.first_row :][:max_length]
 
     def enter(self, body: Any, rows: torch.Tensor | None) -> None:
-        """Drops what only token ids need, and puts in learned positions ``[max_length, width]``, if there are any."""
+        """Drops what only token ids need, and puts in learned positions ``[tokens, width]``, if there are any."""
         body.set_input_embeddings(None)
         if rows is not None:
             assert self.position_table is not None

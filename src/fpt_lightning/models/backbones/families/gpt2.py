@@ -16,3 +16,4 @@ class GPT2(HubFamily):
     blocks = "h"
     position_table = "wpe"
     dropped = (r"wte\.weight",)
+    scaled = r"h\.\d+\.(?:attn|mlp)\.c_proj\.weight"  # Radford et al. 2019, section 2.3

@@ -17,7 +17,7 @@ class ViT(HubFamily):
     """
 
     parts = (
-        (r"embeddings\.position_embeddings\.weight", "positions"),
+        (r"embeddings\.position_embeddings(?:\.weight)?", "positions"),
         (r"layers\.(\d+)\.layernorm_(?:before|after)\.(?:weight|bias)", "layernorm"),
         (r"layernorm\.(?:weight|bias)", "layernorm"),
         (r"layers\.(\d+)\.attention\.[qkvo]_proj\.(?:weight|bias)", "attention"),
@@ -31,9 +31,9 @@ class ViT(HubFamily):
     def positions(self) -> int:
         return (int(self.config.image_size) // max(1, int(self.config.patch_size))) ** 2
 
-    def position_rows(self, body: Any, max_length: int) -> torch.Tensor:
+    def position_rows(self, body: Any, max_length: int | None) -> torch.Tensor:
         """Those of the patches, behind the class token's."""
-        return body.embeddings.position_embeddings[0, 1 : max_length + 1]
+        return body.embeddings.position_embeddings[0, 1:][:max_length]
 
     def enter(self, body: Any, rows: torch.Tensor | None) -> None:
         """Keeps of the embeddings the positions and the dropout."""
