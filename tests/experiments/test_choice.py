@@ -118,7 +118,7 @@ def test_a_grid_of_all_seeds_or_of_one_rate_asks_for_nothing_more() -> None:
         (2, "takes the better of the two that are best with 2 seeds by"),
         (
             None,
-            "takes the one by mean validation accuracy over 3 seeds; of equal ones the middle, and none that diverged",
+            "takes the best by mean validation accuracy over 3 seeds; of equal ones the middle, and none that diverged",
         ),
     ],
 )

@@ -183,7 +183,7 @@ class Protocol(Entry, frozen=True):
         over = f"{seeds} seeds" if seeds > 1 else "one seed"
         grid = f"the better of the two that are best with {'one seed' if first == 1 else f'{first} seeds'}"
         return (
-            f"takes {grid if first < seeds else 'the one'} by mean validation {metric} over {over}; of equal ones the "
+            f"takes {grid if first < seeds else 'the best'} by mean validation {metric} over {over}; of equal ones the "
             "middle, and none that diverged or failed on a seed"
         )
 

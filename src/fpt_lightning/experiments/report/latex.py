@@ -24,7 +24,7 @@ _SPECIAL = {
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
 }
 
-LINE = 66
+LINE = 75
 """Letters that fit across a page, about: a wider table goes on below."""
 
 

@@ -60,7 +60,7 @@ def _other_splits(results: Results) -> Iterator[str]:
 
 def _trivial_baselines(results: Results) -> Iterator[str]:
     if any(results.baselines.values()) and "accuracy" in results.grid.table.measures:
-        yield "The rows at the end are trivial baselines on the test split: what needs no backbone and no training."
+        yield "The rows at the end are trivial baselines on the test split, without a backbone."
     if "steps_to_convergence" in results.grid.table.measures:
         best = [(task, results.best_baseline(task, "validation")) for task in results.tasks]
         reached = [
