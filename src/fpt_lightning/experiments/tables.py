@@ -165,8 +165,9 @@ class Protocol(Entry, frozen=True):
     Attributes:
         lr: The grid; None takes the one learning rate of arm, backbone or task.
         seeds: Seeds of every figure.
-        grid_seeds: So many of the seeds run the whole grid; the others run with the two best rates of it, whose means
-            over all seeds then decide. None runs the grid with all.
+        grid_seeds: So many of the seeds run the whole grid; the others run with the best rates of it, whose means over
+            all seeds then decide. None runs the grid with all.
+        finalists: How many rates those are. 1 is the rule of version 0.1, under which the grid's seeds alone decided.
         tasks: Options for single tasks.
     """
 
@@ -174,12 +175,16 @@ class Protocol(Entry, frozen=True):
     lr: Rates | None = None
     seeds: Seeds = (0,)
     grid_seeds: Annotated[int, Meta(ge=1)] | None = None
+    finalists: Annotated[int, Meta(ge=1, le=2)] = 2
     settings: Mapping[str, Any] = {}
     tasks: Mapping[str, Mapping[str, Any]] = {}
 
     def how_chosen(self, metric: str) -> str:
         """The rule by which an arm takes one of several learning rates, a sentence's end; see :class:`Cell`."""
         first, seeds = len(self.seeds[: self.grid_seeds]), len(self.seeds)
+        if self.finalists == 1 and first < seeds:
+            runners = "one seed" if first == 1 else f"{first} seeds"
+            return f"takes the best by mean validation {metric} over {runners}, of equal ones the smallest"
         over = f"{seeds} seeds" if seeds > 1 else "one seed"
         grid = f"the better of the two that are best with {'one seed' if first == 1 else f'{first} seeds'}"
         return (
