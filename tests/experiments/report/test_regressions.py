@@ -43,7 +43,7 @@ def test_a_regression_stands_beside_a_classification() -> None:
 
 def test_a_learning_rate_is_chosen_on_it() -> None:
     grid = _finished(protocol="fair")
-    assert "every arm takes the one by mean validation accuracy or R² over 3 seeds; of equal" in _rendered(grid)
+    assert "every arm takes the best by mean validation accuracy or R² over 3 seeds; of equal" in _rendered(grid)
     page = _rendered(grid, "html")
     assert "FPT, lr 1e-2: validation 0.810 ± 0.006" in page
     assert "<h2>Accuracy or R² against learning rate</h2>" in page

@@ -329,8 +329,11 @@ def test_a_title_stays_text_in_html(title: str) -> None:
 @given(TITLES)
 def test_a_title_stays_text_in_latex(title: str) -> None:
     told = _rendered(grid_of(declared=_declared(title)), "latex")
-    assert _commands(told) == _commands(_rendered(grid_of(declared=_declared("plain")), "latex"))
-    assert told.count("\n") == _rendered(grid_of(declared=_declared("plain")), "latex").count("\n")
+    plain = _rendered(
+        grid_of(declared=_declared("p" * len(title))), "latex"
+    )  # as long: where a table is cut depends on it
+    assert _commands(told) == _commands(plain)
+    assert told.count("\n") == plain.count("\n")
 
 
 def _commands(latex: str) -> list[str]:
