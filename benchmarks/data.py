@@ -25,9 +25,9 @@ import fpt_lightning
 from fpt_lightning.config_files import find_config
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import Batch
+from fpt_lightning.machine import machine
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-from fpt_lightning.runs.machine import machine
 
 TASKS = ("bit_memory", "bit_xor", "listops", "mnist", "cifar", "cifar_lra", "remote_homology", "image_folder")
 GENERATED = ("bit_memory", "bit_xor", "listops")

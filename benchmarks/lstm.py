@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fpt_lightning.machine import machine
 from fpt_lightning.models.backbones.lstm import LayerNormLSTM
-from fpt_lightning.runs.machine import machine
 
 LAYERS = 3
 LOOPS = ("loop", "best_loop")

@@ -23,7 +23,7 @@ import torch
 from fpt_lightning.data.loading import GlobalBatchSampler, make_loader
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.data.text.datamodule import RandomWindows
-from fpt_lightning.runs.machine import machine
+from fpt_lightning.machine import machine
 from fpt_lightning.training.language.pretraining import LanguageModel
 from fpt_lightning.training.trainer import FPTTrainer
 from train_step import matrix_rate

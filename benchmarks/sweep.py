@@ -24,7 +24,7 @@ from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.grid import Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.local import LocalLauncher
 from fpt_lightning.experiments.tables import read_experiments
-from fpt_lightning.runs.machine import machine
+from fpt_lightning.machine import machine
 from fpt_lightning.runs.outcome import State
 
 

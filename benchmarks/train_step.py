@@ -29,11 +29,11 @@ from torch import nn
 
 from fpt_lightning.data.bits import BitXOR
 from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.machine import machine
 from fpt_lightning.main import main as fpt
 from fpt_lightning.models.backbones.architectures import ARCHITECTURES
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-from fpt_lightning.runs.machine import machine
 
 CASES = {
     "bit-memory, batch 4": (4, TaskSpec("bit_memory", 120, 2, 50, answer_tokens=20, answers_per_token=50)),

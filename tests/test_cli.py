@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from conftest import Fpt, read_rows, write_table
 from fpt_lightning.config_files import shipped
+from fpt_lightning.machine import machine
 from fpt_lightning.main import COMMANDS, HOME, main
-from fpt_lightning.runs.machine import machine
 
 CONFIG_FOLDER = shipped("configs")
 CONFIGS = sorted(path.relative_to(CONFIG_FOLDER).as_posix() for path in CONFIG_FOLDER.rglob("*.yaml"))

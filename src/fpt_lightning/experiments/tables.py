@@ -181,15 +181,14 @@ class Protocol(Entry, frozen=True):
 
     def how_chosen(self, metric: str) -> str:
         """The rule by which an arm takes one of several learning rates, a sentence's end; see :class:`Cell`."""
-        first, seeds = len(self.seeds[: self.grid_seeds]), len(self.seeds)
-        if self.finalists == 1 and first < seeds:
-            runners = "one seed" if first == 1 else f"{first} seeds"
-            return f"takes the best by mean validation {metric} over {runners}, of equal ones the smallest"
-        over = f"{seeds} seeds" if seeds > 1 else "one seed"
-        grid = f"the better of the two that are best with {'one seed' if first == 1 else f'{first} seeds'}"
+        seeds = self.seeds[: self.grid_seeds], self.seeds
+        first, every = (f"{len(some)} seeds" if len(some) > 1 else "one seed" for some in seeds)
+        if self.finalists == 1 and first != every:
+            return f"takes the best by mean validation {metric} over {first}, of equal ones the smallest"
+        best = "the best" if first == every else f"the better of the two that are best with {first}"
         return (
-            f"takes {grid if first < seeds else 'the best'} by mean validation {metric} over {over}; of equal ones the "
-            "middle, and none that diverged or failed on a seed"
+            f"takes {best} by mean validation {metric} over {every}; of equal ones the middle, and none that diverged or "
+            "failed on a seed"
         )
 
 

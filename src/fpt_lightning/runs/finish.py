@@ -8,9 +8,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import UsageError
+from fpt_lightning.machine import machine
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.learning_curve import plot_learning_curve
-from fpt_lightning.runs.machine import machine
 from fpt_lightning.runs.result import read_json
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.export import export_trained

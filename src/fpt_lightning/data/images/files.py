@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from fpt_lightning.data.datamodule import Split
 from fpt_lightning.data.loading import BatchDataset, unchanged
 from fpt_lightning.errors import FPTError
+from fpt_lightning.machine import visible_cores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -131,7 +132,7 @@ def decode(files: Sequence[ImageFile], image_size: int, *, grey: bool) -> torch.
 
     pixels = torch.empty(len(files), 1 if grey else 3, image_size, image_size, dtype=torch.uint8)
     # processes: in threads the images of a few kB that these tasks are made of wait for each other
-    processes = min(_cores(), 16) if len(files) >= 2 * CHUNK else 0
+    processes = min(visible_cores(), 16) if len(files) >= 2 * CHUNK else 0
     loader = DataLoader(
         _Decoded(files, image_size, grey),
         batch_size=CHUNK,
@@ -221,8 +222,3 @@ def _images_below(folder: Path) -> list[str]:
         for name in names
         if name.lower().endswith(EXTENSIONS) and not name.startswith(".")  # macOS leaves ._NAME.jpg beside NAME.jpg
     )
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,9 +1,6 @@
 """Warm processes of this machine, devices and cores shared out among them."""
 
-import os
 import selectors
-import shutil
-import subprocess
 from collections import deque
 from collections.abc import Sequence
 
@@ -11,6 +8,7 @@ from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.launchers.process import WorkerProcess
 from fpt_lightning.experiments.launchers.verdict import Verdict
+from fpt_lightning.machine import visible_cores, visible_gpus
 
 
 class LocalLauncher(Launcher):
@@ -70,19 +68,3 @@ class LocalLauncher(Launcher):
             device = {"CUDA_VISIBLE_DEVICES": self._devices[slot % len(self._devices)]} if self._devices else {}
             self._workers[slot] = WorkerProcess(self.threads, device)
         return self._workers[slot]
-
-
-def visible_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; found without torch."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name for name in chosen.split(",") if name.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-    return [str(place) for place, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]

@@ -11,9 +11,9 @@ from typing import Any
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.launchers.base import Launcher
-from fpt_lightning.experiments.launchers.local import visible_cores
 from fpt_lightning.experiments.launchers.process import WorkerProcess
 from fpt_lightning.experiments.launchers.verdict import Verdict, fail
+from fpt_lightning.machine import visible_cores
 
 ATTEMPTS = 3
 """Times that a run is given: again where the worker or its node died of it."""
