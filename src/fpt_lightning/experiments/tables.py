@@ -167,7 +167,7 @@ class Protocol(Entry, frozen=True):
         seeds: Seeds of every figure.
         grid_seeds: So many of the seeds run the whole grid; the others run with the best rates of it, whose means over
             all seeds then decide. None runs the grid with all.
-        finalists: How many rates those are. 1 is the rule of version 0.1, under which the grid's seeds alone decided.
+        finalists: How many rates those are; 1 is the rule of version 0.1, when the grid's seeds alone decided.
         tasks: Options for single tasks.
     """
 
@@ -186,10 +186,8 @@ class Protocol(Entry, frozen=True):
         if self.finalists == 1 and first != every:
             return f"takes the best by mean validation {metric} over {first}, of equal ones the smallest"
         best = "the best" if first == every else f"the better of the two that are best with {first}"
-        return (
-            f"takes {best} by mean validation {metric} over {every}; of equal ones the middle, and none that diverged or "
-            "failed on a seed"
-        )
+        passed_over = "of equal ones the middle, and none that diverged or failed on a seed"
+        return f"takes {best} by mean validation {metric} over {every}; {passed_over}"
 
 
 class Profile(Entry, frozen=True):
@@ -238,11 +236,9 @@ class Experiments(Entry, frozen=True):
         return replace(table, arms={**table.arms, **missing})
 
     def profile(self, name: str) -> Profile:
-        """A profile by name."""
         return self._named(self.profiles, name, "profile")
 
     def protocol(self, name: str, profile: Profile) -> Protocol:
-        """A protocol by name, as the profile changes it."""
         protocol = self._named(self.protocols, name, "protocol")
         changes = profile.protocols.get(name, {})
         changed = convert(changes, Protocol, f"profiles.{profile.name}.protocols.{name}", {"name": name})
