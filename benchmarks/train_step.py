@@ -166,7 +166,8 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Plain and ours in turn, the median over the repeats, and the ratio repeat by repeat."""
     rows = []
     print(f"{'case':<24}{'style':<8}{'steps/s':>9}{'MiB':>8}{'matrix rate':>13}{'ratio':>8}")
-    for case, (size, task) in CASES.items():
+    for case in arguments.cases:
+        size, task = CASES[case]
         pairs = [{style: in_own_process(style, case, arguments) for style in STYLES} for _ in range(arguments.repeats)]
         rate = matrix_rate(arguments.device)
         ratio = statistics.median(pair["plain"]["seconds"] / pair["ours"]["seconds"] for pair in pairs)
@@ -220,6 +221,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=15.0, help="how long each style of a case is measured")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, help="only these")
     parser.add_argument("--steps", type=int, default=300, help="steps of each run whose overhead is measured")
     parser.add_argument("--out", type=Path, help="the JSON to write")
     parser.add_argument("--measure", nargs=2, metavar=("STYLE", "CASE"), help=argparse.SUPPRESS)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Never
@@ -79,6 +80,15 @@ def _no_such_option(option: str, parser: LightningArgumentParser) -> str:
     heads = {key.partition(".")[0] for key in known}
     nearest = did_you_mean(option, known) if head in heads else did_you_mean(head, heads)
     return f"there is no option '{option}'{nearest}"
+
+
+def refuse_infinite(value: Any, option: str = "") -> None:
+    """Refuses an option that is NaN or infinite, alone or within a list or mapping: nothing can be compared with it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{option} must be a finite number, got {value}")
+    if isinstance(value, dict | list | tuple):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            refuse_infinite(part, option if name == "init_args" else f"{option}.{name}".removeprefix("."))
 
 
 def options_of(class_path: str) -> list[str]:

@@ -1,7 +1,6 @@
 """The `fpt` command on LightningCLI: parses a command, builds datamodule, model and Trainer, and runs it."""
 
 import logging
-import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 import fpt_lightning
-from fpt_lightning.arguments import ArgumentParser, with_configs_found
+from fpt_lightning.arguments import ArgumentParser, refuse_infinite, with_configs_found
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import DivergedError, FPTError, UsageError
@@ -133,7 +132,7 @@ class FPTCLI(LightningCLI):
     def parse_arguments(self, parser: ArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         """Parses the words given; unlike Lightning's it does not mind that the process has words of its own."""
         self.config = parser.parse_args(args)
-        _refuse_infinite(self.config[self.config.subcommand].as_dict())
+        refuse_infinite(self.config[self.config.subcommand].as_dict())
         seed = self.config[self.config.subcommand].seed_everything
         if not 0 <= seed < 2**32:
             raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {seed}")
@@ -280,15 +279,6 @@ class SaveRunConfig(SaveConfigCallback):
         if stage == "fit":
             # not trainer.log_dir, which waits for the other processes: this one is here alone
             RunFolder(Path(trainer.default_root_dir)).result.unlink(missing_ok=True)
-
-
-def _refuse_infinite(value: Any, option: str = "") -> None:
-    """Refuses an option that is NaN or infinite, alone or within a list or mapping: nothing can be compared with it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{option} must be a finite number, got {value}")
-    if isinstance(value, dict | list | tuple):
-        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_infinite(part, option if name == "init_args" else f"{option}.{name}".removeprefix("."))
 
 
 def _silence_what_no_user_can_mend() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import read_rows
+from conftest import Fpt, read_rows
 from fpt_lightning.runs.folder import RunFolder
 
 BITS = (
@@ -18,15 +18,18 @@ BITS = (
 )  # fmt: skip
 
 
+def _words(folder: str, command: str, task: Sequence[str]) -> list[str]:
+    return [
+        command, *task, "--data.batch_size=8", "--data.eval_batch_size=8", "--model.backbone=tiny", "--model.dropout=0",
+        "--trainer.max_steps=12", "--trainer.val_check_interval=4", "--trainer.log_every_n_steps=1",
+        "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--run_folder={folder}",
+    ]  # fmt: skip
+
+
 def _run(folder: str, *words: str, command: str = "fit", task: Sequence[str] = BITS) -> list[dict[str, str]]:
     done = subprocess.run(
-        [
-            sys.executable, "-m", "fpt_lightning", command, *task, "--data.batch_size=8", "--data.eval_batch_size=8",
-            "--model.backbone=tiny", "--model.dropout=0",
-            "--trainer.max_steps=12", "--trainer.val_check_interval=4", "--trainer.log_every_n_steps=1",
-            "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--run_folder={folder}", *words,
-        ],
-        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "fpt_lightning", *_words(folder, command, task), *words],
+        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return read_rows(RunFolder(Path(folder)).metrics)
@@ -37,11 +40,15 @@ def _curve(rows: list[dict[str, str]], name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("task", ["bits", "augmented images"])
-def test_two_processes_give_the_loss_curve_of_one(image_root: Path, task: str) -> None:
+def test_two_processes_give_the_loss_curve_of_one(
+    image_root: Path, task: str, fpt: Fpt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # 36 training images, 8 a batch: three epochs
     images = ("--config=image_folder.yaml", f"--data.root={image_root}", "--data.augment=true")
     words = BITS if task == "bits" else images
-    one = _run("one", "--trainer.devices=1", task=words)
+    assert fpt(*_words("one", "fit", words), "--trainer.devices=1") == 0
+    one = read_rows(Path("one/metrics.csv"))
+    monkeypatch.delenv("FPT_RUN_FOLDER")  # the next run is no process of this one
     two = _run("two", "--config=trainer/ddp.yaml", "--trainer.devices=2", task=words)
     assert len(_curve(one, "train_loss")) == 12
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):

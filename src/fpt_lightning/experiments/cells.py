@@ -62,9 +62,10 @@ class Cell:
 
     Attributes:
         runs: By learning rate and seed.
-        grid_seeds: Seeds that run every learning rate; the two best run all seeds.
+        grid_seeds: Seeds that run every learning rate; the best of them run all seeds.
         seeds: Seeds of the figure.
         reference: The paper's figures, by measure.
+        most_finalists: How many learning rates run all seeds.
         missing: Why it has no runs, where it has none.
     """
 
@@ -74,6 +75,7 @@ class Cell:
     grid_seeds: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
     reference: Mapping[str, Reference] = field(default_factory=dict)
+    most_finalists: int = 2
     missing: str | None = None
 
     @property
@@ -96,10 +98,12 @@ class Cell:
         return _middle_first(self._means(finalists, self.seeds, outcomes), finalists)[0]
 
     def finalists(self, outcomes: Mapping[str, Outcome]) -> list[float]:
-        """The two learning rates of the best :meth:`validation`; none as long as a run of the grid is to come."""
+        """The learning rates of the best :meth:`validation`; none as long as a run of the grid is to come."""
         if not all(_has_ended(outcomes[run.id]) for run in self.grid_runs()):
             return []
         means = self.validation(outcomes)
+        if self.most_finalists == 1 and len(self.grid_seeds) < len(self.seeds):
+            return sorted(means, key=lambda lr: (-means[lr], lr))[:1]
         return _middle_first(means, sorted(means))[:2]
 
     def validation(self, outcomes: Mapping[str, Outcome]) -> dict[float, float]:
@@ -126,7 +130,7 @@ class Cell:
     def size(self, outcomes: Mapping[str, Outcome]) -> int:
         """Runs in all, those included that are not decided on yet."""
         later = len(self.seeds) - len(self.grid_seeds)
-        return max(len(self.grid_runs()) + min(2, len(self.rates)) * later, len(self.due(outcomes)))
+        return max(len(self.grid_runs()) + min(self.most_finalists, len(self.rates)) * later, len(self.due(outcomes)))
 
     def _runs(self, rates: Sequence[float], seeds: Sequence[int]) -> list[Run]:
         return [self.runs[lr, seed] for lr in rates for seed in seeds]

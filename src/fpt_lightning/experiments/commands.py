@@ -11,8 +11,8 @@ from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.base import Launcher
-from fpt_lightning.experiments.tables import Rates, Seeds, expect_different, read_experiments
-from fpt_lightning.experiments.typed_yaml import convert
+from fpt_lightning.experiments.tables import Rates, Seeds, read_experiments
+from fpt_lightning.experiments.typed_yaml import convert, expect_different
 from fpt_lightning.options import OptionParser
 from fpt_lightning.runs.archive import Archive, write_archive
 from fpt_lightning.runs.outcome import Outcome, State

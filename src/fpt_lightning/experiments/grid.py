@@ -92,7 +92,7 @@ class Grid:
         runs = {(lr, seed): self._run(arm, backbone, task, lr, seed) for lr in rates for seed in seeds}
         # one learning rate is no choice: all its seeds are decided on
         first = self.protocol.grid_seeds if len(rates) > 1 else None
-        return Cell(arm, task, runs, seeds[:first], seeds, reference)
+        return Cell(arm, task, runs, seeds[:first], seeds, reference, self.protocol.finalists)
 
     def _run(self, arm: Arm, backbone: Backbone, task: str, lr: float, seed: int) -> Run:
         configs = (self.experiments.tasks[task].config, *backbone.configs, *self.table.configs, *arm.configs)

@@ -1,6 +1,6 @@
 """``experiments.yaml``: tables, their arms and tasks, profiles and protocols, as data."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from math import isnan, nan
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,7 +11,7 @@ from msgspec.structs import force_setattr, replace
 
 from fpt_lightning.config_files import shipped
 from fpt_lightning.errors import UsageError, did_you_mean
-from fpt_lightning.experiments.typed_yaml import Entry, convert, read_yaml
+from fpt_lightning.experiments.typed_yaml import Entry, convert, expect_different, expect_known, read_yaml
 
 T = TypeVar("T")
 
@@ -165,8 +165,9 @@ class Protocol(Entry, frozen=True):
     Attributes:
         lr: The grid; None takes the one learning rate of arm, backbone or task.
         seeds: Seeds of every figure.
-        grid_seeds: So many of the seeds run the whole grid; the others run with the two best rates of it, whose means
-            over all seeds then decide. None runs the grid with all.
+        grid_seeds: So many of the seeds run the whole grid; the others run with the best rates of it, whose means over
+            all seeds then decide. None runs the grid with all.
+        finalists: How many rates those are. 1 is the rule of version 0.1, under which the grid's seeds alone decided.
         tasks: Options for single tasks.
     """
 
@@ -174,12 +175,16 @@ class Protocol(Entry, frozen=True):
     lr: Rates | None = None
     seeds: Seeds = (0,)
     grid_seeds: Annotated[int, Meta(ge=1)] | None = None
+    finalists: Annotated[int, Meta(ge=1, le=2)] = 2
     settings: Mapping[str, Any] = {}
     tasks: Mapping[str, Mapping[str, Any]] = {}
 
     def how_chosen(self, metric: str) -> str:
         """The rule by which an arm takes one of several learning rates, a sentence's end; see :class:`Cell`."""
         first, seeds = len(self.seeds[: self.grid_seeds]), len(self.seeds)
+        if self.finalists == 1 and first < seeds:
+            runners = "one seed" if first == 1 else f"{first} seeds"
+            return f"takes the best by mean validation {metric} over {runners}, of equal ones the smallest"
         over = f"{seeds} seeds" if seeds > 1 else "one seed"
         grid = f"the better of the two that are best with {'one seed' if first == 1 else f'{first} seeds'}"
         return (
@@ -217,7 +222,7 @@ class Experiments(Entry, frozen=True):
         for table in self.tables.values():
             self._check_table(table)
         for arm in self.baselines.values():
-            _expect_known(arm.tasks, self.tasks, f"baselines.{arm.name}.tasks", "task")
+            expect_known(arm.tasks, self.tasks, f"baselines.{arm.name}.tasks", "task")
             if arm.reference:
                 raise ValueError(f"baselines.{arm.name}.reference: expected none, columns differ from table to table")
             self._check_arm(arm, self.tasks, f"baselines.{arm.name}")
@@ -254,23 +259,23 @@ class Experiments(Entry, frozen=True):
     def _check_protocol(self, protocol: Protocol, path: str) -> None:
         expect_different(protocol.lr or (), f"{path}.lr")
         expect_different(protocol.seeds, f"{path}.seeds")
-        _expect_known(protocol.tasks, self.tasks, f"{path}.tasks", "task")
+        expect_known(protocol.tasks, self.tasks, f"{path}.tasks", "task")
 
     def _check_profile(self, profile: Profile) -> None:
         path = f"profiles.{profile.name}"
-        _expect_known(profile.tasks, self.tasks, f"{path}.tasks", "task")
+        expect_known(profile.tasks, self.tasks, f"{path}.tasks", "task")
         for role, backbone in profile.backbones.items():
-            _expect_known(backbone.tasks, self.tasks, f"{path}.backbones.{role}.tasks", "task")
-        _expect_known(profile.protocols, self.protocols, f"{path}.protocols", "protocol")
+            expect_known(backbone.tasks, self.tasks, f"{path}.backbones.{role}.tasks", "task")
+        expect_known(profile.protocols, self.protocols, f"{path}.protocols", "protocol")
         for name in profile.protocols:
             self._check_protocol(self.protocol(name, profile), f"{path}.protocols.{name}")
 
     def _check_table(self, table: Table) -> None:
         path = f"tables.{table.name}"
-        _expect_known(table.tasks, self.tasks, f"{path}.tasks", "task")
-        _expect_known(table.measures, MEASURES, f"{path}.measures", "measure")
-        _expect_known([table.protocol], self.protocols, f"{path}.protocol", "protocol")
-        _expect_known([table.baseline] if table.baseline else [], table.arms, f"{path}.baseline", "arm")
+        expect_known(table.tasks, self.tasks, f"{path}.tasks", "task")
+        expect_known(table.measures, MEASURES, f"{path}.measures", "measure")
+        expect_known([table.protocol], self.protocols, f"{path}.protocol", "protocol")
+        expect_known([table.baseline] if table.baseline else [], table.arms, f"{path}.baseline", "arm")
         expect_different(table.tasks, f"{path}.tasks")
         expect_different(table.measures, f"{path}.measures")
         if not table.arms:
@@ -278,7 +283,7 @@ class Experiments(Entry, frozen=True):
         columns = len(table.tasks) * len(table.measures)
         for arm in table.arms.values():
             within = f"{path}.arms.{arm.name}"
-            _expect_known(arm.tasks, table.tasks, f"{within}.tasks", "task of this table")
+            expect_known(arm.tasks, table.tasks, f"{within}.tasks", "task of this table")
             if len(arm.reference) not in (0, columns):
                 raise ValueError(f"{within}.reference: expected {columns} figures, got {len(arm.reference)}")
             self._check_arm(arm, table.tasks, within)
@@ -286,7 +291,7 @@ class Experiments(Entry, frozen=True):
     def _check_arm(self, arm: Arm, tasks: Iterable[str], path: str) -> None:
         roles = [arm.backbone, *(arm.on(task).backbone for task in tasks)]
         for profile in self.profiles.values():
-            _expect_known(roles, profile.backbones, f"{path}.backbone", f"backbone of profile {profile.name}")
+            expect_known(roles, profile.backbones, f"{path}.backbone", f"backbone of profile {profile.name}")
 
 
 def read_experiments(path: str | None = None) -> Experiments:
@@ -298,15 +303,3 @@ def read_experiments(path: str | None = None) -> Experiments:
     here = Path("experiments.yaml")
     file = Path(path) if path else here if here.is_file() else shipped("experiments.yaml")
     return read_yaml(file, Experiments, {"path": file})
-
-
-def _expect_known(names: Iterable[str], known: Collection[str], path: str, kind: str) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{path}: no {kind} is called '{name}'{did_you_mean(name, known)}")
-
-
-def expect_different(values: Sequence[object], path: str) -> None:
-    """Refuses what stands twice, by a ValueError that begins with its path."""
-    if len(set(values)) < len(values):
-        raise ValueError(f"{path}: expected each once")

@@ -1,6 +1,6 @@
 """A YAML file as typed entries: whatever is wrong with one is said in a line that names its path in the file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import NoneType
@@ -77,6 +77,19 @@ def convert(value: Any, kind: Any, path: str, given: Mapping[str, Any]) -> Any:
     except msgspec.ValidationError as error:
         message, _, place = str(error).replace("`", "").partition(" - at $")
         raise ValueError(f"{path}{place}: {message[0].lower()}{message[1:]}") from error
+
+
+def expect_known(names: Iterable[str], known: Collection[str], path: str, kind: str) -> None:
+    """Refuses a name that stands nowhere, by a ValueError that begins with its path."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{path}: no {kind} is called '{name}'{did_you_mean(name, known)}")
+
+
+def expect_different(values: Sequence[object], path: str) -> None:
+    """Refuses what stands twice, by a ValueError that begins with its path."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"{path}: expected each once")
 
 
 def _entry(value: Any, kind: type[T], path: str, given: Mapping[str, Any]) -> T:

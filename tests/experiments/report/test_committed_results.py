@@ -24,9 +24,10 @@ def test_a_committed_table_is_what_its_runs_say(command: str, monkeypatch: pytes
     words = shlex.split(command)
     here = Path(words[3])
     shutil.copytree(ROOT / here, here)
-    (made_by,) = re.findall(r"<footer><p>fpt-lightning (.*?)</p>", (here / "page.html").read_text())
-    for module in (checks, html):  # a page names the version that wrote it, and runs of others
-        monkeypatch.setattr(module, "__version__", made_by)
+    written_by = re.search(r"<footer><p>fpt-lightning (.+?)</p>", (here / "page.html").read_text())
+    assert written_by is not None
+    for module in (checks, html):  # a page says which version wrote it, and which others made its runs
+        monkeypatch.setattr(module, "__version__", written_by[1])
     for name in ARCHIVED.values():
         (here / name).unlink()
     assert main([*words, "--archive", str(here)]) == 0

@@ -89,6 +89,7 @@ def test_a_real_language_model_of_thirty_layers_trains(fpt: Fpt) -> None:
     words = [
         "--trainer.max_steps=20", "--trainer.val_check_interval=20", "--trainer.log_every_n_steps=1",
         "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", "--trainer.accelerator=cpu",
+        "--data.batch_size=8", "--data.eval_batch_size=32",
         "--trainer.enable_progress_bar=false", "--run_folder=run", f"--model.backbone={file}",
     ]  # fmt: skip
     assert fpt("run", "--config=bit_xor.yaml", *words) == 0
