@@ -62,4 +62,17 @@ def test_a_wrong_table_is_found_out() -> None:
     assert "| 1.0 |" not in said
     assert "frozen, pretrained" in said
     assert "Learning rates" not in said
-    assert "bit-xor 3e-4" in figures.renewed("<!-- table: fair with rates -->\n<!-- end -->")
+    assert "Learning rates" in figures.renewed("<!-- table: fair with rates -->\n<!-- end -->")
+
+
+def test_what_stands_between_two_tables_stays() -> None:
+    empty = "<!-- table: table2 -->\n<!-- end -->\n"
+    said = figures.renewed(f"{empty}between\n{empty}")
+    assert said.count("| FPT | ") == 2
+    assert "<!-- end -->\nbetween\n<!-- table" in said
+    assert figures.renewed(said) == said
+
+
+def test_every_table_is_told_of() -> None:
+    tables = {folder.name for folder in (ROOT / "results" / "laptop").iterdir()}
+    assert {found[2] for found in figures.TABLE.finditer((ROOT / "docs" / "results.md").read_text())} == tables

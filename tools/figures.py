@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md")
 CELL = re.compile(r"\**(?P<mean>[\d.,]+)(?: ± (?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?")
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)<!-- = (.*?) -->")
-TABLE = re.compile(r"(<!-- table: (\w+)( with rates)? -->\n)(?:.*?\n)?(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (\w+)( with rates)? -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
 
 
 def renewed(text: str) -> str:
