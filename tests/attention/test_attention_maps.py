@@ -138,7 +138,7 @@ def test_the_mean_counts_every_example_once(masked: bool) -> None:
         torch.testing.assert_close(mean.heads[:, -1, -1], itself.mean(0))
 
 
-@pytest.mark.parametrize("name", ["lstm", "none"])
+@pytest.mark.parametrize("name", ["lstm", "two_layer"])
 def test_a_backbone_without_attention_says_so(name: str) -> None:
     with pytest.raises(UsageError, match=f"backbone '{name}' has no attention"):
         attention_maps(_model(name, architecture={"width": 32}), _tokens())

@@ -1,6 +1,7 @@
 """Which learning rate an arm takes, and which runs that asks for: by outcomes, without training."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 
@@ -125,3 +126,16 @@ def test_a_grid_of_all_seeds_or_of_one_rate_asks_for_nothing_more() -> None:
 def test_the_rule_is_a_sentence(grid_seeds: int | None, said: str) -> None:
     protocol = Protocol("fair", lr=RATES, seeds=(0, 1, 2), grid_seeds=grid_seeds)
     assert said in protocol.how_chosen("accuracy")
+
+
+def test_by_the_rule_of_version_0_1_the_first_seed_decides_and_of_equal_rates_the_smallest() -> None:
+    first = _first(0.1, 0.7, 0.3, 0.7, 0.6)
+    table = Table(first)
+    table.cell = replace(table.cell, most_finalists=1)
+    assert table.chosen is None
+    assert {name for name in table.due(test=False) if not name.endswith("-0")} == {f"{3e-4:g}-1", f"{3e-4:g}-2"}
+    table = Table(first, {3e-4: 0.1}, {3e-4: 0.1})
+    table.cell = replace(table.cell, most_finalists=1)
+    assert table.chosen == 3e-4
+    said = Protocol("fair", lr=RATES, seeds=(0, 1, 2), grid_seeds=1, finalists=1).how_chosen("accuracy")
+    assert said == "takes the best by mean validation accuracy over one seed, of equal ones the smallest"

@@ -24,7 +24,7 @@ tasks:
   fit: {title: fit, config: bit_memory.yaml, lr: 1.0e-4, metric: r2}
 protocols:
   paper: {seeds: [0, 1], settings: {trainer.max_steps: 3}, tasks: {xor: {data.n: 5}}}
-  fair: {lr: [1.0e-3, 1.0e-2], seeds: [0, 1], grid_seeds: 1}
+  fair: {lr: [1.0e-3, 1.0e-2], seeds: [0, 1], grid_seeds: 1, finalists: 1}
 profiles:
   smoke:
     about: seconds a run

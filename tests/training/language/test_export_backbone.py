@@ -44,7 +44,7 @@ def test_an_encoder_is_exported_too() -> None:
     torch.testing.assert_close(again.family.hidden(again.backbone, embeddings, None), expected)
 
 
-@pytest.mark.parametrize("name", ["lstm", "none"])
+@pytest.mark.parametrize("name", ["lstm", "two_layer"])
 def test_a_body_that_transformers_does_not_know_is_refused(name: str) -> None:
     model = FrozenPretrainedTransformer(TASK, BackboneChoice(name, architecture={"width": 8}))
     with pytest.raises(UsageError, match=f"'{name}' is not a body of transformers"):
