@@ -105,8 +105,7 @@ class FPTClassifier(L.LightningModule):
         self.save_hyperparameters(ignore=["task", "lora"])
         self.save_hyperparameters({"lora": asdict(lora) if lora else None})  # plain values: checkpoints hold no others
         self.task = task
-        self.lr = lr
-        self.part_lr = dict(part_lr or {})
+        self.lr, self.part_lr = lr, dict(part_lr or {})
         self.trainable = [trainable] if isinstance(trainable, str) else list(trainable)
         self.fit_input = FitInput(input_initialization == "moments", align_steps)
         choice = BackboneChoice(
