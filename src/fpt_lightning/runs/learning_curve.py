@@ -31,5 +31,5 @@ def plot_learning_curve(metrics: Path, picture: Path, title: str = "", metric: s
             axes.grid(alpha=0.25)
         axes.legend(frameon=False)
         figure.suptitle(title, fontsize=10)
-        with whole_file(picture) as part:
+        with whole_file(picture, stale=0.0) as part:
             figure.savefig(part, format=picture.suffix[1:], dpi=150)

@@ -64,7 +64,7 @@ class RunLogger(Logger):
             return list(csv.DictReader(file))
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        with whole_file(self.path) as part, part.open("w", newline="") as file:
+        with whole_file(self.path, stale=0.0) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
