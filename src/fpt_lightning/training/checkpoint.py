@@ -35,6 +35,9 @@ UNSEEN = (
     "moved_share",
     "warmup_steps",
     "weight_decay",
+    "optimizer",
+    "lr_scheduler",
+    "label_smoothing",
     "seed",
 )
 PREFIX = "model."  # where FPTClassifier keeps the transformer
