@@ -107,6 +107,19 @@ def rate_given_twice(option: str) -> str:
     return f"the learning rate is model.lr, that of single parts model.part_lr: leave {option}.{RATES[option]} away"
 
 
+def checked(parsed: Namespace) -> Namespace:
+    """Refuses what no type says: numbers that are not finite or no seed, an optimizer that the model does not take."""
+    config = parsed[parsed.subcommand]
+    refuse_infinite(config.as_dict())
+    if not 0 <= config.seed_everything < 2**32:
+        raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {config.seed_everything}")
+    for option in RATES:
+        if config.get(option) is not None and option not in config.model.init_args:
+            name = config.model.class_path.rpartition(".")[2]
+            raise UsageError(f"{name} has {option} and rates of its own: leave --{option} away")
+    return parsed
+
+
 def refuse_infinite(value: Any, option: str = "") -> None:
     """Refuses an option that is NaN or infinite, alone or within a list or mapping: nothing can be compared with it."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from fpt_lightning.data.cache import default_folder
 from fpt_lightning.data.loading import ENDLESS, BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
@@ -29,8 +30,8 @@ class FPTDataModule(L.LightningDataModule):
 
     A task implements :attr:`task`, :meth:`dataset` and :meth:`facts`; where its data comes from outside it also
     implements ``prepare_data``. Where numbers say too little in an attention map it also implements :meth:`token_words`
-    and :meth:`needed_tokens`, and :meth:`trivial_baselines` where a shortcut is known. Loaders, seeds, processes and
-    resuming are settled here.
+    and :meth:`needed_tokens`, and :meth:`trivial_baselines` where a shortcut is known; and :meth:`encoding` where the
+    training split decides how others are read. Loaders, seeds, processes and resuming are settled here.
 
     Args:
         root: Folder of the data.
@@ -68,6 +69,7 @@ class FPTDataModule(L.LightningDataModule):
         self.seed = seed
         self.cache_folder = Path(cache_folder) if cache_folder else default_folder()
         self.as_released = as_released
+        self.learnt: dict[str, Any] | None = None  # the encoding of another datamodule, see use_encoding
         self._examples: dict[Split, BatchDataset] = {}
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
 
@@ -86,6 +88,32 @@ class FPTDataModule(L.LightningDataModule):
 
         Two datamodules with equal facts hold the same examples.
         """
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """What the classes are called; None where numbers say it."""
+        return None
+
+    def encoding(self) -> dict[str, Any]:
+        """How the training split decides that examples are read, as plain values: a checkpoint holds them.
+
+        ``class_names`` is among them, where classes have names.
+        """
+        return {} if self.class_names is None else {"class_names": list(self.class_names)}
+
+    def use_encoding(self, encoding: dict[str, Any]) -> None:
+        """Reads data as the datamodule did whose :meth:`encoding` this is, rather than as its own training split says.
+
+        Raises:
+            UsageError: If the options of this one ask for something else.
+        """
+        if encoding and encoding != self.learnt:
+            self.learnt = dict(encoding)
+            self._examples.clear()
+
+    def new_examples(self) -> BatchDataset | None:
+        """Examples of no split, to be predicted, with targets ``[examples, 0]`` where they have none; None without."""
+        return None
 
     def kept_share(self, split: Split) -> float:
         """The share of a split's examples that is read; accuracy counts those left out as wrong."""
@@ -165,16 +193,18 @@ class FPTDataModule(L.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Batches of the training stream, without end for a generated task."""
         self._check_batch_size()
-        return self._loader("train", self.batch_size)
+        return self._loader(self.examples("train"), self.batch_size, training=True)
 
     def val_dataloader(self) -> ResumableLoader:
-        return self._loader("validation", self.eval_batch_size)
+        return self._loader(self.examples("validation"), self.eval_batch_size)
 
     def test_dataloader(self) -> ResumableLoader:
-        return self._loader("test", self.eval_batch_size)
+        return self._loader(self.examples("test"), self.eval_batch_size)
 
     def predict_dataloader(self) -> ResumableLoader:
-        return self.test_dataloader()
+        """The new examples, in their order, where there are any; otherwise the test split."""
+        new = self.new_examples()
+        return self.test_dataloader() if new is None else self._loader(new, self.eval_batch_size)
 
     def examples(self, split: Split) -> BatchDataset:
         """The examples of a split, made once."""
@@ -198,13 +228,12 @@ class FPTDataModule(L.LightningDataModule):
         if (available := len(self.examples("train"))) < self.batch_size:
             raise UsageError(f"data.batch_size {self.batch_size} is more than the {available} training examples")
 
-    def _loader(self, split: Split, batch_size: int) -> ResumableLoader:
-        dataset = self.examples(split)
+    def _loader(self, dataset: BatchDataset, batch_size: int, *, training: bool = False) -> ResumableLoader:
         sampler = GlobalBatchSampler(
             len(dataset),
             batch_size,
-            training=split == "train",
-            shuffle=split == "train" and self.shuffle,
+            training=training,
+            shuffle=training and self.shuffle,
             seed=self.seed,
             lengths=dataset.lengths,
             counts_epochs=dataset.counts_epochs,
@@ -212,6 +241,10 @@ class FPTDataModule(L.LightningDataModule):
             processes=self._processes,
         )
         return make_loader(dataset, sampler, self.num_workers)
+
+    @property
+    def _predicts(self) -> bool:
+        return self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
 
     @property
     def _processes(self) -> int:

@@ -24,11 +24,13 @@ class BatchDataset(Dataset[Any], ABC):
         counts_epochs: True where an example differs from epoch to epoch: it is then asked for at
             ``epoch * len(self) + index``, so that worker processes and resumed runs know the epoch too.
         targets: ``[examples, answers]``, where they are known without making the examples.
+        names: What every example is called, where that is more than its number, such as its file.
     """
 
     lengths: torch.Tensor | None = None
     counts_epochs: bool = False
     targets: torch.Tensor | None = None
+    names: Sequence[str] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...

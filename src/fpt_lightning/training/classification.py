@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
@@ -14,14 +13,13 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.regression import MeanAbsoluteError
 
 from fpt_lightning.data.datamodule import FPTDataModule, Split
-from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.data.spec import Batch, Prediction, TaskSpec, as_batch
 from fpt_lightning.errors import UsageError
 from fpt_lightning.models.backbones.choice import BackboneChoice, Positions
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import InputInitialization
 from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.models.parts import PAPER
-from fpt_lightning.training import checkpoint as checkpoints
 from fpt_lightning.training.alignment import FitInput
 from fpt_lightning.training.export import load_trained
 from fpt_lightning.training.logger import is_logging_step
@@ -34,9 +32,10 @@ from fpt_lightning.training.optimizer import (
     chosen_class,
     parameter_groups,
 )
+from fpt_lightning.training.portable import PortableModule
 
 
-class FPTClassifier(L.LightningModule):
+class FPTClassifier(PortableModule):
     """A frozen transformer that answers with classes: cross-entropy, accuracy, Adam on what trains (FPT section 2).
 
     Another loss is another :meth:`loss`, in a class of your own that ``--model my_module.MyClassifier`` names.
@@ -132,6 +131,7 @@ class FPTClassifier(L.LightningModule):
         plain = {"lora": asdict(lora) if lora else None, "optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}
         self.save_hyperparameters(plain)  # checkpoints hold no other values
         self.task = task
+        self.encoding, self.figures = {}, {}
         self.lr, self.part_lr = lr, dict(part_lr or {})
         self.warmup_steps = warmup_steps
         self.label_smoothing = label_smoothing
@@ -207,12 +207,13 @@ class FPTClassifier(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, self.test_metrics)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """The most likely class of every answer, or the number in the data's own units: ``[batch, answers]``."""
-        logits = self(batch.tokens, batch.mask, self._places(batch))  # [batch, answers, classes]
+    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """The most likely class of every answer and its probability, or the number in the data's own units."""
+        logits = self(batch.tokens, batch.mask, self._places(batch)).float()  # [batch, answers, classes]
         if self.task.classes is not None:
-            return logits.argmax(dim=-1)
-        return logits.squeeze(-1).float() * self.task.target_std + self.task.target_mean
+            probability, answer = logits.softmax(dim=-1).max(dim=-1)
+            return Prediction(answer, probability)
+        return Prediction(logits.squeeze(-1) * self.task.target_std + self.task.target_mean)
 
     def on_validation_epoch_end(self) -> None:
         """Asks schedules that wait for a plateau; before the checkpoint of this validation is written."""
@@ -239,20 +240,14 @@ class FPTClassifier(L.LightningModule):
         schedule = build_schedule(self.lr_scheduler, self.warmup_steps, optimizer, list(self.validation_metrics))
         return ([optimizer], schedule) if schedule else optimizer  # type: ignore[return-value]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves out what is frozen, and names it."""
-        checkpoints.shrink(checkpoint, self.model)
-        checkpoints.add_run(checkpoint, self.trainer)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another task, other trained parts or other frozen weights, or of other rates."""
-        checkpoints.verify(checkpoint, self.model)
-        checkpoints.check_resumed(checkpoint, self)
-
     def on_fit_start(self) -> None:
         """Fits the input layer to the backbone's token embeddings where that is asked for and the run is new."""
         if self.fit_input and self.trainer.ckpt_path is None:
             self.fit_input(self.model, self.trainer)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        """Takes tuples of tensors too, of a datamodule that is not ours."""
+        return batch if isinstance(batch, Batch) else as_batch(batch, self.task)
 
     def _places(self, batch: Batch) -> range:
         """Where the examples of an evaluation's next batch stand: process r of w reads every w-th from the r-th on."""

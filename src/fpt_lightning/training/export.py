@@ -16,14 +16,19 @@ def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path
     Returns:
         The safetensors file; the JSON file has the same name with ``.json``.
     """
+    path = Path(path)
+    write_trained(model, path)
+    write_whole(path.with_suffix(".json"), json.dumps(model.identity(), indent=2) + "\n")
+    return path
+
+
+def write_trained(model: FrozenPretrainedTransformer, path: Path) -> None:
+    """Writes the safetensors file alone."""
     from safetensors.torch import save_file
 
-    path = Path(path)
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()}
     with whole_file(path) as part:
         save_file(tensors, part, metadata={"format": "pt", "frozen": model.frozen_hash()})
-    write_whole(path.with_suffix(".json"), json.dumps(model.identity(), indent=2) + "\n")
-    return path
 
 
 def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
