@@ -204,7 +204,7 @@ class FPTDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> ResumableLoader:
         """The new examples, in their order, where there are any; otherwise the test split."""
         new = self.new_examples()
-        return self.test_dataloader() if new is None else self._loader(new, self.eval_batch_size)
+        return self.test_dataloader() if new is None else self._loader(new, self.eval_batch_size, in_order=True)
 
     def examples(self, split: Split) -> BatchDataset:
         """The examples of a split, made once."""
@@ -228,14 +228,16 @@ class FPTDataModule(L.LightningDataModule):
         if (available := len(self.examples("train"))) < self.batch_size:
             raise UsageError(f"data.batch_size {self.batch_size} is more than the {available} training examples")
 
-    def _loader(self, dataset: BatchDataset, batch_size: int, *, training: bool = False) -> ResumableLoader:
+    def _loader(
+        self, dataset: BatchDataset, batch_size: int, *, training: bool = False, in_order: bool = False
+    ) -> ResumableLoader:
         sampler = GlobalBatchSampler(
             len(dataset),
             batch_size,
             training=training,
             shuffle=training and self.shuffle,
             seed=self.seed,
-            lengths=dataset.lengths,
+            lengths=None if in_order else dataset.lengths,
             counts_epochs=dataset.counts_epochs,
             process=self.trainer.global_rank if self.trainer else 0,
             processes=self._processes,

@@ -81,6 +81,8 @@ def as_batch(batch: Any, task: TaskSpec) -> Batch:
     Raises:
         UsageError: If it is something else, or its tensors have other shapes than the task says.
     """
+    if isinstance(batch, Batch):
+        return batch
     says = f"a batch is fpt_lightning.Batch(tokens, target, mask), or a tuple of these tensors: {task.name} has"
     if not (isinstance(batch, list | tuple) and 2 <= len(batch) <= 3 and isinstance(batch[0], torch.Tensor)
             and isinstance(batch[1], torch.Tensor)):  # fmt: skip

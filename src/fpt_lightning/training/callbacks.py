@@ -110,11 +110,12 @@ class Throughput(callbacks.Callback):
     ) -> None:
         """Adds a step, and logs the rate of the last ``log_every_n_steps``."""
         now = time.perf_counter()
-        self.tokens += batch.tokens.shape[:2].numel()
-        if batch.mask is not None:
-            self.padding = self.padding + (~batch.mask).sum()
+        tokens, _, mask = (*batch, None)[:3]  # a Batch, or a tuple of a loader that is not ours
+        self.tokens += tokens.shape[:2].numel()
+        if mask is not None:
+            self.padding = self.padding + (~mask).sum()
         if self._mark is not None:
-            self.samples += batch.tokens.size(0) * trainer.world_size
+            self.samples += tokens.size(0) * trainer.world_size
             self.training_seconds += now - self._mark
         self._mark = now
         samples, seconds = self._logged
@@ -215,7 +216,7 @@ class PredictionWriter(callbacks.BasePredictionWriter):
             "example": [index if examples is None else examples[index] for index in indices],
             "prediction": _words(answer, names),
             "probability": None if probability is None else _words(probability),
-            "target": _words(batch.target, names) if batch.target.numel() else None,
+            "target": _words(batch[1], names) if batch[1].numel() else None,
         }
         written = {name: column for name, column in columns.items() if column is not None}
         with self.path.open("a" if self.header else "w", newline="", encoding="utf-8") as file:

@@ -164,7 +164,7 @@ class FPTClassifier(PortableModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The mean cross-entropy, or squared error in standard units, over all answers of the batch."""
-        answers, target, loss = self._answer(batch)
+        answers, target, loss = self._answer(as_batch(batch, self.task))
         # only at the steps that are shown: at the paper's tiny batches a step costs less than its bookkeeping
         if is_logging_step(self.trainer, self.trainer.global_step):
             figures: dict[str, torch.Tensor | float] = {"train_loss": loss}
@@ -202,13 +202,14 @@ class FPTClassifier(PortableModule):
         self._seen = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, self.validation_metrics)
+        self._evaluate(as_batch(batch, self.task), self.validation_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, self.test_metrics)
+        self._evaluate(as_batch(batch, self.task), self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """The most likely class of every answer and its probability, or the number in the data's own units."""
+        batch = as_batch(batch, self.task)
         logits = self(batch.tokens, batch.mask, self._places(batch)).float()  # [batch, answers, classes]
         if self.task.classes is not None:
             probability, answer = logits.softmax(dim=-1).max(dim=-1)
@@ -244,10 +245,6 @@ class FPTClassifier(PortableModule):
         """Fits the input layer to the backbone's token embeddings where that is asked for and the run is new."""
         if self.fit_input and self.trainer.ckpt_path is None:
             self.fit_input(self.model, self.trainer)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
-        """Takes tuples of tensors too, of a datamodule that is not ours."""
-        return batch if isinstance(batch, Batch) else as_batch(batch, self.task)
 
     def _places(self, batch: Batch) -> range:
         """Where the examples of an evaluation's next batch stand: process r of w reads every w-th from the r-th on."""

@@ -1,6 +1,7 @@
 """The trained parts of a run as two small files that anyone may open: safetensors, and JSON that says what it is."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +11,9 @@ from fpt_lightning.files import whole_file, write_whole
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 
-def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path:
+def export_trained(
+    model: FrozenPretrainedTransformer, path: str | Path, class_names: Sequence[str] | None = None
+) -> Path:
     """Writes the trained parameters to a safetensors file, and what they belong to into a JSON file beside it.
 
     Returns:
@@ -18,7 +21,8 @@ def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path
     """
     path = Path(path)
     write_trained(model, path)
-    write_whole(path.with_suffix(".json"), json.dumps(model.identity(), indent=2) + "\n")
+    identity = model.identity() | ({} if class_names is None else {"class_names": list(class_names)})
+    write_whole(path.with_suffix(".json"), json.dumps(identity, indent=2) + "\n")
     return path
 
 

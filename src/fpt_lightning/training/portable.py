@@ -116,12 +116,13 @@ class PortableModule(L.LightningModule, ModelHubMixin, library_name=LIBRARY):
         """
         where = {name: kwargs.pop(name) for name in ("revision", "cache_dir", "force_download", "local_files_only")}
         where["token"] = kwargs.pop("token")
-        if config is None or LIBRARY not in config:
+        if config is None or not config.get(LIBRARY):
             raise FPTError(
                 f"{model_id} has no {CONFIG_NAME} of fpt-lightning: save_pretrained and push_to_hub write it"
             )
+        # the mixin has put what the file says among what the user gives
+        given = {name: value for name, value in kwargs.items() if name not in config or value is not config[name]}
         saved = {name: value for name, value in config.items() if name != LIBRARY}
-        given = {name: value for name, value in kwargs.items() if name not in saved or value is not saved[name]}
         module = cls(**_as_arguments(saved, given))
         file = Path(model_id) / SAFETENSORS_SINGLE_FILE
         if not Path(model_id).is_dir():
