@@ -29,7 +29,9 @@ from fpt_lightning.training.optimizer import (
     build_schedule,
     check_length,
     check_rates,
-    chosen_class,
+    check_shares,
+    check_steps,
+    chosen,
     parameter_groups,
 )
 from fpt_lightning.training.portable import PortableModule
@@ -116,25 +118,13 @@ class FPTClassifier(PortableModule):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        shares = {"dropout": dropout, "input_dropout": input_dropout, "label_smoothing": label_smoothing}
-        for name, share in shares.items():
-            if not 0 <= share < 1:
-                raise UsageError(f"model.{name} lies between 0 and 1, got {share}")
-        for name, steps in {"align_steps": align_steps, "warmup_steps": warmup_steps}.items():
-            if steps < 0:
-                raise UsageError(f"model.{name} must be 0 or more, got {steps}")
-        if label_smoothing and task.classes is None:
-            raise UsageError(f"model.label_smoothing spreads a target over classes: {task.name} answers with numbers")
-        self.optimizer = chosen_class(optimizer, "optimizer")
-        self.lr_scheduler = chosen_class(lr_scheduler, "lr_scheduler")
-        self.save_hyperparameters(ignore=["task", "lora", "optimizer", "lr_scheduler"])
-        plain = {"lora": asdict(lora) if lora else None, "optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}
+        check_shares(dropout=dropout, input_dropout=input_dropout, label_smoothing=label_smoothing)
+        check_steps(align_steps=align_steps, warmup_steps=warmup_steps)
+        plain = {"lora": asdict(lora) if lora else None, **chosen(optimizer=optimizer, lr_scheduler=lr_scheduler)}
+        self.save_hyperparameters(ignore=["task", *plain])
         self.save_hyperparameters(plain)  # checkpoints hold no other values
         self.task = task
-        self.encoding, self.figures = {}, {}
         self.lr, self.part_lr = lr, dict(part_lr or {})
-        self.warmup_steps = warmup_steps
-        self.label_smoothing = label_smoothing
         self.trainable = [trainable] if isinstance(trainable, str) else list(trainable)
         self.fit_input = FitInput(input_initialization == "moments", align_steps)
         choice = BackboneChoice(
@@ -149,11 +139,8 @@ class FPTClassifier(PortableModule):
         if trained_parts is not None:
             load_trained(self.model, trained_parts)
             self.fit_input = FitInput()  # it was fitted then
-        self.validation_metrics = split_metrics(task, "val_")
-        self.test_metrics = split_metrics(task, "test_")
+        self.validation_metrics, self.test_metrics = split_metrics(task, "val_"), split_metrics(task, "test_")
         self._moving()  # refuses before anything starts
-        # checkpoints hold what trains and no more; keys are compared in on_load_checkpoint
-        self.strict_loading = False
 
     def forward(
         self, tokens: torch.Tensor, mask: torch.Tensor | None = None, places: Sequence[int] | None = None
@@ -188,7 +175,9 @@ class FPTClassifier(PortableModule):
         """
         if self.task.classes is None:
             return F.mse_loss(logits, target)
-        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing if self.training else 0.0)
+        return F.cross_entropy(
+            logits, target, label_smoothing=self.hparams["label_smoothing"] if self.training else 0.0
+        )
 
     def on_validation_start(self) -> None:
         self._seen = 0
@@ -231,14 +220,19 @@ class FPTClassifier(PortableModule):
         Raises:
             UsageError: If the run is longer than its schedule.
         """
-        if self.lr_scheduler is not None:
-            check_length(self.lr_scheduler, self.warmup_steps, self.trainer.estimated_stepping_batches)
+        options = self.hparams
+        if options["lr_scheduler"] is not None:
+            steps = self.trainer.estimated_stepping_batches
+            check_length(options["lr_scheduler"], options["warmup_steps"], steps)
         return self._moving()
 
     def _moving(self) -> OptimizerLRScheduler:
         groups = parameter_groups(self.lr, self.part_lr, self.model)
-        optimizer = build_optimizer(self.optimizer, groups, self.lr)
-        schedule = build_schedule(self.lr_scheduler, self.warmup_steps, optimizer, list(self.validation_metrics))
+        options, figures, task = self.hparams, list(self.validation_metrics), self.task
+        if options["label_smoothing"] and task.classes is None:
+            raise UsageError(f"model.label_smoothing spreads a target over classes: {task.name} answers with numbers")
+        optimizer = build_optimizer(options["optimizer"], groups, self.lr)
+        schedule = build_schedule(options["lr_scheduler"], options["warmup_steps"], optimizer, figures)
         return ([optimizer], schedule) if schedule else optimizer  # type: ignore[return-value]
 
     def on_fit_start(self) -> None:

@@ -54,6 +54,12 @@ class PortableModule(L.LightningModule, ModelHubMixin, library_name=LIBRARY):
     encoding: dict[str, Any]
     figures: dict[str, float]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoding, self.figures = {}, {}
+        # checkpoints hold what trains and no more; keys are compared in on_load_checkpoint
+        self.strict_loading = False
+
     def setup(self, stage: str) -> None:
         """Tells the datamodule how the training data was read, but for another training."""
         if stage != TrainerFn.FITTING and (datamodule := self._datamodule()) is not None:
