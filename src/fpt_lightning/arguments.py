@@ -62,7 +62,7 @@ class ArgumentParser(LightningArgumentParser):
         path = ".".join(keys)
         if re.search(r"arguments are required: .*\bdata$", message):
             return "no task is chosen: pass a config of one, such as --config bit_xor.yaml"
-        if match := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        if match := re.search(r"(?:unrecognized arguments|ambiguous option): (?:--)?([^\s=]+)", message):
             return _no_such_option(match[1], self)
         if match := re.search(r"Subcommand '(\w+)' does not accept (?:nested key|option) '([^']+)'", message):
             return _no_such_option(match[2], self._commands.choices[match[1]])

@@ -188,6 +188,13 @@ def test_a_change_on_resuming_is_refused(
     assert f"{name} was " in capsys.readouterr().err
 
 
+def test_a_language_model_has_an_optimizer_of_its_own(
+    fpt: Fpt, small_language: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fpt("fit", *small_language, "--optimizer=SGD") == 2
+    assert "LanguageModel has optimizer and rates of its own: leave --optimizer away" in capsys.readouterr().err
+
+
 class Focal(FPTClassifier):
     """The focal loss of Lin et al. 2017."""
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import Fpt, read_rows, write_table
-from fpt_lightning import FPTTrainer, SequenceFile, load
+from fpt_lightning import FPTClassifier, FPTTrainer, SequenceFile, load
 from fpt_lightning.training.checkpoint import read_checkpoint
 
 Columns = dict[str, list[object]]
@@ -74,6 +74,20 @@ def test_a_model_loaded_in_python_hands_over_how_data_is_read(fpt: Fpt, trained:
     assert predicted is not None
     names = [model.encoding["class_names"][answer] for batch, _ in predicted for answer in batch[:, 0]]
     assert names == [row["prediction"] for row in rows]
+
+
+def test_another_training_reads_its_own_data_again(trained: Columns) -> None:
+    """The rows of new.csv are twice as far from 0: in its own units they look like those of train.csv."""
+    twice = {name: [2 * value for value in trained[name]] for name in ("flow", "heat")}  # type: ignore[operator]
+    write_table(Path("new.csv"), {**twice, "state": trained["state"]})
+    data = SequenceFile("state", "new.csv", batch_size=4)
+    own = data.examples("test").__getitems__([0]).tokens
+    trainer = FPTTrainer(max_steps=1, accelerator="cpu", logger=False, enable_progress_bar=False,
+                         enable_checkpointing=False, limit_val_batches=0)  # fmt: skip
+    trainer.test(load("run"), data, verbose=False)
+    assert (data.examples("test").__getitems__([0]).tokens - own).abs().max() > 1
+    trainer.fit(FPTClassifier(data.task, "tiny"), data)
+    assert torch.equal(data.examples("test").__getitems__([0]).tokens, own)
 
 
 def test_the_place_is_chosen(fpt: Fpt, trained: Columns) -> None:

@@ -102,13 +102,13 @@ class FPTDataModule(L.LightningDataModule):
         return {} if self.class_names is None else {"class_names": list(self.class_names)}
 
     def use_encoding(self, encoding: dict[str, Any]) -> None:
-        """Reads data as the datamodule did whose :meth:`encoding` this is, rather than as its own training split says.
+        """Reads data as the datamodule did whose :meth:`encoding` this is; where it is empty, as its own split says.
 
         Raises:
             UsageError: If the options of this one ask for something else.
         """
-        if encoding and encoding != self.learnt:
-            self.learnt = dict(encoding)
+        if encoding != (self.learnt or {}):
+            self.learnt = dict(encoding) or None
             self._examples.clear()
 
     def new_examples(self) -> BatchDataset | None:
@@ -188,6 +188,7 @@ class FPTDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":  # before the run has begun
+            self.use_encoding({})
             self._check_batch_size()
 
     def train_dataloader(self) -> ResumableLoader:

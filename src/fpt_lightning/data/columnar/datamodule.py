@@ -137,15 +137,15 @@ class TableTask(FPTDataModule):
         }
 
     def use_encoding(self, encoding: dict[str, Any]) -> None:
-        if not encoding or ("content" in vars(self) and self.encoding() == encoding):
+        if encoding == (self.learnt or {}) or (encoding and "content" in vars(self) and encoding == self.encoding()):
             return
-        task = TaskSpec(**encoding["task"])
-        learnt = {"kind": encoding["kind"], "regression": task.classes is None, "token_width": task.token_width or 1}
-        for name, value in learnt.items():
-            if getattr(self, name) != value:
-                raise UsageError(f"data.{name} is {getattr(self, name)}, the checkpoint was trained with {value}")
+        task = TaskSpec(**encoding["task"]) if encoding else None
+        if task is not None:
+            other = {"kind": encoding["kind"], "regression": task.classes is None, "token_width": task.token_width or 1}
+            for name, value in other.items():
+                if getattr(self, name) != value:
+                    raise UsageError(f"data.{name} is {getattr(self, name)}, the checkpoint was trained with {value}")
         super().use_encoding(encoding)
-        self.input_columns = encoding["columns"]
         vars(self).pop("content", None)  # which was read otherwise
 
     @cached_property
@@ -243,6 +243,10 @@ class TableTask(FPTDataModule):
     def _inputs(self, source: TableSource, target: str | None) -> list[str]:
         """The input columns; the training table's, where none are named."""
         source.require([] if target is None else [target])
+        if self.learnt is not None:
+            columns: list[str] = self.learnt["columns"]
+            source.require(columns)
+            return columns
         if self.input_columns is None:
             self.input_columns = [column for column in source.columns if column != self.target_column]
         source.require(self.input_columns)
