@@ -1,4 +1,4 @@
-"""What docs/after-a-run.md shows is what happens."""
+"""What docs/use-a-run.md shows is what happens."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ import yaml
 
 from conftest import Fpt
 
-PAGE = (Path(__file__).parents[1] / "docs" / "after-a-run.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "use-a-run.md").read_text()
 RUNS = re.findall(r"^fpt run (.*)$", PAGE, re.MULTILINE)
 (LOSS,) = re.findall(r"`losses.py`:\n\n```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 (OPTIONS,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
