@@ -30,13 +30,14 @@ def reading(results: Results, metric: str) -> Iterator[str]:
     yield from _other_splits(results)
     yield from _trivial_baselines(results)
     protocol = results.grid.protocol
-    if protocol.lr is None:
-        yield f"Protocol {protocol.name}: one learning rate, given beforehand."
-    else:
-        yield (
-            f"Protocol {protocol.name}: of {len(protocol.lr)} learning rates from {rate(min(protocol.lr))} to "
-            f"{rate(max(protocol.lr))} every arm {protocol.how_chosen(metric)}."
+    chosen = "one learning rate, given beforehand"
+    if protocol.lr is not None:
+        chosen = (
+            f"of {len(protocol.lr)} learning rates from {rate(min(protocol.lr))} to {rate(max(protocol.lr))} every arm "
+            f"{protocol.how_chosen(metric)}"
         )
+    first = f"; all arms begin with {' and '.join(protocol.configs)}" if protocol.configs else ""
+    yield f"Protocol {protocol.name}: {chosen}{first}."
     if tested := sum(comparison.p is not None for comparison in results.comparisons.values()):
         fewer = " (fewer steps are better)" if any(column.fewer_is_better for column in results.columns) else ""
         yield (
