@@ -1,5 +1,6 @@
 """Tables as markdown, LaTeX and HTML, from run folders as ``fpt run`` leaves them."""
 
+import itertools
 import json
 import re
 import shutil
@@ -17,7 +18,8 @@ from run_folders import EXPERIMENTS, finish, grid_of
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Cell, Grid
 from fpt_lightning.experiments.report import FORMATS, render, write_report
-from fpt_lightning.experiments.report.units import NONE
+from fpt_lightning.experiments.report.svg import x_axis
+from fpt_lightning.experiments.report.units import NONE, short
 from fpt_lightning.runs.outcome import write_failure
 
 FIGURES = {  # test accuracy by seed
@@ -126,6 +128,17 @@ def test_equal_seeds_do_not_hide_each_other(steps: list[int], heights: int) -> N
     assert len(set(dots)) == 3
     assert len({y for _, y in dots}) == heights
     assert drawing in _rendered(grid, "html")
+
+
+@pytest.mark.parametrize(("low", "high"), [(250, 1500), (100, 1_000), (1e-6, 1e-1), (1200, 1300), (1, 1e8)])
+def test_numbers_along_an_axis_do_not_touch(low: float, high: float) -> None:
+    axis = x_axis("gradient steps", [low, high], True, short)
+    ticks = axis.ticks()
+    assert len(ticks) >= 2
+    places = [axis.place(tick) for tick in ticks]
+    letters = [0.6 * 16 * len(axis.written(tick)) for tick in ticks]  # at the largest size
+    for (left, right), (one, other) in zip(itertools.pairwise(places), itertools.pairwise(letters), strict=True):
+        assert right - left > (one + other) / 2
 
 
 def test_a_chart_is_put_into_words() -> None:

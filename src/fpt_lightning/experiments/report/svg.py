@@ -7,6 +7,9 @@ from dataclasses import dataclass
 LEFT, RIGHT, TOP, BOTTOM = 46, 348, 28, 208
 """Edges of the drawn area."""
 
+NUMBER = 44
+"""Room of a number along an axis, in the largest letters."""
+
 ROW, MARK, SPREAD = 50, 9, 18
 """Of rows of dots: the height of one, the room of a mark, and how high equal ones are stacked."""
 
@@ -68,12 +71,18 @@ class Axis:
                 if len(candidates) >= 3:
                     break
             if candidates:  # none lies between 1,100 and 1,400
-                return candidates[:: math.ceil(len(candidates) / 6)]
+                return self._apart(candidates)
         rough = (self.high - self.low) / 5
         unit = 10 ** math.floor(math.log10(rough))
         step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)
         return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+    def _apart(self, values: Sequence[float]) -> list[float]:
+        """Those whose numbers do not run into each other."""
+        kept = [values[0]]
+        kept.extend(value for value in values[1:] if self.place(value) - self.place(kept[-1]) >= NUMBER)
+        return kept
 
 
 @dataclass(frozen=True)
