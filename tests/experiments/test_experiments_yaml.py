@@ -299,7 +299,8 @@ def enough_of(runs: list[Run]) -> list[Run]:
 
 def test_every_place_is_an_option(parser: ArgumentParser) -> None:
     (run,) = parser._commands.choices.values()
-    known = {key.replace("init_args.", "") for key in run.get_defaults().keys()}
+    keys = list(run.get_defaults().keys())
+    known = {key.replace("init_args.", "") for key in keys}
     known |= {f"data.{name}" for name in options_of("fpt_lightning.data.images.mnist.MNIST")}
     unknown = {place for place in PLACES if not any(f"{name}.".startswith(f"{place}.") for name in known)}
     assert not unknown
