@@ -130,7 +130,7 @@ def test_equal_seeds_do_not_hide_each_other(steps: list[int], heights: int) -> N
     assert drawing in _rendered(grid, "html")
 
 
-@pytest.mark.parametrize(("low", "high"), [(250, 1500), (100, 1_000), (1e-6, 1e-1), (1200, 1300), (1, 1e8)])
+@pytest.mark.parametrize(("low", "high"), [(250, 1500), (100, 1_000), (1e2, 1e7), (1200, 1300), (1, 1e8)])
 def test_numbers_along_an_axis_do_not_touch(low: float, high: float) -> None:
     axis = x_axis("gradient steps", [low, high], True, short)
     ticks = axis.ticks()
@@ -138,7 +138,7 @@ def test_numbers_along_an_axis_do_not_touch(low: float, high: float) -> None:
     places = [axis.place(tick) for tick in ticks]
     letters = [0.6 * 16 * len(axis.written(tick)) for tick in ticks]  # at the largest size
     for (left, right), (one, other) in zip(itertools.pairwise(places), itertools.pairwise(letters), strict=True):
-        assert right - left > (one + other) / 2
+        assert right - left > (one + other) / 2 + 5
 
 
 def test_a_chart_is_put_into_words() -> None:

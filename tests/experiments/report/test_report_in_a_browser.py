@@ -26,7 +26,8 @@ SMALLEST_TEXT = """() => {
   while (walker.nextNode()) {
     const one = walker.currentNode.parentElement;
     if (!walker.currentNode.data.trim() || one.closest("script, title, .unseen") || !one.getClientRects().length) continue;
-    const scale = one instanceof SVGElement ? one.getScreenCTM().a : 1;
+    const shown = one instanceof SVGElement ? one.getScreenCTM() : { a: 1, b: 0 };
+    const scale = Math.hypot(shown.a, shown.b);
     sizes.push(parseFloat(getComputedStyle(one).fontSize) * scale);
   }
   return Math.min(...sizes);
