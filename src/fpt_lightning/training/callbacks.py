@@ -35,6 +35,10 @@ class EarlyStopping(callbacks.EarlyStopping):
         never = 2**62
         super().__init__(monitor, min_delta, patience=never if patience is None else patience, mode=mode, strict=True)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lets a run that had stopped, and was killed before its result was there, not train on."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
 
 class ProgressBar(callbacks.TQDMProgressBar):
     """One bar over all steps of a run, with loss, metric and samples a second.
