@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from conftest import Fpt
-from fpt_lightning.arguments import ArgumentParser, with_configs_found
 from fpt_lightning.cli import FPTCLI
+from fpt_lightning.command_line.arguments import ArgumentParser
+from fpt_lightning.command_line.words import with_configs_found
 from fpt_lightning.config_files import find_config, shipped
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.grid import Grid, Selection, make_grid
