@@ -89,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _take_over_process() -> Ending:
     """Settles what belongs to a process of its own, and not to a program that calls :func:`main`."""
+    if sys.getfilesystemencoding() != "utf-8":  # LC_ALL=C and PYTHONUTF8=0: no ü can be read, kept or written
+        os.environ["PYTHONUTF8"] = "1"  # for its own processes too
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     os.environ["MPLBACKEND"] = "agg"  # pictures go to files; a notebook's backend is none of its child
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,13 +1,18 @@
 """What ends a command from outside: 130 for Ctrl-C, 143 for SIGTERM, and never a traceback."""
 
+import atexit
 import os
 import signal
 import sys
 import time
 from types import FrameType
+from typing import ClassVar
 
 SAME_WISH = 2.0
 """Seconds within which a second signal asks for no more than the first."""
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Ending:
@@ -18,12 +23,17 @@ class Ending:
     away takes too long.
     """
 
+    of_process: ClassVar["Ending | None"] = None
+
     def __init__(self) -> None:
+        Ending.of_process = self
         self._since: float | None = None
+        self._number: int | None = None
         self._raises = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # which nohup and shells decide
                 signal.signal(number, self)
+        atexit.register(_ignore)  # the last of all, as it is the first: python then takes itself apart, for seconds
 
     def put_away(self) -> None:
         """Lets signals raise from here on: KeyboardInterrupt, or SystemExit(143)."""
@@ -37,10 +47,26 @@ class Ending:
             if time.monotonic() - self._since > SAME_WISH:
                 os._exit(128 + number)
             return
-        self._since = time.monotonic()
-        if number == signal.SIGINT:
+        self._since, self._number = time.monotonic(), number
+        self.insist()
+
+    def insist(self) -> None:
+        """Raises where a signal has come: what it raised then may have been swallowed by whatever was interrupted."""
+        if self._number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + number)
+        if self._number is not None:
+            raise SystemExit(128 + self._number)
+
+
+def insist() -> None:
+    """:meth:`Ending.insist` of this process, for a loop to ask; nothing in a process that is another program's."""
+    if Ending.of_process is not None:
+        Ending.of_process.insist()
+
+
+def _ignore() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def signal_in(error: BaseException) -> int | None:
