@@ -23,7 +23,7 @@ from fpt_lightning.runs.baselines import baselines
 from fpt_lightning.runs.claim import claim
 from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.resume import kept, way_on, what_is_left
+from fpt_lightning.runs.resume import add_what_is_left, kept, way_on
 from fpt_lightning.runs.saved_config import SaveRunConfig
 from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar
 from fpt_lightning.training.classification import FPTClassifier
@@ -112,7 +112,7 @@ class FPTCLI(LightningCLI):
                 )
             except (KeyboardInterrupt, SystemExit, OSError) as stop:
                 if self.run_folder is not None:
-                    stop.add_note(what_is_left(self.run_folder))
+                    add_what_is_left(stop, self.run_folder)
                 raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]

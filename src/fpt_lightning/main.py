@@ -101,7 +101,7 @@ def _take_over_process() -> Ending:
 
 def _say(line: str, error: BaseException) -> None:
     with suppress(OSError):  # nobody reads that either
-        print("\n".join([line, *filter(None, getattr(error, "__notes__", []))]), file=sys.stderr, flush=True)
+        print("\n".join([line, *getattr(error, "__notes__", [])]), file=sys.stderr, flush=True)
 
 
 def _run(words: list[str], ending: Ending | None) -> None:

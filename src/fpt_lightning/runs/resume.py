@@ -55,13 +55,17 @@ def way_on(checkpoint: str | None, folder: str | None, trains: bool, files: Mapp
     return str(place)
 
 
-def what_is_left(run: RunFolder) -> str:
-    """Says what a run that was stopped leaves, and how it goes on; nothing where it had not begun."""
-    if not run.has_begun:
-        return ""
-    if (newest := run.newest_checkpoint(run.last, run.best)) is None:
-        return f"{run.path} holds no checkpoint yet: the same command with --run_folder {run.path} starts again"
-    return f"{newest} is whole: the same command with --run_folder {run.path} --ckpt_path {newest} goes on"
+def add_what_is_left(stop: BaseException, run: RunFolder) -> None:
+    """Adds a note to what stops a run: what it leaves, and how it goes on; and its folder where no file is named."""
+    if isinstance(stop, OSError) and stop.errno is not None and stop.filename is None:
+        stop.filename = str(run.path)
+    newest = run.newest_checkpoint(run.last, run.best)
+    if run.result.is_file():
+        stop.add_note(f"{run.result} is whole")
+    elif newest is not None:
+        stop.add_note(f"{newest} is whole: --run_folder {run.path} --ckpt_path {newest} goes on from it")
+    elif run.has_begun:
+        stop.add_note(f"{run.path} holds no checkpoint yet: with --run_folder {run.path} the same command starts again")
 
 
 def set_damaged_aside(run: RunFolder) -> list[str]:
