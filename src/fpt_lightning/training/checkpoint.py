@@ -179,4 +179,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         with whole_file(Path(path)) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, over a write that failed
+                raise error.__context__ if isinstance(error.__context__, OSError) else error
