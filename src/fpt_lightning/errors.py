@@ -61,3 +61,10 @@ def brief(value: object) -> str:
 def printable(text: str) -> str:
     """Text whose control characters are spelled out, so that a name neither colours a terminal nor moves its cursor."""
     return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
+def os_reason(error: OSError) -> str:
+    """What the system says, and of which file."""
+    if error.strerror is None or error.filename is None:
+        return first_line(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror}"

@@ -1,17 +1,20 @@
 """The door of the `fpt` command: help and version at once, everything else through the command line of cli.py."""
 
+import io
 import os
 import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from types import TracebackType
 
 from fpt_lightning import __version__
-from fpt_lightning.errors import FPTError, UsageError, did_you_mean, printable
+from fpt_lightning.errors import FPTError, UsageError, did_you_mean, os_reason, printable
+from fpt_lightning.signals import Ending, signal_in, stopped_by
 
 COMMANDS = {
     "run": "train, choose the checkpoint on validation, test it once, write result.json",
@@ -63,24 +66,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``fpt`` on the command line; that of this process by default.
 
     Returns:
-        The exit status: 0, 2 for a wrong command line or config, 1 for anything else that went wrong.
+        The exit status: 0; 2 for a wrong command line or config; 130 and 143 for Ctrl-C and SIGTERM; 1 for anything
+        else that went wrong.
     """
+    ending = None if arguments is not None else _take_over_process()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if arguments is None and not debug:  # the process is ours
         sys.excepthook = _say_bug
     try:
-        _run(words)
+        _run(words, ending)
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on: fpt sweep TABLE --dry-run | head
+    except BrokenPipeError as error:  # nobody reads on: fpt sweep TABLE --dry-run | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where python's last flush may go
+        if hasattr(error, "__notes__"):
+            _say("fpt: error: nobody reads the output any more", error)
         return 1
-    except FPTError as error:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if (number := signal_in(stop)) is None:
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            _say(stopped_by(number), stop)
+        return 128 + number
+    except (FPTError, OSError) as error:
         if debug:
             raise
-        print(f"fpt: error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
+        _say(f"fpt: error: {os_reason(error) if isinstance(error, OSError) else error}", error)
+        return error.exit_code if isinstance(error, FPTError) else 1
     return 0
 
 
@@ -94,17 +107,34 @@ def _say_bug(kind: type[BaseException], error: BaseException, trace: TracebackTy
         return
     lines = [f"fpt-lightning {__version__}, Python {sys.version}\n{shlex.join(sys.argv)}\n\n"]
     lines += traceback.format_exception(kind, error, trace)
-    said = printable(" ".join(traceback.format_exception_only(kind, error)[-1].split()))[:300]
+    said = " ".join(traceback.format_exception_only(kind, error)[-1].split())[:300]
     try:
         with NamedTemporaryFile("w", prefix="fpt-", suffix=".txt", delete=False, errors="replace") as file:
             file.writelines(lines)
         where = f"the traceback is in {file.name}"
     except OSError:
         where = "the same command with --debug shows the traceback"
-    print(f"fpt: error: this is a bug of fpt-lightning, or of code it was given: {said}\n{where}", file=sys.stderr)
+    _say(f"fpt: error: this is a bug of fpt-lightning, or of code it was given: {said}\n{where}", error)
 
 
-def _run(words: list[str]) -> None:
+def _take_over_process() -> Ending:
+    """Settles what belongs to a process of its own, and not to a program that calls :func:`main`."""
+    if sys.getfilesystemencoding() != "utf-8":  # LC_ALL=C and PYTHONUTF8=0: no ü can be read, kept or written
+        os.environ["PYTHONUTF8"] = "1"  # for its own processes too
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files; a notebook's backend is none of its child
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for is no error
+    return Ending()
+
+
+def _say(line: str, error: BaseException) -> None:
+    with suppress(OSError):  # nobody reads that either
+        print(printable("\n".join([line, *getattr(error, "__notes__", [])])), file=sys.stderr, flush=True)
+
+
+def _run(words: list[str], ending: Ending | None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(HELP, end="")
     elif words[0] == "--version":
@@ -114,9 +144,10 @@ def _run(words: list[str]) -> None:
     else:
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)  # a task of one's own beside its config; last, so that it shadows no package
+        module = import_module(HOME.get(words[0], "fpt_lightning.cli"))  # which imports torch: seconds
+        if ending is not None:
+            ending.put_away()
         if words[0] in HOME:
-            getattr(import_module(HOME[words[0]]), words[0])(words[1:])
+            getattr(module, words[0])(words[1:])
         else:
-            from fpt_lightning.cli import FPTCLI  # imports torch: seconds
-
-            FPTCLI(words)
+            module.FPTCLI(words)

@@ -11,11 +11,25 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from fpt_lightning.errors import UsageError
+from fpt_lightning.signals import insist
 from fpt_lightning.training.callbacks import Throughput
 from fpt_lightning.training.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.choice import check_choice, chosen
 from fpt_lightning.training.divergence import StopWhenDiverged
 from fpt_lightning.training.random_state import RandomState
+
+
+class StopWhenTold(L.Callback):
+    """Ends what a signal was to end: one in 30 of its exceptions is swallowed within a training step."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        insist()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        insist()
+
+    def on_test_batch_start(self, *_: Any) -> None:
+        insist()
 
 
 class FPTTrainer(L.Trainer):
@@ -31,7 +45,7 @@ class FPTTrainer(L.Trainer):
         super().__init__(**kwargs)
         self.throughput = Throughput()
         # the last: what other callbacks draw at the start of a resumed training does not count
-        self.callbacks = [self.throughput, StopWhenDiverged(), *self.callbacks, RandomState()]
+        self.callbacks = [self.throughput, StopWhenDiverged(), StopWhenTold(), *self.callbacks, RandomState()]
         # others write folders of their own; and where somebody has chosen another way, that stays
         one_file = isinstance(self.strategy, SingleDeviceStrategy | DDPStrategy)
         if one_file and type(self.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -70,6 +84,8 @@ class FPTTrainer(L.Trainer):
         """
         if test == "only" and ckpt_path is None:
             raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
+        if test != "never" and self.limit_test_batches == 0:
+            raise UsageError("trainer.limit_test_batches=0 leaves nothing to test: add --test never")
         measured: dict[str, Any] = {}
         if test != "only":
             check_choice(

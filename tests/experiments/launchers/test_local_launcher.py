@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweeps import children, grid_of, is_alive, orders_of, sweep, write_experiments
+import torch
+from sweeps import children, grid_of, is_alive, measured, orders_of, sweep, write_experiments
 
 from fpt_lightning.errors import UsageError
 from fpt_lightning.experiments.cells import Run
@@ -19,7 +20,8 @@ from fpt_lightning.experiments.launchers.local import LocalLauncher, visible_gpu
 from fpt_lightning.experiments.launchers.process import OUT_OF_MEMORY
 from fpt_lightning.experiments.launchers.verdict import Verdict
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.outcome import State, lock_of, read_outcome
+from fpt_lightning.runs.lock import lock_of
+from fpt_lightning.runs.outcome import State, read_outcome
 
 LONG = 100_000  # steps: nobody waits for the end of these runs
 
@@ -184,14 +186,74 @@ def test_a_test_that_fails_leaves_the_choice_as_it_is() -> None:
     assert run.lr == lr
     best = RunFolder(run.folder).best
     whole = best.read_bytes()
-    best.write_bytes(whole[:1000])
+    foreign = torch.load(best, weights_only=True)
+    foreign["fpt_lightning"]["frozen"] = "0" * 16
+    torch.save(foreign, best)
     done = sweep(experiments, "runs", "--jobs", "1")
     assert done.returncode == 1
-    assert f"{best} is not a checkpoint of fpt-lightning, or not whole" in done.stderr
+    assert "this checkpoint was trained on the frozen weights 0000000000000000" in done.stderr
     assert cell.chosen(grid.outcomes()) == lr
-    assert "not a checkpoint" in str(grid.outcomes()[run.id].cause)
+    assert "frozen weights" in str(grid.outcomes()[run.id].cause)
     best.write_bytes(whole)
     assert sweep(experiments, "runs", "--jobs", "1").returncode == 0
     outcomes = grid.outcomes()
     assert [name for name, outcome in outcomes.items() if outcome.is_tested] == [run.id]
     assert outcomes[run.id].cause is None
+
+
+def _unfinished(folder: str, *words: str) -> Run:
+    """A run of six steps that was stopped after four."""
+    with LocalLauncher(jobs=1, threads=1) as launcher:
+        launcher.submit([_run(folder, "--trainer.val_check_interval=2", *words, steps=4)])
+        assert _verdicts(launcher, 1)[folder].state is State.FINISHED
+    RunFolder(Path(folder)).result.unlink()
+    return _run(folder, "--trainer.val_check_interval=2", *words, steps=6)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "left"),
+    [
+        (["last"], "best.ckpt last.ckpt last.ckpt.aside"),
+        (["best"], "best.ckpt best.ckpt.aside last.ckpt last.ckpt.aside"),
+        (["best", "last"], "best.ckpt best.ckpt.aside last.ckpt last.ckpt.aside"),
+    ],
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_comes_to_the_same(damaged: list[str], left: str) -> None:
+    run, whole = _unfinished("run"), _run("whole", "--trainer.val_check_interval=2", steps=6)
+    for name in damaged:
+        file = Path(f"run/checkpoints/{name}.ckpt")
+        file.write_bytes(file.read_bytes()[:-2000])
+    with LocalLauncher(jobs=1, threads=1) as launcher:
+        launcher.submit([run, whole])
+        verdicts = _verdicts(launcher, 2)
+    assert verdicts["run"].state is State.FINISHED
+    said = f"run/checkpoints/{damaged[0]}.ckpt is not a checkpoint of fpt-lightning, or not whole ("
+    assert str(verdicts["run"].cause).startswith(said)
+    assert str(verdicts["run"].cause).endswith("); it was set aside")
+    assert f"{verdicts['run'].cause}\n" in Path("run/log.txt").read_text()
+    assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == left.split()
+    found = measured(".")
+    assert found["run"] == found["whole"]
+
+
+def test_a_damaged_best_of_a_run_that_is_only_to_be_tested_is_made_again() -> None:
+    run = _run("run")
+    with LocalLauncher(jobs=1, threads=1) as launcher:
+        launcher.submit([replace(run, test=False)])
+        assert _verdicts(launcher, 1)["run"].state is State.FINISHED
+        assert not read_outcome(Path("run")).is_tested
+        RunFolder(Path("run")).best.write_bytes(b"")
+        launcher.submit([run])
+        verdict = _verdicts(launcher, 1)["run"]
+    assert (verdict.state, read_outcome(Path("run")).is_tested) == (State.FINISHED, True)
+    assert "best.ckpt is not a checkpoint" in str(verdict.cause)
+
+
+def test_a_worker_that_is_told_to_end_ends_and_says_so() -> None:
+    with LocalLauncher(jobs=1, threads=1) as launcher:
+        launcher.submit([_run("told", steps=LONG)])
+        _until(Path("told/metrics.csv").exists)
+        (worker,) = children(os.getpid())
+        os.kill(worker, signal.SIGTERM)
+        verdict = _verdicts(launcher, 1)["told"]
+    assert (verdict.state, verdict.cause) == (State.FAILED, "killed by SIGTERM")

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,9 @@ class RayLauncher(Launcher):
     ) -> None:
         if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
             raise UsageError(f"--gpus is a share of one GPU such as 0.25, or a whole number, got {gpus:g}")
+        told = signal.getsignal(signal.SIGTERM)
         self._ray = _connect(address, visible_cores() if jobs is None else max(jobs, visible_cores()))
+        signal.signal(signal.SIGTERM, told)  # Ray's own would end with 1, and leave the sweep no word
         try:
             resources = self._ray.cluster_resources()
             available = resources.get("GPU", 0.0)
