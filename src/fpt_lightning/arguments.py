@@ -5,12 +5,16 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any, Never
 
+import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from fpt_lightning.config_files import find_config
-from fpt_lightning.errors import UsageError, did_you_mean
+from fpt_lightning.errors import UsageError, check_name, did_you_mean
+from fpt_lightning.plain_yaml import load_plain
 
 LINKED = ("self", "task", "seed")  # what no config gives: the command line does
 
@@ -25,6 +29,22 @@ def with_configs_found(words: Sequence[str]) -> list[str]:
             word = f"--config={find_config(word.removeprefix('--config='))}"
         located.append(word)
     return located
+
+
+_JSONARGPARSES_OWN = get_loader("yaml")
+
+
+def _load(text: str) -> Any:
+    """What jsonargparse makes of an option or of a file that one names, where that says one thing."""
+    try:
+        load_plain(text)
+    except (ValueError, RecursionError) as error:
+        shown = shorten(text, 60, placeholder=" ...")
+        raise UsageError(f"{'nested too deep' if isinstance(error, RecursionError) else error}: {shown}") from error
+    return _JSONARGPARSES_OWN(text)
+
+
+set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
 
 
 class ArgumentParser(LightningArgumentParser):
@@ -89,6 +109,19 @@ def refuse_infinite(value: Any, option: str = "") -> None:
     if isinstance(value, dict | list | tuple):
         for name, part in value.items() if isinstance(value, dict) else enumerate(value):
             refuse_infinite(part, option if name == "init_args" else f"{option}.{name}".removeprefix("."))
+
+
+def refuse_odd_values(config: Any) -> None:
+    """Refuses numbers that are none, seeds that no generator takes, names that no table or terminal could show."""
+    refuse_infinite(config.as_dict())
+    if not 0 <= config.seed_everything < 2**32:
+        raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {config.seed_everything}")
+    for option in ("arm", "protocol"):
+        if (name := config.get(option)) is not None:
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise UsageError(f"{option}: {error}") from error
 
 
 def options_of(class_path: str) -> list[str]:

@@ -15,10 +15,11 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 import fpt_lightning
-from fpt_lightning.arguments import ArgumentParser, refuse_infinite, with_configs_found
+from fpt_lightning.arguments import ArgumentParser, refuse_odd_values, with_configs_found
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import DivergedError, FPTError, UsageError
+from fpt_lightning.machine import out_of_memory_named
 from fpt_lightning.runs.baselines import baselines
 from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, open_run_folder
@@ -132,10 +133,7 @@ class FPTCLI(LightningCLI):
     def parse_arguments(self, parser: ArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         """Parses the words given; unlike Lightning's it does not mind that the process has words of its own."""
         self.config = parser.parse_args(args)
-        refuse_infinite(self.config[self.config.subcommand].as_dict())
-        seed = self.config[self.config.subcommand].seed_everything
-        if not 0 <= seed < 2**32:
-            raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {seed}")
+        refuse_odd_values(self.config[self.config.subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as it is: it decides, and the checkpoint is compared with the model when it is loaded."""
@@ -166,7 +164,8 @@ class FPTCLI(LightningCLI):
 
     def _instantiate(self, class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
         try:
-            return class_type(*args, **kwargs)
+            with out_of_memory_named():
+                return class_type(*args, **kwargs)
         except FPTError as error:
             self._refusal = error
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fpt_lightning import __version__
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.machine import out_of_memory_named
 
 COMMANDS = {
     "run": "train, choose the checkpoint on validation, test it once, write result.json",
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        _run(words)
+        with out_of_memory_named():
+            _run(words)
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads on: fpt sweep TABLE --dry-run | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where python's last flush may go

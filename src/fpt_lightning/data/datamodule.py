@@ -11,9 +11,17 @@ import lightning as L
 import torch
 
 from fpt_lightning.data.cache import default_folder
-from fpt_lightning.data.loading import ENDLESS, BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
+from fpt_lightning.data.loading import (
+    ENDLESS,
+    BatchDataset,
+    CountedStream,
+    GlobalBatchSampler,
+    ResumableLoader,
+    make_loader,
+)
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError
+from fpt_lightning.machine import expect_memory
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -22,6 +30,10 @@ SAMPLE = 4096
 """Examples that stand for an endless training split."""
 CHUNK = 256
 """Examples that are made at a time where all of a split are looked at."""
+
+
+MOST_WORKERS = 1000
+"""Processes that a loader may start; each takes half a second and 200 MB."""
 
 
 class FPTDataModule(L.LightningDataModule):
@@ -70,6 +82,9 @@ class FPTDataModule(L.LightningDataModule):
         self.as_released = as_released
         self._examples: dict[Split, BatchDataset] = {}
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        at_least(0, num_workers=num_workers)
+        if num_workers > MOST_WORKERS:
+            raise UsageError(f"data.num_workers must be at most {MOST_WORKERS:,}, got {num_workers:,}")
 
     @property
     @abstractmethod
@@ -197,9 +212,20 @@ class FPTDataModule(L.LightningDataModule):
             )
         if (available := len(self.examples("train"))) < self.batch_size:
             raise UsageError(f"data.batch_size {self.batch_size} is more than the {available} training examples")
+        self._check_memory("train", self.batch_size)
+
+    def _check_memory(self, split: Split, batch_size: int) -> None:
+        """Refuses batches whose tokens alone would not fit, with the numbers that they are made of."""
+        task, dataset = self.task, self.examples(split)
+        token = 8 if task.token_width is None else 4 * task.token_width
+        drawn = 8 * dataset.draws if isinstance(dataset, CountedStream) else 0
+        examples = min(batch_size, len(dataset))
+        option = "data.batch_size" if split == "train" else "data.eval_batch_size"
+        expect_memory(examples * (task.max_length * token + drawn), f"{option}: a batch of {examples:,} examples")
 
     def _loader(self, split: Split, batch_size: int) -> ResumableLoader:
         dataset = self.examples(split)
+        self._check_memory(split, batch_size)
         sampler = GlobalBatchSampler(
             len(dataset),
             batch_size,
