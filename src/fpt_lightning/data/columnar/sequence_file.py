@@ -167,7 +167,7 @@ def _check_quotes(path: Path, delimiter: str) -> None:
                 len(row) == len(header) for row in csv.reader(within, delimiter=delimiter)
             ):
                 raise FPTError(
-                    f"{path}, line {line}: a quote opens here and closes {len(within) + 1:,} lines below, and the lines "
+                    f"{path}, line {line}: a quote opens here and closes {len(within) + 1:,} lines below, and those "
                     f"between have {len(header)} cells each, like rows; mend the quote, or save the table as Parquet"
                 )
 
