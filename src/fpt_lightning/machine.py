@@ -86,7 +86,7 @@ def out_of_memory_named() -> Iterator[None]:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:,.{0 if size >= 10 * 2**30 else 1}f} GiB"
+    return f"{size // 2**30:,} GiB" if size >= 2**30 else f"{size // 2**20:,} MiB"
 
 
 def _processor() -> str:
