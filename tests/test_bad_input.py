@@ -259,7 +259,7 @@ def test_a_batch_that_the_devices_cannot_share(fpt: Fpt, capsys: pytest.CaptureF
 def test_a_batch_that_no_memory_holds(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model.backbone=tiny", "--data.batch_size=2147483648", "--run_folder=other"]
     assert fpt("fit", XOR, *words, *QUIET) == 2
-    assert "data.batch_size: a batch of 2,147,483,648 examples takes at least 240 GiB of memory" in _error(capsys)
+    assert "a batch of 2,147,483,648 examples takes at least 240 GiB of memory" in _error(capsys)
 
 
 def test_debug_shows_the_traceback(fpt: Fpt) -> None:

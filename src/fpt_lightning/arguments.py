@@ -9,14 +9,19 @@ from textwrap import shorten
 from typing import Any, Never
 
 import yaml
-from jsonargparse import get_loader, set_loader
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import Namespace, get_loader, set_loader
+from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from fpt_lightning.config_files import find_config
 from fpt_lightning.errors import UsageError, check_name, did_you_mean
 from fpt_lightning.plain_yaml import load_plain
 
-LINKED = ("self", "task", "seed")  # what no config gives: the command line does
+# what no config gives: the command line does
+LINKED = ("self", "task", "seed", "params", "optimizer", "lr_scheduler", "max_lr")
+RATES = {"optimizer": "lr", "lr_scheduler": "max_lr"}
+"""The argument of a class that is the learning rate, which ``model.lr`` and ``model.part_lr`` give."""
 
 
 def with_configs_found(words: Sequence[str]) -> list[str]:
@@ -55,6 +60,16 @@ class ArgumentParser(LightningArgumentParser):
         self._commands = super().add_subcommands(*args, **kwargs)
         return self._commands
 
+    def add_optimizer_options(self) -> None:
+        """Adds ``optimizer`` and ``lr_scheduler``, which the model gets as class and arguments, not built.
+
+        As LightningCLI's own, but for the rates: these are the model's, which a sweep changes.
+        """
+        for option, bases in {"optimizer": (Optimizer,), "lr_scheduler": (ReduceLROnPlateau, LRScheduler)}.items():
+            skip = {"params", "optimizer", RATES[option]}
+            self.add_subclass_arguments(bases, option, instantiate=False, fail_untyped=False, skip=skip)
+            self.link_arguments(option, f"model.init_args.{option}", compute_fn=_as_dict)
+
     def error(self, message: str, ex: Exception | None = None) -> Never:
         """Raises a UsageError, but for a parser that jsonargparse makes for the options of a single class."""
         if not self.exit_on_error:
@@ -66,12 +81,14 @@ class ArgumentParser(LightningArgumentParser):
         path = ".".join(keys)
         if re.search(r"arguments are required: .*\bdata$", message):
             return "no task is chosen: pass a config of one, such as --config bit_xor.yaml"
-        if match := re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        if match := re.search(r"(?:unrecognized arguments|ambiguous option): (?:--)?([^\s=]+)", message):
             return _no_such_option(match[1], self)
         if match := re.search(r"Subcommand '(\w+)' does not accept (?:nested key|option) '([^']+)'", message):
             return _no_such_option(match[2], self._commands.choices[match[1]])
         if match := re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", message):
             owner, option = match.groups()
+            if RATES.get(path) == option:
+                return rate_given_twice(path)
             known = options_of(owner)
             return (
                 f"{path}: {owner.rpartition('.')[2]} has no option '{option}'{did_you_mean(option, known)} "
@@ -88,6 +105,8 @@ class ArgumentParser(LightningArgumentParser):
             return f"{path}: expected {_plain(match[1])}, got {match[2]!r}"
         if match := re.search(r"typing\.Literal\[(.+?)\].*?Given value: (\S+)", message, re.DOTALL):
             return f"{path}: expected one of {match[1]}, got {match[2]!r}"
+        if match := re.search(r"not correspond to a subclass of (\w+).*Given value: (\S+)", message, re.DOTALL):
+            return f"{path}: {match[2]} is no {match[1]}"
         if match := re.search(r"Expected a dot import path string: (.*)", message):
             return f"{path}: no class is called '{match[1]}'"
         lines = [line.strip() for line in message.splitlines() if line.strip()]
@@ -102,6 +121,35 @@ def _no_such_option(option: str, parser: LightningArgumentParser) -> str:
     return f"there is no option '{option}'{nearest}"
 
 
+def rate_given_twice(option: str) -> str:
+    """What is wrong with ``optimizer.lr`` and ``lr_scheduler.max_lr``."""
+    return f"the learning rate is model.lr, that of single parts model.part_lr: leave {option}.{RATES[option]} away"
+
+
+def checked(parsed: Namespace) -> Namespace:
+    """Refuses what no type says: numbers that are not finite or no seed, an optimizer that the model does not take."""
+    config = parsed[parsed.subcommand]
+    refuse_infinite(config.as_dict())
+    _refuse_odd_names(config)
+    if not 0 <= config.seed_everything < 2**32:
+        raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {config.seed_everything}")
+    for option in RATES:
+        if config.get(option) is not None and option not in config.model.init_args:
+            name = config.model.class_path.rpartition(".")[2]
+            raise UsageError(f"{name} has {option} and rates of its own: leave --{option} away")
+    return parsed
+
+
+def _refuse_odd_names(config: Namespace) -> None:
+    """Refuses names that no table, title or terminal could show."""
+    for option in ("arm", "protocol"):
+        if (name := config.get(option)) is not None:
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise UsageError(f"{option}: {error}") from error
+
+
 def refuse_infinite(value: Any, option: str = "") -> None:
     """Refuses an option that is NaN or infinite, alone or within a list or mapping: nothing can be compared with it."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -109,19 +157,6 @@ def refuse_infinite(value: Any, option: str = "") -> None:
     if isinstance(value, dict | list | tuple):
         for name, part in value.items() if isinstance(value, dict) else enumerate(value):
             refuse_infinite(part, option if name == "init_args" else f"{option}.{name}".removeprefix("."))
-
-
-def refuse_odd_values(config: Any) -> None:
-    """Refuses numbers that are none, seeds that no generator takes, names that no table or terminal could show."""
-    refuse_infinite(config.as_dict())
-    if not 0 <= config.seed_everything < 2**32:
-        raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {config.seed_everything}")
-    for option in ("arm", "protocol"):
-        if (name := config.get(option)) is not None:
-            try:
-                check_name(name)
-            except ValueError as error:
-                raise UsageError(f"{option}: {error}") from error
 
 
 def options_of(class_path: str) -> list[str]:
@@ -136,6 +171,10 @@ def options_of(class_path: str) -> list[str]:
         if inspect.Parameter.VAR_KEYWORD not in kinds.values():
             break
     return [name for name in dict.fromkeys(names) if name not in LINKED]
+
+
+def _as_dict(choice: Namespace | None) -> dict[str, Any] | None:
+    return None if choice is None else choice.as_dict()
 
 
 def _plain(type_name: str) -> str:

@@ -15,16 +15,15 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 import fpt_lightning
-from fpt_lightning.arguments import ArgumentParser, refuse_odd_values, with_configs_found
+from fpt_lightning.arguments import ArgumentParser, checked, with_configs_found
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import DivergedError, FPTError, UsageError
-from fpt_lightning.machine import out_of_memory_named
 from fpt_lightning.runs.baselines import baselines
 from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, open_run_folder
 from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar
-from fpt_lightning.training.checkpoint import read_checkpoint
+from fpt_lightning.training.checkpoint import ENCODING, read_checkpoint
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.logger import RunLogger
@@ -84,6 +83,7 @@ class FPTCLI(LightningCLI):
     datamodule: FPTDataModule
     run_folder: RunFolder | None = None
     _refusal: FPTError | None = None
+    _encoding: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
 
     def __init__(self, words: Sequence[str]) -> None:
         _silence_what_no_user_can_mend()
@@ -129,11 +129,11 @@ class FPTCLI(LightningCLI):
         parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.link_arguments("seed_everything", "model.init_args.seed")
+        parser.add_optimizer_options()
 
     def parse_arguments(self, parser: ArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         """Parses the words given; unlike Lightning's it does not mind that the process has words of its own."""
-        self.config = parser.parse_args(args)
-        refuse_odd_values(self.config[self.config.subcommand])
+        self.config = checked(parser.parse_args(args))
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as it is: it decides, and the checkpoint is compared with the model when it is loaded."""
@@ -145,7 +145,7 @@ class FPTCLI(LightningCLI):
             self.save_config_callback = None
             warnings.filterwarnings("ignore", "The dirpath has changed")  # nothing is saved
         if (checkpoint := config.get("ckpt_path")) is not None and checkpoint not in ("best", "last", "hpc"):
-            read_checkpoint(checkpoint)  # before anything starts
+            self._encoding = read_checkpoint(checkpoint).get(ENCODING, {})  # before anything starts
         trainer = config.trainer
         if 0 < trainer.max_steps < (trainer.val_check_interval or 0):
             trainer.val_check_interval = trainer.max_steps  # the end of a short run is validated too
@@ -164,8 +164,10 @@ class FPTCLI(LightningCLI):
 
     def _instantiate(self, class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
         try:
-            with out_of_memory_named():
-                return class_type(*args, **kwargs)
+            built = class_type(*args, **kwargs)
+            if isinstance(built, FPTDataModule) and self.subcommand in ("validate", "test", "predict"):
+                built.use_encoding(self._encoding)  # before the model asks for the sizes
+            return built
         except FPTError as error:
             self._refusal = error
             raise

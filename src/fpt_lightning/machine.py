@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fpt_lightning.errors import FPTError, UsageError, first_line
+from fpt_lightning.errors import FPTError, UsageError
 
 CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux says how much memory a container may take, by its two versions."""
 
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
-"""What torch says of memory that there is not, in errors that are of no kind of their own."""
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "Unable to allocate")
+"""What torch and numpy say of memory that there is not, in errors of no kind of their own."""
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -75,10 +75,11 @@ def out_of_memory_named() -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+    except (MemoryError, RuntimeError, ValueError) as error:  # jsonargparse makes a ValueError of what classes raise
+        told = [line for line in str(error).splitlines() if any(words in line for words in OUT_OF_MEMORY)]
+        if not told and not isinstance(error, MemoryError):
             raise
-        reason = re.sub(r"^\[enforce fail [^]]*\][^:]*: ", "", first_line(error))
+        reason = re.sub(r"^[\s-]*(\[enforce fail [^]]*\][^:]*: )?", "", (told or [str(error)])[0]).rstrip(".")
         raise FPTError(
             f"out of memory ({reason or type(error).__name__}): "
             "choose a smaller data.batch_size or data.eval_batch_size, or smaller sizes of data or backbone"

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from conftest import Fpt
-from fpt_lightning.arguments import ArgumentParser, with_configs_found
+from fpt_lightning.arguments import ArgumentParser, options_of, with_configs_found
 from fpt_lightning.cli import FPTCLI
 from fpt_lightning.config_files import find_config, shipped
 from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.composition import PLACES, compose
 from fpt_lightning.experiments.grid import Grid, Selection, make_grid
 from fpt_lightning.experiments.tables import Experiments, Reference, read_experiments
 
@@ -222,6 +223,17 @@ def test_equal_arms_are_equal_runs(profile: str) -> None:
     assert pocket == first_run("fair", profile, "frozen, pretrained", "mnist").id
 
 
+def test_the_papers_protocol_reads_as_released_but_for_the_laptop() -> None:
+    """Behind the task and before all else: an arm's own positions, or parts, stand."""
+    for task in ("mnist", "cifar_lra", "remote_homology"):
+        words = first_run("table2", "paper", "FPT", task, "paper").words
+        assert words[3:5] == ("--config", "train/as_released.yaml")
+        assert "train/as_released.yaml" not in first_run("table2", "laptop", "FPT", task, "paper").words
+        assert "train/as_released.yaml" not in first_run("table2", "paper", "FPT", task, "fair").words
+        vision = first_run("table2", "paper", "ViT", task, "paper").words
+        assert compose([word for word in vision if word.endswith(".yaml")], {})["model.positions"] == "new"
+
+
 def test_the_linear_baseline_is_one_run_in_all_tables() -> None:
     """Whatever a table trains, and without attention maps."""
     runs = [first_run(table, "laptop", "linear", "listops_as_released") for table in ("table1", "table11", "table12")]
@@ -283,6 +295,15 @@ def enough_of(runs: list[Run]) -> list[Run]:
             chosen.append(run)
             seen |= new
     return chosen
+
+
+def test_every_place_is_an_option(parser: ArgumentParser) -> None:
+    (run,) = parser._commands.choices.values()
+    keys = list(run.get_defaults().keys())
+    known = {key.replace("init_args.", "") for key in keys}
+    known |= {f"data.{name}" for name in options_of("fpt_lightning.data.images.mnist.MNIST")}
+    unknown = {place for place in PLACES if not any(f"{name}.".startswith(f"{place}.") for name in known)}
+    assert not unknown
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -1,9 +1,16 @@
+import json
+from pathlib import Path
+
+import pytest
 import torch
 
+from conftest import Fpt
 from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.errors import FPTError
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.training.callbacks import EarlyStopping, Throughput, summarise
+from fpt_lightning.training.trainer import FPTTrainer
 
 
 def test_the_summary_counts_every_parameter_by_part() -> None:
@@ -39,3 +46,20 @@ def test_throughput_goes_on_where_the_run_stopped() -> None:
     assert second.samples_per_second == 25.0
     assert second.wall_seconds == 9.0
     assert second.padding_share == 0.25
+
+
+def test_a_run_that_had_stopped_early_does_not_train_on_when_it_is_killed_in_its_test(
+    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["run", "--config=bit_xor.yaml", *tiny, "--trainer.max_steps=20", "--model.lr=1e-9"]
+    words += ["--early_stopping.patience=1", "--run_folder=run"]
+
+    def killed(*_: object, **__: object) -> None:
+        raise FPTError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FPTTrainer, "test", killed)
+        assert fpt(*words) == 1
+    assert fpt(*words, "--ckpt_path=run/checkpoints/last.ckpt") == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["steps"] == 4  # validated at 2 and 4

@@ -101,7 +101,8 @@ def test_it_learns_from_python_as_well() -> None:
     model, trainer = _fit(5, trainable=["output"])
     prediction = trainer.predict(model, BitMemory(**SMALL))
     assert prediction is not None
-    assert torch.cat(prediction).shape == (10, 8)  # type: ignore[arg-type]
+    assert torch.cat([answer for answer, _ in prediction]).shape == (10, 8)
+    assert all(((probability >= 0.5) & (probability <= 1)).all() for _, probability in prediction)
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,12 @@ def test_there_and_back() -> None:
 
 def test_the_json_says_what_it_belongs_to() -> None:
     model = _model()
-    path = export_trained(model, "trained.safetensors")
+    path = export_trained(model, "trained.safetensors", ["a", "b", "c"])
     card = json.loads(path.with_suffix(".json").read_text())
     assert card["task"] == TASK.as_dict()
     assert card["backbone"] == "tiny (random, seed 0)"
     assert card["frozen"] == model.frozen_hash()
+    assert card["class_names"] == ["a", "b", "c"]
     assert card["trained"] == {"output.weight": [3, 32], "output.bias": [3]}
 
 

@@ -72,7 +72,9 @@ def test_metrics_are_exact_in_the_datas_own_units(mean: float, std: float) -> No
     data = Sums(mean, std, eval_batch_size=4)  # the last batch holds one example
     model = FPTClassifier(data.task, backbone="tiny").eval()
     measured = _trainer().test(model, data, verbose=False)[0]
-    answers = torch.cat(_trainer().predict(model, data)).double()  # type: ignore[arg-type]
+    predicted = _trainer().predict(model, data)
+    assert predicted is not None
+    answers = torch.cat([answer for answer, _ in predicted]).double()
     target = torch.cat([batch.target for batch in data.test_dataloader()]).double()
     assert answers.shape == target.shape == (21, 2)
     errors = answers - target
@@ -126,6 +128,7 @@ def test_predictions_are_written_in_the_datas_own_units(fpt: Fpt, tiny: list[str
     rows = read_rows(Path("answers.csv"))
     given = {f"{float(row['weight']):.3f}" for row in read_rows(weights_csv)}
     assert len(rows) == 6
+    assert "probability" not in rows[0]
     for row in rows:
         assert abs(float(row["prediction"]) - 5000) < 200
         assert f"{float(row['target']):.3f}" in given

@@ -9,12 +9,13 @@ import torch
 
 from fpt_lightning.attention.maps import MeanMaps, mean_maps
 from fpt_lightning.attention.picture import draw_attention
-from fpt_lightning.attention.rebuild import find_run, rebuild
+from fpt_lightning.attention.rebuild import rebuild
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import UsageError
 from fpt_lightning.files import write_whole
 from fpt_lightning.options import OptionParser
+from fpt_lightning.runs.saved import find_run
 from fpt_lightning.training.classification import FPTClassifier
 
 TOGETHER = 2**22

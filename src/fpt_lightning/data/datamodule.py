@@ -3,25 +3,25 @@
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from fpt_lightning.data.cache import default_folder
 from fpt_lightning.data.loading import (
     ENDLESS,
     BatchDataset,
-    CountedStream,
     GlobalBatchSampler,
     ResumableLoader,
+    expect_batch_fits,
     make_loader,
 )
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError
-from fpt_lightning.machine import expect_memory
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -41,8 +41,8 @@ class FPTDataModule(L.LightningDataModule):
 
     A task implements :attr:`task`, :meth:`dataset` and :meth:`facts`; where its data comes from outside it also
     implements ``prepare_data``. Where numbers say too little in an attention map it also implements :meth:`token_words`
-    and :meth:`needed_tokens`, and :meth:`trivial_baselines` where a shortcut is known. Loaders, seeds, processes and
-    resuming are settled here.
+    and :meth:`needed_tokens`, and :meth:`trivial_baselines` where a shortcut is known; and :meth:`encoding` where the
+    training split decides how others are read. Loaders, seeds, processes and resuming are settled here.
 
     Args:
         root: Folder of the data.
@@ -80,6 +80,7 @@ class FPTDataModule(L.LightningDataModule):
         self.seed = seed
         self.cache_folder = Path(cache_folder) if cache_folder else default_folder()
         self.as_released = as_released
+        self.learnt: dict[str, Any] | None = None  # the encoding of another datamodule, see use_encoding
         self._examples: dict[Split, BatchDataset] = {}
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         at_least(0, num_workers=num_workers)
@@ -101,6 +102,32 @@ class FPTDataModule(L.LightningDataModule):
 
         Two datamodules with equal facts hold the same examples.
         """
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """What the classes are called; None where numbers say it."""
+        return None
+
+    def encoding(self) -> dict[str, Any]:
+        """How the training split decides that examples are read, as plain values: a checkpoint holds them.
+
+        ``class_names`` is among them, where classes have names.
+        """
+        return {} if self.class_names is None else {"class_names": list(self.class_names)}
+
+    def use_encoding(self, encoding: dict[str, Any]) -> None:
+        """Reads data as the datamodule did whose :meth:`encoding` this is; where it is empty, as its own split says.
+
+        Raises:
+            UsageError: If the options of this one ask for something else.
+        """
+        if encoding != (self.learnt or {}):
+            self.learnt = dict(encoding) or None
+            self._examples.clear()
+
+    def new_examples(self) -> BatchDataset | None:
+        """Examples of no split, to be predicted, with targets ``[examples, 0]`` where they have none; None without."""
+        return None
 
     def kept_share(self, split: Split) -> float:
         """The share of a split's examples that is read; accuracy counts those left out as wrong."""
@@ -175,21 +202,24 @@ class FPTDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":  # before the run has begun
+            self.use_encoding({})
             self._check_batch_size()
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of the training stream, without end for a generated task."""
         self._check_batch_size()
-        return self._loader("train", self.batch_size)
+        return self._loader(self.examples("train"), self.batch_size, training=True)
 
     def val_dataloader(self) -> ResumableLoader:
-        return self._loader("validation", self.eval_batch_size)
+        return self._loader(self.examples("validation"), self.eval_batch_size)
 
     def test_dataloader(self) -> ResumableLoader:
-        return self._loader("test", self.eval_batch_size)
+        return self._loader(self.examples("test"), self.eval_batch_size)
 
     def predict_dataloader(self) -> ResumableLoader:
-        return self.test_dataloader()
+        """The new examples, in their order, where there are any; otherwise the test split."""
+        new = self.new_examples()
+        return self.test_dataloader() if new is None else self._loader(new, self.eval_batch_size, in_order=True)
 
     def examples(self, split: Split) -> BatchDataset:
         """The examples of a split, made once."""
@@ -212,32 +242,28 @@ class FPTDataModule(L.LightningDataModule):
             )
         if (available := len(self.examples("train"))) < self.batch_size:
             raise UsageError(f"data.batch_size {self.batch_size} is more than the {available} training examples")
-        self._check_memory("train", self.batch_size)
+        expect_batch_fits(self.examples("train"), self.task, self.batch_size)
 
-    def _check_memory(self, split: Split, batch_size: int) -> None:
-        """Refuses batches whose tokens alone would not fit, with the numbers that they are made of."""
-        task, dataset = self.task, self.examples(split)
-        token = 8 if task.token_width is None else 4 * task.token_width
-        drawn = 8 * dataset.draws if isinstance(dataset, CountedStream) else 0
-        examples = min(batch_size, len(dataset))
-        option = "data.batch_size" if split == "train" else "data.eval_batch_size"
-        expect_memory(examples * (task.max_length * token + drawn), f"{option}: a batch of {examples:,} examples")
-
-    def _loader(self, split: Split, batch_size: int) -> ResumableLoader:
-        dataset = self.examples(split)
-        self._check_memory(split, batch_size)
+    def _loader(
+        self, dataset: BatchDataset, batch_size: int, *, training: bool = False, in_order: bool = False
+    ) -> ResumableLoader:
+        expect_batch_fits(dataset, self.task, batch_size)
         sampler = GlobalBatchSampler(
             len(dataset),
             batch_size,
-            training=split == "train",
-            shuffle=split == "train" and self.shuffle,
+            training=training,
+            shuffle=training and self.shuffle,
             seed=self.seed,
-            lengths=dataset.lengths,
+            lengths=None if in_order else dataset.lengths,
             counts_epochs=dataset.counts_epochs,
             process=self.trainer.global_rank if self.trainer else 0,
             processes=self._processes,
         )
         return make_loader(dataset, sampler, self.num_workers)
+
+    @property
+    def _predicts(self) -> bool:
+        return self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
 
     @property
     def _processes(self) -> int:

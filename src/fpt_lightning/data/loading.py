@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.machine import expect_memory
+
 ENDLESS = 2**40
 """Examples of an epoch that no run comes to the end of."""
 
@@ -24,11 +27,13 @@ class BatchDataset(Dataset[Any], ABC):
         counts_epochs: True where an example differs from epoch to epoch: it is then asked for at
             ``epoch * len(self) + index``, so that worker processes and resumed runs know the epoch too.
         targets: ``[examples, answers]``, where they are known without making the examples.
+        names: What every example is called, where that is more than its number, such as its file.
     """
 
     lengths: torch.Tensor | None = None
     counts_epochs: bool = False
     targets: torch.Tensor | None = None
+    names: Sequence[str] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -70,6 +75,18 @@ class CountedStream(BatchDataset):
             counter = np.array([0, index, 0, 0], dtype=np.uint64)
             np.random.Generator(np.random.Philox(key=self.key, counter=counter)).random(out=row)
         return self.make(uniform)
+
+
+def expect_batch_fits(dataset: BatchDataset, task: TaskSpec, batch_size: int) -> None:
+    """Refuses batches whose tokens alone, with the numbers that they are made of, would not fit.
+
+    Raises:
+        UsageError: If they take more memory than this process may use.
+    """
+    token = 8 if task.token_width is None else 4 * task.token_width
+    drawn = 8 * dataset.draws if isinstance(dataset, CountedStream) else 0
+    examples = min(batch_size, len(dataset))
+    expect_memory(examples * (task.max_length * token + drawn), f"a batch of {examples:,} examples")
 
 
 class GlobalBatchSampler(DistributedSampler[int]):

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fpt_lightning.errors import UsageError
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -63,13 +65,49 @@ class Batch(NamedTuple):
 
     Attributes:
         tokens: ``[batch, length, token_width]`` float, or ``[batch, length]`` int64 ids.
-        target: ``[batch, answers]`` int64 classes, or float numbers in the data's own units.
+        target: ``[batch, answers]`` int64 classes, or float numbers in the data's own units; ``[batch, 0]`` of new data
+            whose answers nobody knows.
         mask: ``[batch, length]`` bool, True for real tokens, padding after the content; None if nothing is padded.
     """
 
     tokens: torch.Tensor
     target: torch.Tensor
     mask: torch.Tensor | None = None
+
+
+def as_batch(batch: Any, task: TaskSpec) -> Batch:
+    """A batch of a loader that is not ours, ``(tokens, target)`` or ``(tokens, target, mask)``, as a :class:`Batch`.
+
+    Raises:
+        UsageError: If it is something else, or its tensors have other shapes than the task says.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    says = f"a batch is fpt_lightning.Batch(tokens, target, mask), or a tuple of these tensors: {task.name} has"
+    if not (isinstance(batch, list | tuple) and 2 <= len(batch) <= 3 and isinstance(batch[0], torch.Tensor)
+            and isinstance(batch[1], torch.Tensor)):  # fmt: skip
+        raise UsageError(f"{says} no use for a {type(batch).__name__}")
+    tokens, target, *mask = batch
+    width = (task.token_width,) if task.token_width is not None else ()
+    if tokens.shape[2:] != width or tokens.dim() < 2 or tokens.is_floating_point() != bool(width):
+        shape = ", ".join(["batch", "length", *map(str, width)])
+        raise UsageError(f"{says} tokens [{shape}] {'float' if width else 'int64'}, got {list(tokens.shape)}")
+    if target.numel() != len(tokens) * task.answers or target.is_floating_point() != (task.classes is None):
+        kind = "float" if task.classes is None else "int64"
+        raise UsageError(f"{says} targets [batch, {task.answers}] {kind}, got {list(target.shape)} {target.dtype}")
+    return Batch(tokens, target.reshape(len(tokens), task.answers), *mask)
+
+
+class Prediction(NamedTuple):
+    """What a model answers.
+
+    Attributes:
+        answer: ``[batch, answers]`` int64 classes, or float numbers in the data's own units.
+        probability: ``[batch, answers]`` of each of these classes; None where answers are numbers.
+    """
+
+    answer: torch.Tensor
+    probability: torch.Tensor | None = None
 
 
 class Trivial(NamedTuple):

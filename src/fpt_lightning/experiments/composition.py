@@ -16,12 +16,13 @@ from fpt_lightning.errors import UsageError
 
 PLACES = frozenset(
     {
+        "baselines",
         "checkpoint.auto_insert_metric_name",
         "checkpoint.dirpath",
         "checkpoint.verbose",
         "ckpt_path",
         "data.cache_folder",
-        "data.device_resident",
+        "data.device_resident_mb",
         "data.num_workers",
         "last_checkpoint.auto_insert_metric_name",
         "last_checkpoint.dirpath",

@@ -95,7 +95,8 @@ class Grid:
         return Cell(arm, task, runs, seeds[:first], seeds, reference, self.protocol.finalists)
 
     def _run(self, arm: Arm, backbone: Backbone, task: str, lr: float, seed: int) -> Run:
-        configs = (self.experiments.tasks[task].config, *backbone.configs, *self.table.configs, *arm.configs)
+        first = (self.experiments.tasks[task].config, *self.protocol.configs)
+        configs = (*first, *backbone.configs, *self.table.configs, *arm.configs)
         settings: dict[str, Any] = {
             **self.profile.settings,
             **self.profile.tasks.get(task, {}),

@@ -163,6 +163,7 @@ class Protocol(Entry, frozen=True):
     """How the learning rate of an arm is chosen.
 
     Attributes:
+        configs: Configs behind those of the tasks: backbones, tables and arms have the last word.
         lr: The grid; None takes the one learning rate of arm, backbone or task.
         seeds: Seeds of every figure.
         grid_seeds: So many of the seeds run the whole grid; the others run with the best rates of it, whose means over
@@ -172,6 +173,7 @@ class Protocol(Entry, frozen=True):
     """
 
     name: str
+    configs: Names = ()
     lr: Rates | None = None
     seeds: Seeds = (0,)
     grid_seeds: Annotated[int, Meta(ge=1)] | None = None

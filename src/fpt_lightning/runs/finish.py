@@ -73,7 +73,7 @@ def finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> N
     scores = {name: result[f"{split}_{metric}"] for split, name in names.items() if f"{split}_{metric}" in result}
     files = ["result.json", "learning_curve.png", "metrics.csv", "checkpoints/best.ckpt"]
     if "test" in scores:  # which has put the model back to the best checkpoint
-        export_trained(model.model, folder.path / "trained.safetensors")
+        export_trained(model.model, folder.path / "trained.safetensors", model.encoding.get("class_names"))
         files.append("trained.safetensors")
     split, score = next(iter(scores.items()))
     beside = {name: worth["test" if "test" in scores else "val"] for name, worth in result.get("baselines", {}).items()}

@@ -13,7 +13,7 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from fpt_lightning.data.spec import Batch
+from fpt_lightning.data.spec import Batch, Prediction
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.parts import PARTS
 from fpt_lightning.training.logger import is_logging_step
@@ -34,6 +34,10 @@ class EarlyStopping(callbacks.EarlyStopping):
     ) -> None:
         never = 2**62
         super().__init__(monitor, min_delta, patience=never if patience is None else patience, mode=mode, strict=True)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lets a run that had stopped, and was killed before its result was there, not train on."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 class ProgressBar(callbacks.TQDMProgressBar):
@@ -110,11 +114,12 @@ class Throughput(callbacks.Callback):
     ) -> None:
         """Adds a step, and logs the rate of the last ``log_every_n_steps``."""
         now = time.perf_counter()
-        self.tokens += batch.tokens.shape[:2].numel()
-        if batch.mask is not None:
-            self.padding = self.padding + (~batch.mask).sum()
+        tokens, _, mask = (*batch, None)[:3]  # a Batch, or a tuple of a loader that is not ours
+        self.tokens += tokens.shape[:2].numel()
+        if mask is not None:
+            self.padding = self.padding + (~mask).sum()
         if self._mark is not None:
-            self.samples += batch.tokens.size(0) * trainer.world_size
+            self.samples += tokens.size(0) * trainer.world_size
             self.training_seconds += now - self._mark
         self._mark = now
         samples, seconds = self._logged
@@ -171,40 +176,73 @@ def summarise(model: FrozenPretrainedTransformer) -> str:
 
 
 class PredictionWriter(callbacks.BasePredictionWriter):
-    """Writes the answers of ``fpt predict`` to a CSV file, a row an example, answers separated by spaces.
+    """Writes the answers of ``fpt predict`` to a CSV file, a row an example, several answers separated by spaces.
+
+    ``example`` is its number in the data, counted from 0, or the path of its file; ``prediction`` the class by its
+    name, or the number in the data's units; ``probability`` that of the class; ``target`` is there where the data has
+    it.
 
     Args:
-        path: The file; with several processes each writes its own, the rank behind the name.
+        path: The file, by default ``predictions.csv`` in the folder of the run whose checkpoint answers, and here where
+            there is none; with several processes each writes its own, the rank behind the name.
     """
 
-    def __init__(self, path: str = "predictions.csv") -> None:
+    def __init__(self, path: str | None = None) -> None:
         super().__init__(write_interval="batch")
-        self.path = Path(path)
+        self.asked = path
+        self.path = Path(path or "predictions.csv")
+        self.header: list[str] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        checkpoint = Path(trainer.ckpt_path or "")
+        if self.asked is None and checkpoint.parent.name == "checkpoints":
+            self.path = checkpoint.parent.parent / self.path.name
         if trainer.world_size > 1:
             self.path = self.path.with_stem(f"{self.path.stem}-{trainer.global_rank}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
-            csv.writer(file).writerow(["example", "prediction", "target"])
+        self.header = []
 
     def write_on_batch_end(
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        prediction: torch.Tensor,
+        prediction: Prediction | torch.Tensor,
         batch_indices: Sequence[int] | None,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        indices = batch_indices or range(len(prediction))
-        # numpy's numbers know their precision: 0.3 is written where Python would write 0.30000001192092896
-        rows = zip(indices, prediction.cpu().numpy(), batch.target.cpu().numpy(), strict=True)
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows(
-                [index, " ".join(map(str, answers)), " ".join(map(str, targets))] for index, answers, targets in rows
-            )
+        answer, probability = prediction if isinstance(prediction, Prediction) else (prediction, None)
+        dataset = getattr(trainer.predict_dataloaders, "dataset", None)
+        examples, names = getattr(dataset, "names", None), _class_names(trainer, pl_module)
+        indices = batch_indices or range(len(answer))
+        columns = {
+            "example": [index if examples is None else examples[index] for index in indices],
+            "prediction": _words(answer, names),
+            "probability": None if probability is None else _words(probability),
+            "target": _words(batch[1], names) if batch[1].numel() else None,
+        }
+        written = {name: column for name, column in columns.items() if column is not None}
+        with self.path.open("a" if self.header else "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if not self.header:
+                self.header = list(written)
+                writer.writerow(self.header)
+            writer.writerows(zip(*written.values(), strict=True))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         rank_zero_info(f"predictions: {self.path}")
+
+
+def _class_names(trainer: L.Trainer, module: L.LightningModule) -> Sequence[str] | None:
+    """Those that the model was trained with; those of the data where it was not."""
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]  # None where loaders are passed instead
+    of_data: Sequence[str] | None = getattr(datamodule, "class_names", None)
+    learnt: Sequence[str] | None = getattr(module, "encoding", {}).get("class_names")
+    return learnt or of_data
+
+
+def _words(values: torch.Tensor, names: Sequence[str] | None = None) -> list[str]:
+    """The values ``[batch, answers]`` of every example in a line."""
+    # numpy's numbers know their precision: 0.3 is written where Python would write 0.30000001192092896
+    return [" ".join(str(value) if names is None else names[value] for value in row) for row in values.cpu().numpy()]

@@ -16,12 +16,14 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
+from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.files import whole_file
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 IDENTITY = "fpt_lightning"
 VALIDATION = "validation"  # the figures of the last validation before the checkpoint
+ENCODING = "encoding"  # how the training data was read, see FPTDataModule.encoding
 SETTINGS = "settings"  # what else the training depends on, by the names of the options
 UNSEEN = (
     "lr",
@@ -35,6 +37,9 @@ UNSEEN = (
     "moved_share",
     "warmup_steps",
     "weight_decay",
+    "optimizer",
+    "lr_scheduler",
+    "label_smoothing",
     "seed",
 )
 PREFIX = "model."  # where FPTClassifier keeps the transformer
@@ -61,7 +66,8 @@ def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None
     The model's sizes and frozen weights are compared elsewhere, by what they are; ``max_steps`` may change.
 
     Raises:
-        UsageError: If a rate, a dropout, the seed, the batch size or the precision is another than it was.
+        UsageError: If a rate, a dropout, the seed, the batch size or the precision is another than it was, or the
+            training data is read otherwise.
     """
     if module._trainer is None or module.trainer.state.fn != TrainerFn.FITTING:
         return
@@ -73,6 +79,12 @@ def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None
                 f"{name} was {before[name]} up to this checkpoint and is {own} here: leave it as it was, or start "
                 "another run"
             )
+    datamodule = getattr(module.trainer, "datamodule", None)
+    if isinstance(datamodule, FPTDataModule) and checkpoint.get(ENCODING, {}) not in ({}, datamodule.encoding()):
+        raise UsageError(
+            "the training data has other classes, words or units than up to this checkpoint: leave it as it was, or "
+            "start another run"
+        )
 
 
 def _of_model(hparams: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The trained parts of a run as two small files that anyone may open: safetensors, and JSON that says what it is."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,20 +11,28 @@ from fpt_lightning.files import whole_file, write_whole
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
 
-def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path:
+def export_trained(
+    model: FrozenPretrainedTransformer, path: str | Path, class_names: Sequence[str] | None = None
+) -> Path:
     """Writes the trained parameters to a safetensors file, and what they belong to into a JSON file beside it.
 
     Returns:
         The safetensors file; the JSON file has the same name with ``.json``.
     """
+    path = Path(path)
+    write_trained(model, path)
+    identity = model.identity() | ({} if class_names is None else {"class_names": list(class_names)})
+    write_whole(path.with_suffix(".json"), json.dumps(identity, indent=2) + "\n")
+    return path
+
+
+def write_trained(model: FrozenPretrainedTransformer, path: Path) -> None:
+    """Writes the safetensors file alone."""
     from safetensors.torch import save_file
 
-    path = Path(path)
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()}
     with whole_file(path) as part:
         save_file(tensors, part, metadata={"format": "pt", "frozen": model.frozen_hash()})
-    write_whole(path.with_suffix(".json"), json.dumps(model.identity(), indent=2) + "\n")
-    return path
 
 
 def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:

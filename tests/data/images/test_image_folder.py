@@ -229,9 +229,10 @@ def test_prepare_and_predict(fpt: Fpt, tiny: list[str], image_root: Path, capsys
     assert json.loads(Path("run/result.json").read_text())["task"] == "image_folder"
     checkpoint = "--ckpt_path=run/checkpoints/best.ckpt"
     assert fpt("predict", *words, "--model.backbone=tiny", "--trainer.accelerator=cpu", checkpoint) == 0
-    rows = read_rows(Path("predictions.csv"))
-    assert [int(row["example"]) for row in rows] == list(range(20))
-    assert [int(row["target"]) for row in rows] == [0] * 10 + [1] * 10
+    rows = read_rows(Path("run/predictions.csv"))
+    files = sorted((image_root / "test").rglob("*.*"))
+    assert [row["example"] for row in rows] == [str(file.relative_to(image_root)) for file in files]
+    assert [row["target"] for row in rows] == ["cat"] * 10 + ["dog"] * 10
 
 
 def test_an_image_that_vanishes_is_named(image_root: Path) -> None:

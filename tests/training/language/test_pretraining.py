@@ -115,7 +115,7 @@ def test_validate_and_predict_read_a_checkpoint(fpt: Fpt, small_language: list[s
     assert fpt("fit", *small_language, "--run_folder=run") == 0
     for command in ("validate", "test", "predict"):
         assert fpt(command, *small_language, "--ckpt_path=run/checkpoints/best.ckpt") == 0
-    predicted = read_rows(Path("predictions.csv"))
+    predicted = read_rows(Path("run/predictions.csv"))
     assert len(predicted) == 6
     assert len(predicted[0]["prediction"].split()) == 32
 

@@ -1,6 +1,5 @@
 """Tasks from tables of one's own: a sequence in one column or several, a class or a number in another."""
 
-import hashlib
 import textwrap
 from abc import abstractmethod
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fpt_lightning.data.columnar.columns import Kind, TableSource, read_sequences, read_targets
-from fpt_lightning.data.columnar.encoding import Codes, Columns, mean_and_std, standardized
+from fpt_lightning.data.columnar.encoding import Codes, Columns, Units, digest, mean_and_std
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least, proper_shares
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
@@ -21,6 +20,8 @@ class Content(NamedTuple):
     """Everything that the tables of a task hold."""
 
     task: TaskSpec
+    codes: Codes
+    units: Units | None  # where numbers are standardized
     splits: dict[Split, SequenceTable]
     shortened: int  # sequences that lost their end to ``limit``
     facts: dict[str, Any]
@@ -100,6 +101,10 @@ class TableTask(FPTDataModule):
     def source(self, split: Split) -> TableSource | None:
         """The table of a split; None where it is to be cut from the training table."""
 
+    def new_source(self) -> TableSource | None:
+        """The table of new rows to predict, with or without the target column."""
+        return None
+
     @property
     @abstractmethod
     def default_name(self) -> str: ...
@@ -107,29 +112,85 @@ class TableTask(FPTDataModule):
     @property
     def task(self) -> TaskSpec:
         """One answer on the last token; the other sizes are those of the data, which is read for it."""
-        return self.content.task
+        return self.content.task if self.learnt is None else TaskSpec(**self.learnt["task"])
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The labels of the classes, as the target column has them."""
+        if self.learnt is not None:
+            names: list[str] | None = self.learnt.get("class_names")
+            return names
+        return None if self.regression else self.content.codes.classes.to_pylist()
+
+    def encoding(self) -> dict[str, Any]:
+        """Columns, words, classes and units of the training table."""
+        if self.learnt is not None:
+            return self.learnt
+        units = self.content.units
+        return {
+            **super().encoding(),
+            **self.content.codes.as_plain(),
+            "kind": self.kind,
+            "columns": self.input_columns,
+            "units": units and [part.tolist() for part in units],
+            "task": self.task.as_dict(),
+        }
+
+    def use_encoding(self, encoding: dict[str, Any]) -> None:
+        if encoding == (self.learnt or {}) or (encoding and "content" in vars(self) and encoding == self.encoding()):
+            return
+        task = TaskSpec(**encoding["task"]) if encoding else None
+        if task is not None:
+            other = {"kind": encoding["kind"], "regression": task.classes is None, "token_width": task.token_width or 1}
+            for name, value in other.items():
+                if getattr(self, name) != value:
+                    raise UsageError(f"data.{name} is {getattr(self, name)}, the checkpoint was trained with {value}")
+        super().use_encoding(encoding)
+        vars(self).pop("content", None)  # which was read otherwise
 
     @cached_property
     def content(self) -> Content:
         """All splits, read once."""
-        read = {split: self._read(source) for split in SPLITS if (source := self.source(split)) is not None}
-        codes = Codes.of(read["train"], self.kind, unknown=self.unknown)
+        learnt = self.learnt
+        sizes = self.task if learnt else None
+        read = {split: self._read(source, sizes) for split in SPLITS if (source := self.source(split)) is not None}
+        codes = Codes.from_plain(learnt) if learnt else Codes.of(read["train"], self.kind, unknown=self.unknown)
         encoded = {split: codes.encode(columns, self.token_width) for split, columns in read.items()}
         splits = self._with_all_splits(encoded)
         facts = {
-            "examples": {split: _digest(part) for split, part in splits.items()},
+            "examples": {split: digest(part) for split, part in splits.items()},
             "vocabulary": None if codes.words is None else codes.words.to_pylist(),
             "classes": [] if self.regression else codes.classes.to_pylist(),
             "standardize": self.standardize,
         }
-        task = self._sizes(codes, splits)
-        if self.kind == "numbers" and self.standardize:
-            splits = standardized(splits, int(splits["train"].lengths[0]) if len(read["train"].inputs) > 1 else 1)
+        task = sizes or self._sizes(codes, splits)
+        if learnt:
+            units = Units.from_plain(learnt["units"])
+        elif self.kind == "numbers" and self.standardize:
+            units = Units.of(splits["train"], int(splits["train"].lengths[0]) if len(read["train"].inputs) > 1 else 1)
+        else:
+            units = None
+        if units is not None:
+            splits = {split: units.standardized(part) for split, part in splits.items()}
         shortened = sum(columns.shortened for columns in read.values())
-        return Content(task, {split: part.table() for split, part in splits.items()}, shortened, facts)
+        tables = {split: part.table() for split, part in splits.items()}
+        return Content(task, codes, units, tables, shortened, facts)
 
     def prepare_data(self) -> None:
-        _ = self.content  # so that a wrong cell is named before a run begins
+        if not (self._predicts and self.new_source() is not None):
+            _ = self.content  # so that a wrong cell is named before a run begins
+
+    def new_examples(self) -> SequenceTable | None:
+        """The rows of :meth:`new_source` in their order, read as the training table was."""
+        if (source := self.new_source()) is None:
+            return None
+        learnt = self.encoding()
+        columns = self._read(source, TaskSpec(**learnt["task"]), is_new=True)
+        encoded, units = Codes.from_plain(learnt).encode(columns, self.token_width), Units.from_plain(learnt["units"])
+        table = (encoded if units is None else units.standardized(encoded)).table()
+        if columns.targets is None:
+            table.targets = table.targets[:, :0]
+        return table
 
     def dataset(self, split: Split) -> SequenceTable:
         return self.content.splits[split]
@@ -148,9 +209,11 @@ class TableTask(FPTDataModule):
             lines.append(f"limit {self.limit}: {self.content.shortened:,} sequences lost their end")
         return lines
 
-    def _read(self, source: TableSource) -> Columns:
-        inputs = self._inputs(source)
-        table = source.load([*inputs, self.target_column])
+    def _read(self, source: TableSource, learnt: TaskSpec | None = None, *, is_new: bool = False) -> Columns:
+        """Reads a table: sequences that fit sizes which are ``learnt``, targets that new rows may lack."""
+        has_targets = not is_new or self.target_column in source.columns
+        inputs = self._inputs(source, self.target_column if has_targets else None)
+        table = source.load([*inputs, *([self.target_column] if has_targets else [])])
         if table.num_rows == 0:
             raise FPTError(f"{source.name} has no rows")
         sequences = read_sequences(source, table, inputs, self.kind)
@@ -158,19 +221,32 @@ class TableTask(FPTDataModule):
             row = int((uneven > 0).argmax())
             what = f"{sequences.lengths[row]} numbers, which data.token_width {self.token_width} does not divide"
             raise source.fault(inputs[0], row, what)
-        limit = self.limit * self.token_width if self.limit is not None else int(sequences.lengths.max())
+        longest = int(sequences.lengths.max())
+        limit = self.limit * self.token_width if self.limit is not None else longest
+        if learnt is not None and min(limit, longest) > (most := learnt.max_length * self.token_width):
+            if self.limit is None:
+                what = f"{longest // self.token_width} tokens, where the model has met at most {learnt.max_length}"
+                way_out = f"data.limit {learnt.max_length} cuts them"
+                raise source.fault(inputs[0], int(sequences.lengths.argmax()), f"{what}; {way_out}")
+            limit = most
         return Columns(
             source=source,
             inputs=inputs,
             target=self.target_column,
             sequences=sequences.shortened(limit),
-            targets=read_targets(source, table, self.target_column, "numbers" if self.regression else "words"),
+            targets=read_targets(source, table, self.target_column, "numbers" if self.regression else "words")
+            if has_targets
+            else None,
             shortened=int((sequences.lengths > limit).sum()),
         )
 
-    def _inputs(self, source: TableSource) -> list[str]:
+    def _inputs(self, source: TableSource, target: str | None) -> list[str]:
         """The input columns; the training table's, where none are named."""
-        source.require([self.target_column])
+        source.require([] if target is None else [target])
+        if self.learnt is not None:
+            columns: list[str] = self.learnt["columns"]
+            source.require(columns)
+            return columns
         if self.input_columns is None:
             self.input_columns = [column for column in source.columns if column != self.target_column]
         source.require(self.input_columns)
@@ -217,10 +293,3 @@ class TableTask(FPTDataModule):
             target_mean=mean,
             target_std=std,
         )
-
-
-def _digest(examples: LabelledSequences) -> str:
-    digest = hashlib.sha256()
-    for array in examples:
-        digest.update(f"{array.dtype} {array.shape}\n".encode() + array.tobytes())
-    return digest.hexdigest()

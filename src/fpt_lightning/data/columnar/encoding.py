@@ -1,9 +1,10 @@
 """From the columns of a table to ids and numbers: the training table decides what every token and class is called."""
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,10 @@ from fpt_lightning.errors import FPTError
 
 @dataclass(frozen=True)
 class Columns:
-    """What was read of a table; targets are ``pyarrow`` text ``[rows]`` of class labels, or float64 ``[rows]``."""
+    """What was read of a table.
+
+    Targets are ``pyarrow`` text ``[rows]`` of class labels, float64 ``[rows]``, or None where nobody knows them.
+    """
 
     source: TableSource
     inputs: Sequence[str]
@@ -71,6 +75,26 @@ class Codes:
                 )
         return cls(words, size, classes, unknown)
 
+    @classmethod
+    def from_plain(cls, saved: Mapping[str, Any]) -> "Codes":
+        """Those that :meth:`as_plain` gave."""
+        import pyarrow as pa
+
+        words, classes = (
+            None if saved[name] is None else pa.array(saved[name], pa.large_string()) for name in ("words", "classes")
+        )
+        return cls(words, saved["vocabulary_size"], classes, saved["unknown"])
+
+    def as_plain(self) -> dict[str, Any]:
+        """The codes as values that a checkpoint can hold."""
+        words, classes = (None if texts is None else texts.to_pylist() for texts in (self.words, self.classes))
+        return {
+            "words": words,
+            "vocabulary_size": self.vocabulary_size,
+            "classes": classes,
+            "unknown": self.unknown,
+        }
+
     def encode(self, columns: Columns, token_width: int) -> LabelledSequences:
         """Looks every token and class up.
 
@@ -78,7 +102,10 @@ class Codes:
             FPTError: If the training table does not have one, naming its place.
         """
         values, lengths = columns.sequences
-        targets = columns.targets if self.classes is None else self._classes(columns)
+        if columns.targets is None:
+            targets = np.zeros(len(lengths), dtype=np.int64)
+        else:
+            targets = columns.targets if self.classes is None else self._classes(columns)
         if self.vocabulary_size is not None:
             return LabelledSequences(self._ids(columns, self.vocabulary_size), lengths, targets)
         numbers = values.to_numpy(zero_copy_only=False).reshape(-1, token_width)
@@ -106,22 +133,41 @@ class Codes:
         return classes
 
 
-def standardized(splits: dict[Any, LabelledSequences], positions: int) -> dict[Any, LabelledSequences]:
-    """Numbers in standard units, those of the training split.
+class Units(NamedTuple):
+    """What numbers are measured in: ``[positions, token_width]`` mean and standard deviation.
 
-    Args:
-        splits: Sequences of every split, that of ``train`` among them.
-        positions: Tokens of a sequence, each of which has units of its own; 1 where all are alike.
+    Every position of a sequence has units of its own; there is one position where all are alike.
     """
-    train = splits["train"].values
-    features = train.reshape(-1, positions, train.shape[1])
-    mean, std = features.mean(axis=0), features.std(axis=0)
-    # a constant's deviation need not be 0 when it is computed, nor that of tiny numbers above 0
-    std[(features == features[0]).all(axis=0) | (std == 0)] = 1.0
-    return {
-        split: part._replace(values=((part.values.reshape(-1, *mean.shape) - mean) / std).reshape(part.values.shape))
-        for split, part in splits.items()
-    }
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def of(cls, train: LabelledSequences, positions: int) -> "Units":
+        """Those of the training split."""
+        features = train.values.reshape(-1, positions, train.values.shape[1])
+        mean, std = features.mean(axis=0), features.std(axis=0)
+        # a constant's deviation need not be 0 when it is computed, nor that of tiny numbers above 0
+        std[(features == features[0]).all(axis=0) | (std == 0)] = 1.0
+        return cls(mean, std)
+
+    @classmethod
+    def from_plain(cls, saved: Sequence[Any] | None) -> "Units | None":
+        """Those of lists of numbers; None where there are none."""
+        return None if saved is None else cls(*(np.array(part) for part in saved))
+
+    def standardized(self, part: LabelledSequences) -> LabelledSequences:
+        """Sequences in these units."""
+        values = (part.values.reshape(-1, *self.mean.shape) - self.mean) / self.std
+        return part._replace(values=values.reshape(part.values.shape))
+
+
+def digest(examples: LabelledSequences) -> str:
+    """A hash of sequences and targets."""
+    digest = hashlib.sha256()
+    for array in examples:
+        digest.update(f"{array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def mean_and_std(numbers: np.ndarray) -> tuple[float, float]:

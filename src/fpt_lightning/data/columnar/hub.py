@@ -27,6 +27,8 @@ class HubDataset(TableTask):
         train_split: The split to train on.
         validation_split: The validation split; cut from the training split where it is left out.
         test_split: The test split, likewise.
+        predict_split: A split of new rows for ``fpt predict``, of this dataset or of another at ``path``: with the
+            input columns and perhaps the target, read as the training split was.
         kwargs: Those of :class:`TableTask`.
     """
 
@@ -41,20 +43,37 @@ class HubDataset(TableTask):
         train_split: str = "train",
         validation_split: str | None = None,
         test_split: str | None = None,
+        predict_split: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(target_column, **kwargs)
         self.path = path
         self.subset = subset
         self.revision = revision
+        self.predict_split = predict_split
         self.names: dict[Split, str | None] = {"train": train_split, "validation": validation_split, "test": test_split}
 
     @property
     def default_name(self) -> str:
         return Path(self.path).name or "dataset"
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names that the dataset has for its labels; the labels, where it has none."""
+        labels = super().class_names
+        if labels is None or self.learnt is not None:
+            return labels
+        feature = self._splits[self.names["train"] or ""].features[self.target_column]
+        names = getattr(feature, "names", None)  # of a ClassLabel, whose labels are numbers
+        return labels if names is None else [names[int(label)] for label in labels]
+
     def source(self, split: Split) -> TableSource | None:
-        name = self.names[split]
+        return self._source(self.names[split])
+
+    def new_source(self) -> TableSource | None:
+        return self._source(self.predict_split)
+
+    def _source(self, name: str | None) -> TableSource | None:
         if name is None:
             return None
         if name not in self._splits:

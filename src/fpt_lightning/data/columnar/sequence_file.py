@@ -29,6 +29,8 @@ class SequenceFile(TableTask):
         validation_file: The validation table; cut from the training table where it is left out.
         test_file: The test table, likewise.
         delimiter: What separates cells; a comma by default, a tab in ``.tsv``.
+        predict_file: A table of new rows for ``fpt predict``, with the training table's input columns and perhaps the
+            target; they are read as the training table was.
         kwargs: Those of :class:`TableTask`.
     """
 
@@ -39,18 +41,25 @@ class SequenceFile(TableTask):
         validation_file: str | None = None,
         test_file: str | None = None,
         delimiter: str | None = None,
+        predict_file: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(target_column, **kwargs)
         self.files: dict[Split, str | None] = {"train": train_file, "validation": validation_file, "test": test_file}
         self.delimiter = delimiter
+        self.predict_file = predict_file
 
     @property
     def default_name(self) -> str:
         return Path(self.files["train"] or "").stem
 
     def source(self, split: Split) -> TableSource | None:
-        file = self.files[split]
+        return self._open(self.files[split])
+
+    def new_source(self) -> TableSource | None:
+        return self._open(self.predict_file)
+
+    def _open(self, file: str | None) -> TableSource | None:
         return None if file is None else open_table(Path(self.root) / file, self.delimiter)
 
 

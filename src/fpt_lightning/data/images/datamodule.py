@@ -58,6 +58,27 @@ class ImageSplit(BatchDataset):
         return ImageRows(self.rows[chosen], indices[0] // len(self) if self.counts_epochs else None)
 
 
+class NewImages(BatchDataset):
+    """Images of no split, which no table holds; a batch is an :class:`ImageTable` of them.
+
+    Args:
+        pixels: ``[images, channels, image_size, image_size]`` uint8.
+        labels: ``[images, 1]`` int64, or ``[images, 0]`` where nobody knows them.
+        names: What each is called.
+    """
+
+    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> None:
+        self.pixels = pixels
+        self.labels = labels
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitems__(self, indices: Sequence[int]) -> ImageTable:
+        return ImageTable(self.pixels[list(indices)], self.labels[list(indices)])
+
+
 def to_patches(images: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Cuts images ``[batch, channels, height, width]`` row by row: ``[batch, patches, channels * patch_size**2]``."""
     # not F.unfold: on a GPU that is a kernel an image
@@ -147,6 +168,10 @@ class ImageTask(FPTDataModule):
             self._table = self.load()
         return self._table
 
+    def use_encoding(self, encoding: dict[str, Any]) -> None:
+        super().use_encoding(encoding)
+        self._scaling = None
+
     def dataset(self, split: Split) -> ImageSplit:
         return ImageSplit(self.rows(split), counts_epochs=split == "train" and self.augmentation is not None)
 
@@ -169,11 +194,16 @@ class ImageTask(FPTDataModule):
         names = (f"row {row}, column {column}" for row in range(1, side + 1) for column in range(1, side + 1))
         return TokenWords(tuple(names), grid=(side, side))
 
-    def transfer_batch_to_device(self, batch: ImageRows, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(
+        self, batch: ImageRows | ImageTable, device: torch.device, dataloader_idx: int
+    ) -> Batch:
         """Makes the batch on the device, which keeps the table from the first batch on.
 
         Tokens are ``[batch, patches, channels * patch_size**2]`` float, the target is ``[batch, 1]``.
         """
+        if isinstance(batch, ImageTable):
+            new = super().transfer_batch_to_device(batch, device, dataloader_idx)
+            return self._batch(new.pixels.float(), new.labels)
         if device.type == "cpu" or self.table.mebibytes <= self.device_resident_mb:
             self._table = ImageTable(self.table.pixels.to(device), self.table.labels.to(device))
         table = self.table
@@ -184,8 +214,12 @@ class ImageTask(FPTDataModule):
         labels = move(table.labels[here], device, dataloader_idx)
         if batch.epoch is not None:
             pixels = warp(pixels, self._affine_of(batch.epoch, device)[rows])
-        mean, std = self._scaling_on(device)
-        return Batch(to_patches(pixels.sub_(mean).div_(std), self.patch_size), labels[:, None])
+        return self._batch(pixels, labels[:, None])
+
+    def _batch(self, pixels: torch.Tensor, target: torch.Tensor) -> Batch:
+        """Of ``[batch, channels, image_size, image_size]`` float levels, which change in place."""
+        mean, std = self._scaling_on(pixels.device)
+        return Batch(to_patches(pixels.sub_(mean).div_(std), self.patch_size), target)
 
     def _affine_of(self, epoch: int, device: torch.device) -> torch.Tensor:
         """``[images, 2, 3]``, drawn once an epoch."""

@@ -104,6 +104,19 @@ def list_images(root: Path) -> list[ImageFile]:
     return listed
 
 
+def new_images(folder: Path) -> list[str]:
+    """The paths of all image files in a folder and below, within it and sorted.
+
+    Raises:
+        FPTError: If there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise FPTError(f"data.predict_folder: there is no folder {folder}")
+    if not (paths := _images_below(folder)):
+        raise FPTError(f"data.predict_folder: {folder} has no image; known are {', '.join(EXTENSIONS)}")
+    return [os.path.relpath(path, folder) for path in paths]
+
+
 def file_states(root: Path, files: Sequence[ImageFile]) -> list[tuple[str, int, int]]:
     """The path inside the root, the size and the time of every file: where they are unchanged, so are the pixels.
 

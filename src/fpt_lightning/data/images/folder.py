@@ -1,6 +1,8 @@
 """Any folder of images by class."""
 
 import hashlib
+import os
+import textwrap
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,16 @@ import torch
 from fpt_lightning.data.cache import cache_file, content_hash, kept
 from fpt_lightning.data.datamodule import SPLITS, Split, proper_shares
 from fpt_lightning.data.images.augmentation import Augmentation
-from fpt_lightning.data.images.datamodule import ImageTable, ImageTask
-from fpt_lightning.data.images.files import READER_VERSION, ImageFile, decode, file_states, find_classes, list_images
+from fpt_lightning.data.images.datamodule import ImageSplit, ImageTable, ImageTask, NewImages
+from fpt_lightning.data.images.files import (
+    READER_VERSION,
+    ImageFile,
+    decode,
+    file_states,
+    find_classes,
+    list_images,
+    new_images,
+)
 from fpt_lightning.errors import UsageError
 
 
@@ -35,6 +45,8 @@ class ImageFolder(ImageTask):
         augment: Crop, flip and rotate training images as CIFAR-10's, with a padding of an eighth of ``image_size``.
         validation_share: Share of the training images set aside for validation, where ``root`` has no folder for it.
         test_share: Share of all images set aside for the test, likewise.
+        predict_folder: A folder of new images for ``fpt predict``, flat or not, with or without their classes: they are
+            read as the training images were, and where every one lies in the folder of a class that is its target.
         kwargs: Those of :class:`ImageTask`.
     """
 
@@ -49,6 +61,7 @@ class ImageFolder(ImageTask):
         augment: bool = False,
         validation_share: float = 0.1,
         test_share: float = 0.1,
+        predict_folder: str | None = None,
         **kwargs: Any,
     ) -> None:
         if not root:
@@ -59,24 +72,69 @@ class ImageFolder(ImageTask):
         self.grey = grey
         self.validation_share = validation_share
         self.test_share = test_share
+        self.predict_folder = predict_folder
         if augment:
             self.augmentation = Augmentation(padding=image_size // 8)
         proper_shares(validation_share=validation_share, test_share=test_share)
 
-    @cached_property
+    @property
     def class_names(self) -> list[str]:
-        return find_classes(Path(self.root))
+        """The folders of the classes, sorted."""
+        return self._folders if self.learnt is None else self.learnt["class_names"]
 
     @property
     def classes(self) -> int:
         return len(self.class_names)
 
     @cached_property
+    def _folders(self) -> list[str]:
+        return find_classes(Path(self.root))
+
+    @cached_property
     def files(self) -> list[ImageFile]:
+        """All images below ``root``.
+
+        Raises:
+            UsageError: If their classes are not those of the training images.
+        """
+        if self._folders != self.class_names:
+            raise UsageError(
+                f"{self.root} holds the classes {textwrap.shorten(', '.join(self._folders), 100)}, the checkpoint "
+                f"knows {textwrap.shorten(', '.join(self.class_names), 100)}: data.predict_folder reads new images"
+            )
         return list_images(Path(self.root))
 
+    def encoding(self) -> dict[str, Any]:
+        mean, std = self.normalisation()
+        return {**super().encoding(), "mean": mean, "std": std}
+
     def prepare_data(self) -> None:
-        _ = self.table
+        if not (self.predict_folder and self._predicts):
+            _ = self.table
+
+    def new_examples(self) -> NewImages | None:
+        """The images of ``predict_folder``, by path.
+
+        Raises:
+            FPTError: If there is no such folder, or no image in it.
+        """
+        if self.predict_folder is None:
+            return None
+        folder = Path(self.predict_folder)
+        names = new_images(folder)
+        classes = [Path(name).parts[0] for name in names]
+        known = set(classes) <= set(self.class_names)
+        labels = [[self.class_names.index(name)] if known else [] for name in classes]
+        files = [ImageFile(str(folder / name), 0, None) for name in names]
+        pixels = decode(files, self.image_size, grey=self.grey)
+        return NewImages(pixels, torch.tensor(labels, dtype=torch.int64).reshape(len(names), -1), names)
+
+    def dataset(self, split: Split) -> ImageSplit:
+        """The rows of a split, called by their paths in ``root``."""
+        made = super().dataset(split)
+        if split == "test":
+            made.names = [os.path.relpath(self.files[row].path, self.root) for row in made.rows.tolist()]
+        return made
 
     def load(self) -> ImageTable:
         root = Path(self.root)
@@ -114,6 +172,10 @@ class ImageFolder(ImageTask):
 
     def normalisation(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the training images; 1 where all pixels of a channel are the same."""
+        return self._statistics if self.learnt is None else (self.learnt["mean"], self.learnt["std"])
+
+    @cached_property
+    def _statistics(self) -> tuple[list[float], list[float]]:
         pixels = self.table.pixels
         counts = torch.zeros(self.channels, 256, dtype=torch.float64)
         for part in self.rows("train").to(pixels.device).split(4096):
