@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 CASES = 320
 
 LASTING = ("align_steps", "num_nodes")
-"""Options whose large values ask for long work, or for machines that are waited for."""
+"""Options whose large values ask for long work, or for processes and machines that this one cannot start."""
 
 VALUES: list[Any] = [
     "words", "", "1e-3", 0, -1, 1, 1.5, 7, 2**31, 2**62, 10**400, 1e300, math.nan, math.inf, True, None, [], {}, [None],
