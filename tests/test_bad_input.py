@@ -98,7 +98,7 @@ USAGE = {
             "--data.n=2147483648": "data.n 2,147,483,648 with 1,000 examples to judge takes at least 16,000 GiB",
             "--data.test_examples=1" + "0" * 60: "examples to judge takes at least",
             "--model.architecture={n_layer: 1000, n_embd: 32768}": "backbone 'small' of 1,000 blocks takes at least 48,0",
-            "--model.architecture={n_positions: 1099511627776}": "backbone 'small' of 4 blocks takes at least",
+            "--model.architecture={n_layer: 1000, n_inner: 262144}": "backbone 'small' of 1,000 blocks takes at least 50",
             "--model.backbone=lstm|--model.architecture={layers: 1000000}": "backbone 'lstm' takes at least 17,6",
         }.items()
     },

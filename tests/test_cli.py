@@ -62,7 +62,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in HOME])
 def test_every_command_lists_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
+        main([command, "--help-all"])
     assert stopped.value.code == 0
     page = capsys.readouterr().out
     assert "--checkpoint.monitor" in page

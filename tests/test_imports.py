@@ -15,21 +15,21 @@ PACKAGE = Path(fpt_lightning.__file__).parent
 # from the top; rooms that share a line may import each other
 ORDER = (
     {"__main__"},
-    {"main"},
+    {"main", "completion"},
     {"experiments"},
     {"attention"},
-    {"cli"},
+    {"cli", "command_line"},
     {"runs"},
     {"training"},
     {"models"},
     {"data"},
-    {"arguments", "config_files", "options"},
+    {"config_files", "options"},
     {"errors", "files", "machine", "plain_yaml"},
 )
 LEVELS = {room: level for level, rooms in enumerate(reversed(ORDER)) for room in rooms}
 
 # the commands with options of their own, which the door imports by name
-DOOR = {"fpt_lightning.experiments.commands", "fpt_lightning.attention.command"}
+DOOR = {"fpt_lightning.experiments.commands", "fpt_lightning.attention.command", "fpt_lightning.completion"}
 
 
 def imported_modules(source: str) -> Iterator[str]:
@@ -113,7 +113,7 @@ def test_an_import_from_above_is_found(room: str, source: str) -> None:
         ("main", "from fpt_lightning import __version__\n"),
         ("experiments", '"""Beside :mod:`fpt_lightning.main`."""\nfrom fpt_lightning.cli import FPTCLI\n'),
         ("data", "IDENTITY = 'fpt_lightning'\nimport torch\n"),
-        ("arguments", "from fpt_lightning.config_files import find_config\n"),
+        ("command_line", "from fpt_lightning.config_files import find_config\n"),
     ],
 )
 def test_what_is_below_or_beside_may_be_imported(room: str, source: str) -> None:

@@ -1,71 +1,47 @@
 """The `fpt` command on LightningCLI: parses a command, builds datamodule, model and Trainer, and runs it."""
 
-import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import lightning as L
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 import fpt_lightning
-from fpt_lightning.arguments import ArgumentParser, checked, with_configs_found
+from fpt_lightning.command_line.arguments import ArgumentParser
+from fpt_lightning.command_line.defaults import (
+    CALLBACK_DEFAULTS,
+    CALLBACKS,
+    DEFAULT_MONITOR,
+    SWITCHES,
+    TRAINER_DEFAULTS,
+    commands,
+    options_of_commands,
+)
+from fpt_lightning.command_line.help_page import HelpPage, asked_for
+from fpt_lightning.command_line.noise import silence_what_no_user_can_mend
+from fpt_lightning.command_line.option_checks import check_options
+from fpt_lightning.command_line.words import with_configs_found
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.errors import DivergedError, FPTError, UsageError
+from fpt_lightning.errors import DivergedError, FPTError, UsageError, first_line
+from fpt_lightning.machine import visible_cores
 from fpt_lightning.runs.baselines import baselines
 from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, open_run_folder
-from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar
+from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary
 from fpt_lightning.training.checkpoint import ENCODING, read_checkpoint
+from fpt_lightning.training.choice import check_callback
 from fpt_lightning.training.classification import FPTClassifier
-from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.logger import RunLogger
 from fpt_lightning.training.trainer import FPTTrainer
-
-TRAINER_DEFAULTS = {
-    "max_steps": 1000,
-    "val_check_interval": 100,  # steps, not epochs: generated tasks have no epochs
-    "check_val_every_n_epoch": None,
-    "num_sanity_val_steps": 0,
-    "gradient_clip_val": 1.0,  # the reference implementation's
-    "log_every_n_steps": 10,
-    "enable_model_summary": False,  # PartsSummary says more
-}
-
-DEFAULT_MONITOR = "val_accuracy"
-
-# Two keep checkpoints: with `save_last` Lightning leaves last.ckpt alone wherever validation did not improve.
-CALLBACKS: dict[str, type[L.Callback]] = {
-    "checkpoint": ModelCheckpoint,
-    "last_checkpoint": ModelCheckpoint,  # after it, to hold its state
-    "early_stopping": EarlyStopping,
-    "progress": ProgressBar,
-    "predictions": PredictionWriter,
-    "export_backbone": ExportBackbone,
-}
-
-CALLBACK_DEFAULTS = {
-    "checkpoint.monitor": DEFAULT_MONITOR,
-    "checkpoint.mode": "max",
-    "checkpoint.filename": "best",
-    "checkpoint.enable_version_counter": False,
-    "last_checkpoint.filename": "last",
-    "last_checkpoint.enable_version_counter": False,
-}
-
-# Lightning refuses a callback whose kind the Trainer switches off.
-SWITCHES = {
-    "progress": "enable_progress_bar",
-    "checkpoint": "enable_checkpointing",
-    "last_checkpoint": "enable_checkpointing",
-}
 
 
 class FPTCLI(LightningCLI):
@@ -82,11 +58,11 @@ class FPTCLI(LightningCLI):
     trainer: FPTTrainer
     datamodule: FPTDataModule
     run_folder: RunFolder | None = None
-    _refusal: FPTError | None = None
+    _refusal: Exception | None = None
     _encoding: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
 
     def __init__(self, words: Sequence[str]) -> None:
-        _silence_what_no_user_can_mend()
+        silence_what_no_user_can_mend()
         self._command = words[0]
         for name in fpt_lightning.__all__:
             getattr(fpt_lightning, name)  # imported, so that configs can name the tasks without their modules
@@ -110,9 +86,7 @@ class FPTCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The command that is asked for alone, since each parser takes a twentieth of a second to build."""
-        ours = {"model", "datamodule"}  # which are no options of the command
-        known = {**LightningCLI.subcommands(), "run": ours, "prepare": ours}
-        return {self._command: known[self._command]}
+        return {self._command: commands()[self._command]}
 
     def add_default_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
         # a number, never a random one, because data and model are linked to it
@@ -120,6 +94,7 @@ class FPTCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
         """Adds the named callbacks, and links what no config should have to repeat."""
+        parser.elsewhere = frozenset(options_of_commands())
         folder_help = "Folder of the run; by default runs/TASK/NUMBER."
         parser.add_argument("--run_folder", type=str | None, default=None, help=folder_help)
         for name, callback in CALLBACKS.items():
@@ -133,7 +108,20 @@ class FPTCLI(LightningCLI):
 
     def parse_arguments(self, parser: ArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         """Parses the words given; unlike Lightning's it does not mind that the process has words of its own."""
-        self.config = checked(parser.parse_args(args))
+        if (group := asked_for(args)[0]) is not None:
+            self._show_help(parser, group, asked_for(args)[1])
+        self.config = parser.parse_args(["--help" if word == "--help-all" else word for word in args])
+        check_options(self.config[self.config.subcommand].as_dict(), {"trainer": FPTTrainer, **CALLBACKS})
+
+    def _show_help(self, parser: ArgumentParser, group: str, words: list[str]) -> Never:
+        own = self._parser(self._command)
+        try:
+            config = parser.parse_args(words)[self._command].as_dict()
+        except UsageError:  # no task is chosen yet
+            config = own.get_defaults().as_dict()
+        page = HelpPage(self._command, own, config)
+        print(page.of(group) if group else page.first())
+        raise SystemExit(0)
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as it is: it decides, and the checkpoint is compared with the model when it is loaded."""
@@ -174,6 +162,11 @@ class FPTCLI(LightningCLI):
         except ImportError as error:
             self._refusal = FPTError(f"{class_type.__name__} needs a package that is missing: {error}")
             raise
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            # what others say of their options; what ours raise is a bug, and shown as it is
+            ours = class_type.__module__.partition(".")[0] == fpt_lightning.__name__
+            self._refusal = error if ours else UsageError(f"{class_type.__name__}: {first_line(error)}")
+            raise ValueError(str(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> FPTTrainer:
         """Builds the Trainer; `fit` and `run` get a run folder with its loggers."""
@@ -192,10 +185,18 @@ class FPTCLI(LightningCLI):
             trainer.logger = False
         try:
             built = super().instantiate_trainer(**kwargs)
-        except MisconfigurationException as error:
-            raise UsageError(f"trainer: {error}") from error
+        except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
+            raise UsageError(f"trainer: {first_line(error)}") from error
         assert isinstance(built, FPTTrainer)
+        if isinstance(built.accelerator, CPUAccelerator) and built.num_devices > max(8, visible_cores()):
+            raise UsageError(f"trainer.devices {built.num_devices}: this machine has {visible_cores()} cores")
         return built
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except MisconfigurationException as error:
+            raise UsageError(f"trainer: {first_line(error)}") from error
 
     def run(self, **kwargs: Any) -> None:
         """Runs the Trainer's `run` and leaves result, learning curve and exported parts in the run folder."""
@@ -226,11 +227,19 @@ class FPTCLI(LightningCLI):
         print("\n".join(self.datamodule.describe()))
 
     def _watch_the_tasks_metric(self) -> None:
-        """Replaces a default monitor that the task has no metric for: a regression has no accuracy."""
-        for key in ("checkpoint", "early_stopping"):
+        """Replaces a default monitor that the task has no metric for: a regression has no accuracy.
+
+        Raises:
+            UsageError: If a callback watches a figure that there will not be, or cannot name its file.
+        """
+        for key in ("checkpoint", "last_checkpoint", "early_stopping"):
             callback: ModelCheckpoint | EarlyStopping = self._get(self.config_init, key)
             if callback.monitor == DEFAULT_MONITOR:
                 callback.monitor = f"val_{self.datamodule.task.metric}"
+            check_callback(key, callback, self.model)
+        for callback in _as_list(self._get(self.config_init, "trainer").callbacks):
+            if isinstance(callback, ModelCheckpoint | L.pytorch.callbacks.EarlyStopping):
+                check_callback("trainer.callbacks", callback, self.model)
 
     def _use_run_folder(self, trainer: Any) -> None:
         checkpoint = self._get(self.config, "ckpt_path")
@@ -280,18 +289,6 @@ class SaveRunConfig(SaveConfigCallback):
         if stage == "fit":
             # not trainer.log_dir, which waits for the other processes: this one is here alone
             RunFolder(Path(trainer.default_root_dir)).result.unlink(missing_ok=True)
-
-
-def _silence_what_no_user_can_mend() -> None:
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the datamodule chose them
-    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # between lightning and torch
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # a resumed run
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
-
-
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    """One function rather than a new one a command: a process that runs many would pile them up."""
-    return "litlogger" not in record.getMessage()
 
 
 def _as_list(value: Any) -> list[Any]:

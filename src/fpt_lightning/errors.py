@@ -66,3 +66,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def first_line(error: Exception) -> str:
     """What an error of others says, to stand within a sentence of ours."""
     return str(error).strip().partition("\n")[0].rstrip(".:")
+
+
+def brief(value: object) -> str:
+    """A value as a message shows it: a megabyte of it would hide the rest."""
+    text = "null" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+
+
+def printable(text: str) -> str:
+    """Text whose control characters are spelled out, so that a name neither colours a terminal nor moves its cursor."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)

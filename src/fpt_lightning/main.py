@@ -1,13 +1,17 @@
 """The door of the `fpt` command: help and version at once, everything else through the command line of cli.py."""
 
 import os
+import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from types import TracebackType
 
 from fpt_lightning import __version__
-from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.errors import FPTError, UsageError, did_you_mean, printable
 from fpt_lightning.machine import out_of_memory_named
 
 COMMANDS = {
@@ -21,6 +25,7 @@ COMMANDS = {
     "status": "which runs of a table are done, running, failed or missing",
     "report": "print a table beside the paper's figures: fpt report TABLE --format html",
     "attention": "draw what the answers of a run look at: fpt attention --checkpoint RUN",
+    "completion": "print the script that lets a shell complete all this: fpt completion bash",
 }
 
 # commands with options of their own, and the module whose function of that name takes them
@@ -29,9 +34,10 @@ HOME = {
     "status": "fpt_lightning.experiments.commands",
     "report": "fpt_lightning.experiments.commands",
     "attention": "fpt_lightning.attention.command",
+    "completion": "fpt_lightning.completion",
 }
 
-HELP = f"""usage: fpt COMMAND --config FILE [--config FILE ...] [--OPTION VALUE ...]
+HELP = f"""usage: fpt COMMAND [CONFIG.yaml ...] [RUN] [--OPTION VALUE ...]
 
 What can a frozen pretrained transformer compute outside the modality it was trained on?
 
@@ -39,11 +45,13 @@ commands:
 {chr(10).join(f"  {name:<10}{text}" for name, text in COMMANDS.items())}
 
 Configs compose from left to right; a name such as mnist.yaml or backbones/gpt2.yaml is found from any folder.
-  fpt run --config bit_xor.yaml --trainer.max_steps 2000
-  fpt run --config mnist.yaml --config backbones/gpt2.yaml --config trainer/gpu.yaml
+A run folder stands for its config and its checkpoint: test, validate and predict take the best, run and fit go on.
+  fpt run bit_xor.yaml --trainer.max_steps 2000
+  fpt run mnist.yaml backbones/gpt2.yaml trainer/gpu.yaml
+  fpt test runs/mnist/000
 
 options:
-  -h, --help   this page; `fpt COMMAND --help` lists every option of a command
+  -h, --help   this page; `fpt COMMAND --help` shows the options of a command
   --version    the version
   --debug      show the traceback of an error
 """
@@ -61,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if arguments is None and not debug:  # the process is ours
+        sys.excepthook = _say_bug
     try:
         with out_of_memory_named():
             _run(words)
@@ -71,9 +81,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FPTError as error:
         if debug:
             raise
-        print(f"fpt: error: {error}", file=sys.stderr)
+        print(f"fpt: error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _say_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Stands in for Python's last words on an exception that nobody foresaw: the traceback goes to a file.
+
+    It is a hook rather than a clause of :func:`main`: nothing is caught, Python itself ends the process with status 1.
+    """
+    if not issubclass(kind, Exception):  # Ctrl-C is none
+        sys.__excepthook__(kind, error, trace)
+        return
+    lines = [f"fpt-lightning {__version__}, Python {sys.version}\n{shlex.join(sys.argv)}\n\n"]
+    lines += traceback.format_exception(kind, error, trace)
+    said = printable(" ".join(traceback.format_exception_only(kind, error)[-1].split()))[:300]
+    try:
+        with NamedTemporaryFile("w", prefix="fpt-", suffix=".txt", delete=False, errors="replace") as file:
+            file.writelines(lines)
+        where = f"the traceback is in {file.name}"
+    except OSError:
+        where = "the same command with --debug shows the traceback"
+    print(f"fpt: error: this is a bug of fpt-lightning, or of code it was given: {said}\n{where}", file=sys.stderr)
 
 
 def _run(words: list[str]) -> None:

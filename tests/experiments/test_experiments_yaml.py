@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from conftest import Fpt
-from fpt_lightning.arguments import ArgumentParser, options_of, with_configs_found
 from fpt_lightning.cli import FPTCLI
+from fpt_lightning.command_line.arguments import ArgumentParser
+from fpt_lightning.command_line.option_checks import options_of
+from fpt_lightning.command_line.words import with_configs_found
 from fpt_lightning.config_files import find_config, shipped
+from fpt_lightning.data.images.mnist import MNIST
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.composition import PLACES, compose
 from fpt_lightning.experiments.grid import Grid, Selection, make_grid
@@ -301,7 +304,7 @@ def test_every_place_is_an_option(parser: ArgumentParser) -> None:
     (run,) = parser._commands.choices.values()
     keys = list(run.get_defaults().keys())
     known = {key.replace("init_args.", "") for key in keys}
-    known |= {f"data.{name}" for name in options_of("fpt_lightning.data.images.mnist.MNIST")}
+    known |= {f"data.{name}" for name in options_of(MNIST)}
     unknown = {place for place in PLACES if not any(f"{name}.".startswith(f"{place}.") for name in known)}
     assert not unknown
 

@@ -85,7 +85,7 @@ def test_what_no_run_could_go_on_with_is_refused_before_it_starts(options: dict[
         (["--optimizer=SGD", "--optimizer.lr=1"], "the learning rate is model.lr"),
         (["--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=1"], "leave lr_scheduler.max_lr away"),
         (["--optimizer=Adma"], "optimizer: no class is called 'Adma'"),
-        (["--optimizer=torch.nn.Linear"], "optimizer: torch.nn.Linear is no Optimizer"),
+        (["--optimizer=torch.nn.Linear"], "optimizer: expected Optimizer or null, got 'torch.nn.Linear'"),
         (["--optimizer=AdamW", "--optimizer.weight_decai=1"], "did you mean 'weight_decay'"),
         (["--lr_scheduler=CosineAnnealingLR"], "CosineAnnealingLR needs lr_scheduler.T_max"),
         (["--lr_scheduler=ReduceLROnPlateau", "--lr_scheduler.monitor=val_acc"], "did you mean 'val_accuracy'"),

@@ -15,7 +15,7 @@ from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import UsageError
 from fpt_lightning.files import write_whole
 from fpt_lightning.options import OptionParser
-from fpt_lightning.runs.saved import find_run
+from fpt_lightning.runs.find import find_run
 from fpt_lightning.training.classification import FPTClassifier
 
 TOGETHER = 2**22

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from fpt_lightning.cli import FPTCLI
-from fpt_lightning.config_files import read_config
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import UsageError
 from fpt_lightning.runs.folder import RunFolder
@@ -33,7 +32,7 @@ class _Rebuilt(FPTCLI):
     """The command line of a run, which stops once model and data are there."""
 
     def __init__(self, config: Path) -> None:
-        super().__init__([_command(config), "--config", str(config)])
+        super().__init__(["fit", "--config", str(config)])
 
     def before_instantiate_classes(self) -> None:
         """Leaves out what would reach outside: loggers, callbacks, and parts that the checkpoint replaces."""
@@ -49,9 +48,3 @@ class _Rebuilt(FPTCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs nothing."""
-
-
-def _command(config: Path) -> str:
-    """The command whose options a saved config holds."""
-    saved = read_config(config)
-    return "run" if isinstance(saved, dict) and "protocol" in saved else "fit"

@@ -204,6 +204,7 @@ class FPTDataModule(L.LightningDataModule):
         if stage == "fit":  # before the run has begun
             self.use_encoding({})
             self._check_batch_size()
+            self._check_epochs()
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of the training stream, without end for a generated task."""
@@ -243,6 +244,17 @@ class FPTDataModule(L.LightningDataModule):
         if (available := len(self.examples("train"))) < self.batch_size:
             raise UsageError(f"data.batch_size {self.batch_size} is more than the {available} training examples")
         expect_batch_fits(self.examples("train"), self.task, self.batch_size)
+
+    def _check_epochs(self) -> None:
+        """Refuses a training by epochs where the first would never end."""
+        trainer = self.trainer
+        if trainer is None or not isinstance(trainer.limit_train_batches, float) or (trainer.max_epochs or -1) < 0:
+            return
+        if len(self.examples("train")) >= ENDLESS:
+            raise UsageError(
+                f"{self.task.name} is generated without end and has no epochs: "
+                "set trainer.max_steps to say how long it trains, and leave trainer.max_epochs away"
+            )
 
     def _loader(
         self, dataset: BatchDataset, batch_size: int, *, training: bool = False, in_order: bool = False

@@ -58,7 +58,7 @@ def status(words: Sequence[str]) -> None:
     outcomes = grid.outcomes()
     from rich.console import Console
 
-    from fpt_lightning.experiments.screen import describe, overview
+    from fpt_lightning.experiments.screen import describe, overview, plain
 
     console = Console(highlight=False)
     console.print(overview(grid, outcomes))
@@ -67,12 +67,12 @@ def status(words: Sequence[str]) -> None:
         runs = [run for cell in grid.cells if cell.task == task for run in cell.runs.values()]
         data = {result.data_fingerprint for run in runs if (result := outcomes[run.id].result) is not None} - {None}
         if len(data) > 1:
-            console.print(f"Different data on {task}: {len(data)} fingerprints, of which `fpt report` says more")
+            console.print(plain(f"Different data on {task}: {len(data)} fingerprints, of which `fpt report` says more"))
     for run in grid.due(outcomes):
         outcome = outcomes[run.id]
         if options.all or outcome.cause or outcome.state in (State.RUNNING, State.STOPPED):
             cause = f": {outcome.cause}" if outcome.cause else ""
-            console.print(f"{outcome.state:<9} {run.folder}  {describe(run)}{cause}", soft_wrap=True, markup=False)
+            console.print(plain(f"{outcome.state:<9} {run.folder}  {describe(run)}{cause}"), soft_wrap=True)
 
 
 def report(words: Sequence[str]) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table as Box
 from rich.text import Text
 
+from fpt_lightning.errors import printable
 from fpt_lightning.experiments.cells import Cell, Run
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.runs.outcome import Outcome, State
@@ -50,15 +50,15 @@ class Screen:
         """Prints a line: what a run measured, or why it failed."""
         what = f"{run.folder.name}  {describe(run)}"
         if outcome.state is State.DIVERGED:
-            said = Text(f"{what}  {outcome.cause}", style=STYLES[State.DIVERGED])
+            said = plain(f"{what}  {outcome.cause}", style=STYLES[State.DIVERGED])
         elif outcome.state is not State.FINISHED or outcome.result is None:
-            said = Text(f"{what}  failed: {outcome.cause}", style="red")
+            said = plain(f"{what}  failed: {outcome.cause}", style="red")
         elif run.id in self._seconds:
-            said = Text(f"{what}  tested")
+            said = plain(f"{what}  tested")
         else:
             took = seconds if outcome.result.wall_seconds is None else outcome.result.wall_seconds
             self._seconds[run.id] = took
-            said = Text(f"{what}  validation {outcome.result.validation:.4f}, {took:.0f} s")
+            said = plain(f"{what}  validation {outcome.result.validation:.4f}, {took:.0f} s")
         self.console.print(said, soft_wrap=True)
 
     def _below(self, outcomes: dict[str, Outcome], running: list[str]) -> Text:
@@ -66,7 +66,7 @@ class Screen:
         done = sum(run.is_done(outcomes[run.id]) for run in self.grid.due(outcomes))
         total = self.grid.size(outcomes)
         lines.append(f"{done} of {total} runs{self._left(total - done)}")
-        return Text("\n".join(lines))
+        return Text("\n").join(map(plain, lines))
 
     def _left(self, runs: int) -> str:
         if not self._seconds or runs <= 0:
@@ -79,13 +79,19 @@ class Screen:
 
 def overview(grid: Grid, outcomes: dict[str, Outcome]) -> Box:
     """Arms against tasks: finished runs of all, and those that failed or run."""
-    box = Box(title=escape(f"{grid.table.name} ({grid.profile.name}, {grid.protocol.name}): {grid.table.title}"))
+    about = f"{grid.table.name} ({grid.profile.name}, {grid.protocol.name}): {grid.table.title}"
+    box = Box(title=plain(about))
     box.add_column("")
     for task in dict.fromkeys(cell.task for cell in grid.cells):
-        box.add_column(Text(grid.experiments.tasks[task].title), justify="right")
+        box.add_column(plain(grid.experiments.tasks[task].title), justify="right")
     for name, cells in groupby(grid.cells, lambda cell: cell.arm.name):
-        box.add_row(Text(name), *(_stand(cell, outcomes) for cell in cells))
+        box.add_row(plain(name), *(_stand(cell, outcomes) for cell in cells))
     return box
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text of a file or of a user: it is shown as it stands, be it markup or a terminal's commands."""
+    return Text(printable(text).replace("\n", "\\n"), style=style)
 
 
 def describe(run: Run) -> str:

@@ -7,6 +7,7 @@ from huggingface_hub.constants import CONFIG_NAME
 
 from fpt_lightning.config_files import read_config
 from fpt_lightning.errors import FPTError
+from fpt_lightning.runs.find import find_run
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.result import read_json
 from fpt_lightning.training.classification import FPTClassifier
@@ -34,36 +35,6 @@ def load(path: str | Path) -> FPTClassifier:
         result = read_json(folder.result) or {}
         model.figures |= {name: value for name, value in result.items() if name.startswith("test_")}
     return model.eval()
-
-
-def find_run(path: Path) -> tuple[RunFolder, Path]:
-    """Finds the run folder and the checkpoint that somebody means.
-
-    Args:
-        path: A run folder, whose ``best.ckpt`` is meant, or one of its checkpoints.
-
-    Raises:
-        FPTError: If it is neither.
-    """
-    if not path.exists():
-        raise FPTError(f"there is no run folder {path}")
-    folder = RunFolder(path if path.is_dir() else path.parent.parent)
-    if not folder.config.is_file():
-        raise FPTError(
-            f"{folder.path} has no config.yaml: it is not a run folder\n"
-            "Give the folder that `fpt run` printed, or a file in its checkpoints/."
-        )
-    if path.is_file():
-        return folder, path
-    best, last = (folder.checkpoints / f"{name}.ckpt" for name in ("best", "last"))
-    if not best.is_file():
-        again = f"fpt run --config {folder.config} --run_folder {folder.path}"
-        way_out = f"`{again} --ckpt_path {last}` goes on with it" if last.is_file() else f"`{again}` starts it again"
-        raise FPTError(
-            f"{folder.path} has no checkpoints/best.ckpt: the run ended before a validation\n"
-            f"{way_out}, or give another of its checkpoints."
-        )
-    return folder, best
 
 
 def _class_of(folder: RunFolder) -> type[FPTClassifier]:

@@ -40,42 +40,63 @@ class EarlyStopping(callbacks.EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
-class ProgressBar(callbacks.TQDMProgressBar):
-    """One bar over all steps of a run, with loss, metric and samples a second.
+class ProgressBar(callbacks.RichProgressBar):
+    """One bar over all steps of a run, with loss, validation's metric and samples a second; in a terminal alone.
+
+    It is gone when the run ends.
 
     Args:
-        refresh_rate: Steps between two updates; each waits for the device. Where the output is a file, ten times as
-            many.
+        refresh_rate: Steps between two updates; each waits for the device. 0 shows no bar.
     """
 
     def __init__(self, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate if sys.stdout.isatty() else 10 * refresh_rate, leave=False)
+        super().__init__(refresh_rate=refresh_rate)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    @property
+    def is_enabled(self) -> bool:
+        return super().is_enabled and sys.stdout.isatty()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Counts steps of the run rather than batches of an epoch."""
-        if trainer.max_steps > 0 and self.train_progress_bar.n > 0:
-            return  # a later epoch of the same bar: its clock goes on
-        super().on_train_epoch_start(trainer)
-        if trainer.max_steps > 0:
-            self.train_progress_bar.total = trainer.max_steps
-            self.train_progress_bar.n = self.train_progress_bar.initial = trainer.global_step
-            self.train_progress_bar.set_description("Training")
+        if trainer.max_steps < 0:
+            super().on_train_epoch_start(trainer, pl_module)
+        elif self.progress is not None and self.train_progress_bar_id is None:
+            self.train_progress_bar_id = self.progress.add_task(
+                "Training", total=trainer.max_steps, completed=trainer.global_step
+            )
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step - 1 if trainer.max_steps > 0 else batch_idx
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, step)
+        step = batch_idx if trainer.max_steps < 0 else trainer.global_step - 1
+        if self.is_enabled and (step + 1) % int(self.refresh_rate) == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, step)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *arguments: Any, **others: Any) -> None:
+        """Adds no second bar while a run trains."""
+        if trainer.state.fn != "fit":
+            super().on_validation_batch_start(trainer, *arguments, **others)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.progress is not None:
+            self.progress.live.transient = True
+        super().teardown(trainer, pl_module, stage)
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The logged metrics, the rate in whole samples, without the logger's version number."""
+        """The figures that have room in a line, the rate in whole samples."""
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        if isinstance(rate := metrics.pop("samples_per_second", None), float):
-            metrics["samples/s"] = f"{rate:,.0f}"
-        return metrics
+        shown = {name: value for name, value in metrics.items() if name == "train_loss" or name.startswith("val_")}
+        if isinstance(rate := metrics.get("samples_per_second"), float):
+            shown["samples/s"] = f"{rate:,.0f}"
+        return shown
+
+    def configure_columns(self, trainer: L.Trainer) -> list[Any]:
+        """Lightning's, with a shorter bar, and without batches a second: samples a second say it."""
+        description, bar, batches, clock, _ = super().configure_columns(trainer)
+        bar.bar_width = 20
+        return [description, bar, batches, clock]
 
 
 class Throughput(callbacks.Callback):

@@ -4,10 +4,37 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.errors import FPTError, UsageError, brief
 from fpt_lightning.training.checkpoint import chosen_step
+from fpt_lightning.training.classification import FPTClassifier
+
+LOGGED = ("train_loss", "train_accuracy", "samples_per_second", "epoch", "step")  # besides those of a validation
+
+
+def check_callback(name: str, callback: ModelCheckpoint | EarlyStopping, module: L.LightningModule) -> None:
+    """Refuses a callback that would end the training at its first validation.
+
+    Args:
+        name: The option that holds it.
+        callback: The callback.
+        module: What trains. Only of :class:`FPTClassifier` itself it is known which figures there will be.
+
+    Raises:
+        UsageError: If it watches a figure that nobody logs, or the name of its files is no pattern.
+    """
+    if type(module) is FPTClassifier and callback.monitor is not None:
+        figures = [*module.validation_metrics]
+        known = figures if isinstance(callback, EarlyStopping) else [*figures, *LOGGED]
+        if callback.monitor not in known:
+            raise UsageError(f"{name}.monitor is one of {', '.join(figures)}, not {brief(callback.monitor)}")
+    if isinstance(callback, ModelCheckpoint):
+        try:
+            callback.format_checkpoint_name({})
+        except (ValueError, LookupError, AttributeError) as error:
+            raise UsageError(f"{name}.filename {brief(callback.filename)} is no pattern of a name: {error}") from error
 
 
 def check_choice(callbacks: Sequence[ModelCheckpoint]) -> None:

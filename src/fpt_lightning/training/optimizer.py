@@ -10,9 +10,11 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
-from fpt_lightning.arguments import RATES, rate_given_twice
 from fpt_lightning.errors import UsageError, did_you_mean, first_line
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+
+RATES = {"optimizer": "lr", "lr_scheduler": "max_lr"}
+"""The argument of a class that is the learning rate, which ``model.lr`` and ``model.part_lr`` give."""
 
 T = TypeVar("T")
 
@@ -200,3 +202,8 @@ def _built(kind: type[T], option: str, *args: Any, **kwargs: Any) -> T:
         return kind(*args, **kwargs)
     except (TypeError, ValueError, KeyError) as error:
         raise UsageError(f"{option}: {kind.__name__} refuses: {first_line(error)}") from error
+
+
+def rate_given_twice(option: str) -> str:
+    """What is wrong with ``optimizer.lr`` and ``lr_scheduler.max_lr``."""
+    return f"the learning rate is model.lr, that of single parts model.part_lr: leave {option}.{RATES[option]} away"

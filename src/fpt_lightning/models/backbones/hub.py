@@ -1,6 +1,8 @@
 """Config and weights from a local folder in Hugging Face's format, its cache or its hub, or from a GGUF file."""
 
 import io
+import json
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -11,15 +13,31 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean, first_line
 from fpt_lightning.models.backbones.architectures import ARCHITECTURES, EMBEDDED, WITHOUT_WEIGHTS, location
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.backbones.families.base import HubFamily
 
-LARGEST = {"num_hidden_layers": 1_000, "hidden_size": 2**15, "num_attention_heads": 2**12, "num_key_value_heads": 2**12}
+LARGEST = {
+    "num_hidden_layers": 1_000,
+    "hidden_size": 2**15,
+    "num_attention_heads": 2**12,
+    "num_key_value_heads": 2**12,
+    "head_dim": 2**15,
+    "d_kv": 2**15,
+    "n_inner": 2**18,
+    "intermediate_size": 2**18,
+    "d_ff": 2**18,
+    "max_position_embeddings": 2**24,
+}
 """Beyond those of any model there is; more would take hours to be found too large."""
+
+# fields of a config that say nothing of the body's sizes, or are set here
+NO_SIZES = ("model_type", "dtype", "architectures", "transformers_version", "attribute_map", "quantization_config")
 
 # what transformers and gguf raise for files that are not whole, or of other kinds
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, struct.error)
@@ -50,8 +68,8 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
     config.dtype = torch.float32  # whatever the weights are kept in: the Trainer's precision decides
     available = {**config.to_dict(), **config.attribute_map}
     for key, value in (choice.architecture or {}).items():
-        if key not in available:
-            near = did_you_mean(key, available)
+        if key not in available or key in NO_SIZES:
+            near = did_you_mean(str(key), available.keys() - NO_SIZES)
             raise UsageError(f"model.architecture: {config.model_type} has no field '{key}'{near}")
         try:
             setattr(config, key, value)
@@ -64,7 +82,7 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
 def _check_sizes(config: PretrainedConfig, source: str) -> None:
     for field, most in LARGEST.items():
         value = getattr(config, field, None)
-        if isinstance(value, int) and not 1 <= value <= most:
+        if type(value) is int and not 1 <= value <= most:
             name = config.attribute_map.get(field, field)
             raise UsageError(f"{source} does not make a {config.model_type}: {name} is 1 to {most:,}, got {value:,}")
 
@@ -98,6 +116,8 @@ def read_weights(name: str, family: HubFamily) -> nn.Module:
     if Path(name).is_dir():
         _check_weights(Path(name))
     place, arguments = _source(name)
+    if not arguments:
+        _check_index(name)
     try:
         with _quiet_transformers(bars=not arguments):
             body, loaded = family.model_class.from_pretrained(
@@ -175,3 +195,24 @@ def _check_weights(folder: Path) -> None:
                 opened.keys()
         except SafetensorError as error:
             raise FPTError(f"{file} is damaged ({error}): fetch or copy it again") from error
+
+
+def _check_index(name: str) -> None:
+    """Refuses an index of several weight files that names another than a safetensors file beside it.
+
+    transformers would read such a one as a pickle, whatever ``use_safetensors`` says.
+    """
+    try:
+        found = cached_file(location(name), SAFE_WEIGHTS_INDEX_NAME)
+    except OSError:  # there is none: the weights are one file, or missing
+        return
+    try:
+        files = json.loads(Path(str(found)).read_text())["weight_map"].values()
+        strange = sorted({str(file) for file in files if not re.fullmatch(r"[^/\\]+\.safetensors", str(file))})
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise FPTError(f"{found} is damaged ({first_line(error)}): fetch or copy it again") from error
+    if strange:
+        raise FPTError(
+            f"{found} names {strange[0]!r}: only safetensors files beside it are read, pickled ones never; "
+            "convert them with save_pretrained()"
+        )

@@ -1,0 +1,1 @@
+"""The command line: its words, options, values, help and completion; cli.py makes a command of them."""

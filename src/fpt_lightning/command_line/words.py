@@ -1,0 +1,57 @@
+"""The words of a command line: configs are found by name, and a config or a run needs no option before it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fpt_lightning.config_files import find_config
+from fpt_lightning.runs.find import find_folder, find_run
+
+CONFIG = ("--config", "-c")
+ALONE = ("--help", "-h", "--help-all", "--model.help", "--data.help", "--print_config")
+"""Options that need no value: a config may follow them."""
+
+
+def with_configs_found(words: Sequence[str]) -> list[str]:
+    """Replaces every config by the path of the file it names.
+
+    ``fpt run mnist.yaml`` is ``fpt run --config PATH/mnist.yaml``. A run folder stands for its config and for the
+    checkpoint that the command is about: the best one, or for ``run`` and ``fit`` the last one, to go on with it.
+
+    Args:
+        words: The command and what follows it.
+
+    Raises:
+        UsageError: If there is no such config.
+        FPTError: If it is a folder, but not of a run; or its run has no such checkpoint.
+    """
+    return [words[0], *_located(words[0], words[1:])]
+
+
+def _located(command: str, words: Sequence[str]) -> Iterator[str]:
+    option: str | None = None  # that waits for its value
+    for word in words:
+        waits, option = option, None
+        if waits in CONFIG:
+            yield find_config(word)
+        elif word.startswith("--config="):
+            yield f"--config={find_config(word.removeprefix('--config='))}"
+        elif word.startswith("--") or word in ("-c", "-h"):
+            yield word
+            option = None if "=" in word else word
+        elif waits is None or (waits in ALONE and (word.endswith((".yaml", ".yml")) or Path(word).is_dir())):
+            yield from _without_option(command, word)
+        else:
+            yield word
+
+
+def _without_option(command: str, word: str) -> list[str]:
+    path = Path(word)
+    if not path.is_dir() and path.suffix != ".ckpt":
+        return ["--config", find_config(word)]
+    if command == "prepare":
+        return ["--config", str(find_folder(path).config)]
+    if command in ("run", "fit") and path.is_dir():
+        folder = find_folder(path)
+        return ["--config", str(folder.config), "--run_folder", str(folder.path), "--ckpt_path", "last"]
+    folder, checkpoint = find_run(path)
+    return ["--config", str(folder.config), "--ckpt_path", str(checkpoint)]
