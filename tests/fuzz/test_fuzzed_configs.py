@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 CASES = 320
 
-LASTING = ("align_steps", "num_nodes")
+LASTING = ("align_steps", "devices", "num_nodes", "seed_everything")
 """Options whose large values ask for long work, or for processes and machines that this one cannot start."""
 
 VALUES: list[Any] = [
