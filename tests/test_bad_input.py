@@ -1,6 +1,7 @@
 """Wrong input ends at once, in two lines that name the cause and the way out, and leaves nothing behind."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,36 @@ USAGE = {
             "--last_checkpoint.filename=best": "two callbacks would write best.ckpt",
         }.items()
     },
+    **{
+        f"more than memory holds: {words}": (["run", XOR, *words.split("|")], message)
+        for words, message in {
+            "--data.n=2147483648": "data.n 2,147,483,648 with 1,000 examples to judge takes at least 16,000 GiB",
+            "--data.test_examples=1" + "0" * 60: "examples to judge takes at least",
+            "--model.architecture={n_layer: 1000, n_embd: 32768}": "backbone 'small' of 1,000 blocks takes at least 48,0",
+            "--model.architecture={n_layer: 1000, n_inner: 262144}": "backbone 'small' of 1,000 blocks takes at least 50",
+            "--model.backbone=lstm|--model.architecture={layers: 1000000}": "backbone 'lstm' takes at least 17,6",
+        }.items()
+    },
+    "a thousand thousand processes": (
+        ["run", XOR, "--data.num_workers=1000000"],
+        "data.num_workers must be at most 1,000",
+    ),
+    "an arm of a megabyte": (
+        ["run", XOR, "--arm=" + "x" * 10**5],
+        "arm: a name has at most 200 characters, this one has",
+    ),
+    "an arm of control characters": (
+        ["run", XOR, "--arm=\x1b[31mred"],
+        r"arm: a name has no control characters, got '\x1b[31mred'",
+    ),
+    "a key twice": (
+        ["run", XOR, "--model.architecture={n_layer: 1, n_layer: 2}"],
+        "n_layer: expected once, it stands there twice",
+    ),
+    "a value within itself": (
+        ["run", XOR, "--model.architecture={n_layer: &a [*a]}"],
+        "expected a value, got an alias of what",
+    ),
     "a run for a trial": (
         ["run", XOR, "--trainer.fast_dev_run=true", "--model.backbone=tiny"],
         "use fpt fit",
@@ -111,10 +142,19 @@ FILES = {
     "data: {class_path: BitXOR, init_args: {nn: 3}}": "data: BitXOR has no option 'nn'; did you mean 'n'?",
     "modle: {lr: 3}": "no option 'modle.lr'; did you mean 'model",
     "trainer: [": "broken.yaml",
+    "model:\n  lr: 3\n  dropout: 0\n  lr: 4": "broken.yaml: model.lr: expected once, it stands there twice, on lines 2 and 4",
+    "model: &model\n  part_lr: *model": "broken.yaml: model.part_lr: expected a value, got an alias of what it stands in",
+    "[a, b] and more": "broken.yaml is not YAML",
+    "model: " + "[" * 5000: "broken.yaml is nested too deep",
+    "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+    + "\n".join(
+        f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in pairwise("abcdefghi")
+    ): "expected at most 100,000 values",
+    "#" * 2**20: "expected at most 1,048,576 characters",
 }
 
 
-@pytest.mark.parametrize("content", FILES)
+@pytest.mark.parametrize("content", FILES, ids=lambda content: content[:30])
 def test_a_wrong_config_file(fpt: Fpt, capsys: pytest.CaptureFixture[str], content: str) -> None:
     Path("broken.yaml").write_text(content + "\n")
     assert fpt("run", XOR, "--config=broken.yaml", *QUIET) == 2
@@ -216,8 +256,29 @@ def test_a_batch_that_the_devices_cannot_share(fpt: Fpt, capsys: pytest.CaptureF
     assert "data.batch_size 50 is more than the 40 training examples" in _error(capsys)
 
 
+def test_a_batch_that_no_memory_holds(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.backbone=tiny", "--data.batch_size=2147483648", "--run_folder=other"]
+    assert fpt("fit", XOR, *words, *QUIET) == 2
+    assert "a batch of 2,147,483,648 examples takes at least 240 GiB of memory" in _error(capsys)
+
+
 def test_debug_shows_the_traceback(fpt: Fpt) -> None:
     from fpt_lightning.errors import UsageError
 
     with pytest.raises(UsageError, match="no task"):
         fpt("run", "--debug")
+
+
+def test_memory_that_runs_out_is_named(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.backbone=two_layer", "--model.architecture={width: 109951162777600}"]
+    assert fpt("run", XOR, *words, *QUIET) == 1
+    assert "out of memory (can't allocate memory: you tried to allocate 4398046511104000 bytes" in _error(capsys)
+
+
+def test_a_container_has_less_memory_than_its_machine(
+    fpt: Fpt, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{2**20}\n")
+    monkeypatch.setattr("fpt_lightning.machine.CGROUPS", (tmp_path / "none", tmp_path / "memory.max"))
+    assert fpt("run", XOR, *QUIET) == 2
+    assert "backbone 'small' of 4 blocks takes at least 14 MiB of memory, and there are 1 MiB" in _error(capsys)

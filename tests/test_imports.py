@@ -24,7 +24,7 @@ ORDER = (
     {"models"},
     {"data"},
     {"config_files", "options"},
-    {"errors", "files", "machine", "signals"},
+    {"errors", "files", "machine", "plain_yaml", "signals"},
 )
 LEVELS = {room: level for level, rooms in enumerate(reversed(ORDER)) for room in rooms}
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fpt_lightning.errors import UsageError, did_you_mean
+from fpt_lightning.plain_yaml import faults_named, load_plain
 
 
 def shipped(name: str) -> Path:
@@ -39,9 +38,7 @@ def read_config(path: Path) -> Any:
     """The content of a config.
 
     Raises:
-        UsageError: If it is not YAML.
+        UsageError: If it cannot be read, is not YAML, or does not say one thing, see :mod:`fpt_lightning.plain_yaml`.
     """
-    try:
-        return yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
+    with faults_named(f"config {path}"):
+        return load_plain(path.read_text(encoding="utf-8"))

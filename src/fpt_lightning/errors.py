@@ -41,6 +41,22 @@ def not_utf8(path: Path, content: bytes, place: int) -> FPTError:
     return FPTError(f"{path}, line {line}: {byte} is not UTF-8 text; save the file in that encoding")
 
 
+LONGEST_NAME = 200
+"""Characters that a name of an arm, a task or a table may have."""
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that is too long, or that a terminal would take for something to do.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"a name has at most {LONGEST_NAME} characters, this one has {len(name):,}")
+    if not name.isprintable():
+        raise ValueError(f"a name has no control characters, got {name!r}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Ends a sentence: with ``"; did you mean 'x'?"`` for the nearest known word, or a full stop where none is near."""
     nearest = difflib.get_close_matches(word, list(known), n=1)

@@ -2,10 +2,22 @@
 
 import os
 import platform
+import re
+import resource
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from fpt_lightning.errors import FPTError, UsageError
+
+CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says how much memory a container may take, by its two versions."""
+
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "Unable to allocate")
+"""What torch and numpy say of memory that there is not, in errors of no kind of their own."""
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -30,6 +42,52 @@ def visible_gpus() -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
     return [str(place) for place, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or fewer where a container or a limit says so."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits += [int(text) for file in CGROUPS if file.is_file() and (text := file.read_text().strip()).isdigit()]
+    limits += [limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY]
+    return min(limits)
+
+
+def expect_memory(needed: int, what: str) -> None:
+    """Refuses what could not be held, before any of it is made.
+
+    Args:
+        needed: Bytes that it takes at least.
+        what: What it is, the beginning of a sentence.
+
+    Raises:
+        UsageError: If it is more than this process may use.
+    """
+    if needed > (there := usable_memory()):
+        raise UsageError(f"{what} takes at least {_gib(needed)} of memory, and there are {_gib(there)}")
+
+
+@contextmanager
+def out_of_memory_named() -> Iterator[None]:
+    """Says in a line that memory ran out, on a GPU too.
+
+    Raises:
+        FPTError: If it does.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, ValueError) as error:  # jsonargparse makes a ValueError of what classes raise
+        told = [line for line in str(error).splitlines() if any(words in line for words in OUT_OF_MEMORY)]
+        if not told and not isinstance(error, MemoryError):
+            raise
+        reason = re.sub(r"^[\s-]*(\[enforce fail [^]]*\][^:]*: )?", "", (told or [str(error)])[0]).rstrip(".")
+        raise FPTError(
+            f"out of memory ({reason or type(error).__name__}): "
+            "choose a smaller data.batch_size or data.eval_batch_size, or smaller sizes of data or backbone"
+        ) from error
+
+
+def _gib(size: int) -> str:
+    return f"{size // 2**30:,} GiB" if size >= 2**30 else f"{size // 2**20:,} MiB"
 
 
 def _processor() -> str:

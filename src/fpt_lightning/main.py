@@ -14,6 +14,7 @@ from types import TracebackType
 
 from fpt_lightning import __version__
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean, os_reason, printable
+from fpt_lightning.machine import out_of_memory_named
 from fpt_lightning.signals import Ending, signal_in, stopped_by
 
 COMMANDS = {
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and not debug:  # the process is ours
         sys.excepthook = _say_bug
     try:
-        _run(words, ending)
+        with out_of_memory_named():
+            _run(words, ending)
         sys.stdout.flush()
     except BrokenPipeError as error:  # nobody reads on: fpt sweep TABLE --dry-run | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where python's last flush may go

@@ -28,6 +28,7 @@ class Mirror:
     ranges: bool = True
     hangs_up_at: int | None = None
     chunked: bool = False
+    status: int | None = None
     asked: list[str | None] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
 
@@ -50,7 +51,7 @@ def serve() -> Iterator[Serve]:
             if start >= len(mirror.content):
                 self.send_error(416)
                 return
-            self.send_response(206 if wanted else 200)
+            self.send_response(mirror.status or (206 if wanted else 200))
             if wanted:
                 self.send_header("Content-Range", f"bytes {start}-{len(mirror.content) - 1}/{len(mirror.content)}")
             self.send_header("Connection", "close")
@@ -181,6 +182,22 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FPTError, match=r"file/folder/data\.bin cannot be written: Not a directory"):
         fetch(_file(NOWHERE), tmp_path / "file" / "folder")
+
+
+@pytest.mark.parametrize("begun", [b"", b"something else"])
+def test_a_server_that_always_says_that_it_goes_on_is_left(serve: Serve, tmp_path: Path, begun: bytes) -> None:
+    other = serve(content=CONTENT[::-1], status=206)
+    (tmp_path / "data.bin.part").write_bytes(begun)
+    with pytest.raises(FPTError, match="not the file: its md5 is another"):
+        fetch(_file(other), tmp_path)
+    assert len(other.asked) <= 2
+
+
+def test_a_server_that_never_ends_is_left(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fpt_lightning.data.download.LARGEST", 2 * CHUNK_BYTES)
+    with pytest.raises(FPTError, match="not the file: it has more than 524,288 bytes"):
+        fetch(_file(serve(chunked=True)), tmp_path)
+    assert not (tmp_path / "data.bin.part").stat().st_size
 
 
 @pytest.mark.parametrize("checksum", ["md5:abc", "crc32:12345678", "0" * 32])

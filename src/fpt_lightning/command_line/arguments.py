@@ -2,17 +2,34 @@
 
 import importlib
 import re
+from textwrap import shorten
 from typing import Any, Never
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fpt_lightning.command_line.option_checks import options_of
 from fpt_lightning.errors import UsageError, brief, did_you_mean
+from fpt_lightning.plain_yaml import load_plain
 from fpt_lightning.training.optimizer import RATES, rate_given_twice
+
+_JSONARGPARSES_OWN = get_loader("yaml")
+
+
+def _load(text: str) -> Any:
+    """What jsonargparse makes of an option or of a file that one names, where that says one thing."""
+    try:
+        load_plain(text)
+    except (ValueError, RecursionError) as error:
+        shown = shorten(text, 60, placeholder=" ...")
+        raise UsageError(f"{'nested too deep' if isinstance(error, RecursionError) else error}: {shown}") from error
+    return _JSONARGPARSES_OWN(text)
+
+
+set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
 
 
 class ArgumentParser(LightningArgumentParser):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from fpt_lightning.errors import UsageError, brief
+from fpt_lightning.errors import UsageError, brief, check_name
 from fpt_lightning.training.optimizer import RATES
 
 AT_LEAST = {
@@ -43,10 +43,11 @@ def check_options(config: Mapping[str, Any], groups: Mapping[str, type]) -> None
         groups: The class whose options stand under a name: the Trainer, the callbacks.
 
     Raises:
-        UsageError: If a number is NaN, infinite or too small, or null where the type of an option does not have it, or
-            the model does not take the optimizer.
+        UsageError: If a number is NaN, infinite or too small, a name too long or not printable, or null where the type
+            of an option does not have it, or the model does not take the optimizer.
     """
     refuse_infinite(config)
+    _refuse_odd_names(config)
     if not 0 <= config["seed_everything"] < 2**32:
         raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {config['seed_everything']}")
     for option in RATES:
@@ -59,6 +60,15 @@ def check_options(config: Mapping[str, Any], groups: Mapping[str, type]) -> None
         for option, spec in _classes(config[name], name):
             _refuse_null(spec["init_args"], option, _imported(spec["class_path"]))
     _check_numbers(config)
+
+
+def _refuse_odd_names(config: Mapping[str, Any]) -> None:
+    for option in ("arm", "protocol"):
+        if (name := config.get(option)) is not None:
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise UsageError(f"{option}: {error}") from error
 
 
 def _check_numbers(config: Mapping[str, Any]) -> None:

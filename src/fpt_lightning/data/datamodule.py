@@ -12,7 +12,14 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from fpt_lightning.data.cache import default_folder
-from fpt_lightning.data.loading import ENDLESS, BatchDataset, GlobalBatchSampler, ResumableLoader, make_loader
+from fpt_lightning.data.loading import (
+    ENDLESS,
+    BatchDataset,
+    GlobalBatchSampler,
+    ResumableLoader,
+    expect_batch_fits,
+    make_loader,
+)
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError
 
@@ -23,6 +30,10 @@ SAMPLE = 4096
 """Examples that stand for an endless training split."""
 CHUNK = 256
 """Examples that are made at a time where all of a split are looked at."""
+
+
+MOST_WORKERS = 1000
+"""Processes that a loader may start; each takes half a second and 200 MB."""
 
 
 class FPTDataModule(L.LightningDataModule):
@@ -72,6 +83,9 @@ class FPTDataModule(L.LightningDataModule):
         self.learnt: dict[str, Any] | None = None  # the encoding of another datamodule, see use_encoding
         self._examples: dict[Split, BatchDataset] = {}
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        at_least(0, num_workers=num_workers)
+        if num_workers > MOST_WORKERS:
+            raise UsageError(f"data.num_workers must be at most {MOST_WORKERS:,}, got {num_workers:,}")
 
     @property
     @abstractmethod
@@ -229,6 +243,7 @@ class FPTDataModule(L.LightningDataModule):
             )
         if (available := len(self.examples("train"))) < self.batch_size:
             raise UsageError(f"data.batch_size {self.batch_size} is more than the {available} training examples")
+        expect_batch_fits(self.examples("train"), self.task, self.batch_size)
 
     def _check_epochs(self) -> None:
         """Refuses a training by epochs where the first would never end."""
@@ -244,6 +259,7 @@ class FPTDataModule(L.LightningDataModule):
     def _loader(
         self, dataset: BatchDataset, batch_size: int, *, training: bool = False, in_order: bool = False
     ) -> ResumableLoader:
+        expect_batch_fits(dataset, self.task, batch_size)
         sampler = GlobalBatchSampler(
             len(dataset),
             batch_size,

@@ -20,6 +20,8 @@ from fpt_lightning.files import whole_file, whole_folder
 
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 18
+LARGEST = 1 << 30
+"""Bytes of a file: several times those of any task; a server that never ends must not fill the disk."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _transfer(url: str, part: Path) -> bool:
     if response is None:
         return True
     with response:
-        continued = response.status == HTTPStatus.PARTIAL_CONTENT
+        continued = start > 0 and response.status == HTTPStatus.PARTIAL_CONTENT
         total = None if response.length is None else response.length + start * continued
         with (
             part.open("ab" if continued else "wb") as out,
@@ -176,6 +178,9 @@ def _transfer(url: str, part: Path) -> bool:
             for chunk in _chunks(response):
                 out.write(chunk)
                 bar.update(len(chunk))
+                if out.tell() > LARGEST:
+                    out.truncate(0)
+                    raise TransferError(f"not the file: it has more than {LARGEST:,} bytes")
             arrived = out.tell()
     if total is not None and arrived < total:
         raise TransferError(f"broke off at {arrived:,} of {total:,} bytes")

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.machine import expect_memory
+
 ENDLESS = 2**40
 """Examples of an epoch that no run comes to the end of."""
 
@@ -72,6 +75,18 @@ class CountedStream(BatchDataset):
             counter = np.array([0, index, 0, 0], dtype=np.uint64)
             np.random.Generator(np.random.Philox(key=self.key, counter=counter)).random(out=row)
         return self.make(uniform)
+
+
+def expect_batch_fits(dataset: BatchDataset, task: TaskSpec, batch_size: int) -> None:
+    """Refuses batches whose tokens alone, with the numbers that they are made of, would not fit.
+
+    Raises:
+        UsageError: If they take more memory than this process may use.
+    """
+    token = 8 if task.token_width is None else 4 * task.token_width
+    drawn = 8 * dataset.draws if isinstance(dataset, CountedStream) else 0
+    examples = min(batch_size, len(dataset))
+    expect_memory(examples * (task.max_length * token + drawn), f"a batch of {examples:,} examples")
 
 
 class GlobalBatchSampler(DistributedSampler[int]):

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from fpt_lightning.config_files import find_config
+from fpt_lightning.config_files import find_config, read_config
 from fpt_lightning.errors import UsageError
 
 PLACES = frozenset(
@@ -138,7 +138,7 @@ def _is_place(name: str) -> bool:
 
 @cache
 def _read(config: str) -> dict[str, Any]:
-    nested = yaml.safe_load(Path(find_config(config)).read_text()) or {}
+    nested = read_config(Path(find_config(config))) or {}
     if not isinstance(nested, dict):
         raise UsageError(f"config {config} must have sections and options, it is a {type(nested).__name__}")
     return _dotted(plain(nested))

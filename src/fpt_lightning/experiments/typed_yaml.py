@@ -1,7 +1,6 @@
 """A YAML file as typed entries: whatever is wrong with one is said in a line that names its path in the file."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -9,12 +8,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import msgspec
 import yaml
 
-from fpt_lightning.errors import UsageError, did_you_mean
+from fpt_lightning.errors import check_name, did_you_mean
+from fpt_lightning.plain_yaml import composed, faults_named, values
 
 T = TypeVar("T", bound="Entry")
-
-LARGEST = 100_000
-"""Values of a file, those counted again that an alias repeats: far beyond any table, and no load for a machine."""
 
 TAG = "tag:yaml.org,2002:"
 PLAIN = frozenset(TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map"))
@@ -33,20 +30,11 @@ def read_yaml(file: Path, kind: type[T], given: Mapping[str, Any]) -> T:
     Raises:
         UsageError: If it cannot be read, is not YAML, or is not of this kind.
     """
-    try:
-        loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
-        root = loader.get_single_node() or yaml.ScalarNode(f"{TAG}null", "")
-        if any(islice(_values(root, ""), LARGEST, None)):
-            raise ValueError(f"expected at most {LARGEST:,} values, those included that aliases repeat")
+    with faults_named(str(file)):
+        loader, root = composed(file.read_text(encoding="utf-8"))
+        for path, node in values(root):
+            _expect_plain(node, path)
         return _entry(loader.construct_document(root), kind, "", given)
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError) as error:  # !!bool before another word is a KeyError
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise UsageError(f"{file} is nested too deep") from error
-    except ValueError as error:
-        raise UsageError(f"{file}: {error}") from error
 
 
 def convert(value: Any, kind: Any, path: str, given: Mapping[str, Any]) -> Any:
@@ -119,30 +107,21 @@ def _items(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     return iter(value.items())
 
 
-def _values(node: yaml.Node, path: str, above: tuple[yaml.Node, ...] = ()) -> Iterator[yaml.Node]:
-    """Every value of a file, again for every alias; keys become text, as they are written.
+def _expect_plain(node: yaml.Node, path: str) -> None:
+    """Refuses a value that is not plain; keys become text, as they are written.
 
     Raises:
-        ValueError: If an anchor holds itself, a key stands twice in a mapping, or a value is not plain.
+        ValueError: If it is one; begins with the path.
     """
-    if any(node is outer for outer in above):
-        raise ValueError(f"{path}: expected a value, got an alias of what it stands in")
     if node.tag not in PLAIN:
         kind = node.tag.removeprefix(TAG)
         raise ValueError(f"{path}: expected text, a number, a list or a mapping, got {kind}; text may be quoted")
-    yield node
-    if isinstance(node, yaml.SequenceNode):
-        for place, item in enumerate(node.value):
-            yield from _values(item, f"{path}[{place}]", (*above, node))
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, item in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise ValueError(f"{path}: expected names as keys, got a {key.id}")
-            inside = f"{path}.{key.value}".lstrip(".")
-            if key.value in seen:
-                raise ValueError(f"{inside}: expected once, it stands there twice")
-            if key.tag != f"{TAG}merge":
-                key.tag = f"{TAG}str"
-            seen.add(key.value)
-            yield from _values(item, inside, (*above, node))
+    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        if not isinstance(key, yaml.ScalarNode):
+            raise ValueError(f"{path}: expected names as keys, got a {key.id}")
+        try:
+            check_name(key.value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if key.tag != f"{TAG}merge":
+            key.tag = f"{TAG}str"

@@ -35,6 +35,21 @@ def error(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> Any:
 
 CSV = {
     "an empty file": (b"", "", "train.csv is empty"),
+    "a quote that is not closed": (
+        b'x,label\n1,a\n2,"b\n' + b"3,a\n" * 300,
+        "",
+        "train.csv, line 3: the quotes of the row that begins here do not match",
+    ),
+    "a quote that another row closes": (
+        b'x,label\n1,a\n2,"b\n' + b"3,a\n" * 100 + b'4,b"\n5,a\n',
+        "",
+        "train.csv, line 3: a quote opens here and closes 101 lines below",
+    ),
+    "text behind a quote": (
+        b'x,label\n1,"a"b\n2,b\n',
+        "",
+        "line 2: the quotes of the row that begins here do not match",
+    ),
     "a header alone": (b"x,label\n", "", "train.csv has no rows"),
     "a missing column": (b"x,lable\n1,a\n", "", "train.csv has no column 'label'; did you mean 'lable'?"),
     "a column twice": (b"x,x,label\n1,1,a\n", "input_columns=x", "train.csv has two columns called 'x'"),
@@ -162,3 +177,10 @@ def test_a_missing_package_is_named(
     options = {"path": "."} if task is HubDataset else {}
     with pytest.raises(FPTError, match=rf'needs {package}: pip install "fpt-lightning\[{extra}\]"'):
         task(target_column="label", **options)  # type: ignore[arg-type]
+
+
+def test_a_cell_of_many_lines_is_no_swallowed_row(fpt: Fpt) -> None:
+    letter = "Dear Sir,\nit rains.\n" + "Day, after day,\n" * 8 + "Yours"
+    rows = "".join(f'"{letter}",{label}\n' for label in "ab" * 10)
+    Path("train.csv").write_text(f"text,label\n{rows}")
+    assert fpt("prepare", "--data=SequenceFile", "--data.target_column=label", "--data.kind=words") == 0

@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,18 @@ def test_an_image_that_vanishes_is_named(image_root: Path) -> None:
     (image_root / "train/cat/gone.png").symlink_to("nowhere.png")
     with pytest.raises(FPTError, match=r"train/cat/gone\.png cannot be read"):
         _prepared(image_root)
+
+
+@pytest.mark.parametrize("special", ["pipe", "device", "socket"])
+def test_what_is_no_file_is_not_opened(image_root: Path, special: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(image_root / "train" / "cat")  # the name of a socket is short
+    path = Path("special.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        if special == "pipe":
+            os.mkfifo(path)
+        elif special == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            server.bind(str(path))
+        with pytest.raises(FPTError, match=r"special\.png is no file of pixels but a pipe, a device or the like"):
+            ImageFolder(root=str(image_root)).prepare_data()

@@ -1,7 +1,7 @@
 import gzip
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -73,6 +73,40 @@ def test_the_fingerprint_follows_the_files_and_the_split(mnist_root: Path) -> No
     content[-1] ^= 1
     (mnist_root / FILE).write_bytes(content)
     assert _mnist(mnist_root).fingerprint() != before
+
+
+def _swap(raw: Path) -> None:
+    images, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
+    content = images.read_bytes()
+    images.write_bytes(labels.read_bytes())
+    labels.write_bytes(content)
+
+
+def _empty(raw: Path) -> None:
+    write_idx(raw / "t10k-images-idx3-ubyte", torch.zeros(0, 28, 28))
+    write_idx(raw / "t10k-labels-idx1-ubyte", torch.zeros(0))
+
+
+OTHERS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "labels": (
+        lambda raw: write_idx(raw / "train-labels-idx1-ubyte", torch.arange(60) % 14),
+        r"train-labels-idx1-ubyte: label 14 is 13 where MNIST's are 0 to 9",
+    ),
+    "sizes": (
+        lambda raw: write_idx(raw / "t10k-images-idx3-ubyte", torch.zeros(30, 14, 56)),
+        r"t10k-images-idx3-ubyte has images of 14x56 pixels where MNIST's are 28x28",
+    ),
+    "swapped": (_swap, r"train-images-idx3-ubyte does not hold images: is it the file of the labels\?"),
+    "empty": (_empty, r"t10k-images-idx3-ubyte is empty"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_whole_files_of_something_else_are_refused(mnist_root: Path, case: str) -> None:
+    change, message = OTHERS[case]
+    change(mnist_root / "MNIST" / "raw")
+    with pytest.raises(FPTError, match=message):
+        _mnist(mnist_root)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import copyreg
 import io
 import os
 import pickle
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -250,3 +251,11 @@ def test_noise_is_damaged_or_plain(content: bytes) -> None:
     """Without the opcodes that ask for memory at will."""
     with suppress(pickle.UnpicklingError):
         loads(content)
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02}r\xff\xff\xff\x0f.", b"}p268435455\n."])
+def test_a_pickle_that_asks_for_gigabytes_gets_none(content: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(pickle.UnpicklingError, match="bytes ask for 268,435,455 entries"):
+        loads(content)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB

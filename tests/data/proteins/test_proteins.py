@@ -19,7 +19,8 @@ from conftest import TAPE_HOLDOUTS, Fpt, tape_pickles, tape_record, write_tape_j
 from fpt_lightning.data.datamodule import SPLITS
 from fpt_lightning.data.download import RemoteFile
 from fpt_lightning.data.proteins.datamodule import CLS, SEP, RemoteHomology
-from fpt_lightning.data.proteins.tape import VOCABULARY, find_split
+from fpt_lightning.data.proteins.records import VOCABULARY
+from fpt_lightning.data.proteins.tape import find_split
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.training.classification import FPTClassifier
 

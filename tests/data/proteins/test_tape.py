@@ -1,18 +1,20 @@
 import json
 import os
 import pickle
+import struct
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import tape_pickles, tape_record, write_tape_json, write_tape_lmdb
 from fpt_lightning.data.cache import default_folder
-from fpt_lightning.data.proteins.tape import FOLDS, VOCABULARY, encode, find_split
+from fpt_lightning.data.proteins.records import FOLDS, VOCABULARY, encode
+from fpt_lightning.data.proteins.tape import find_split
 from fpt_lightning.data.proteins.tape import read_proteins as read_proteins_keeping
 from fpt_lightning.data.sequences import LabelledSequences
 from fpt_lightning.errors import FPTError
@@ -44,6 +46,7 @@ def test_what_is_no_amino_acid_is_refused(before: str, letter: str, after: str) 
     assert str(refusal.value).startswith(f"{letter!r} at residue {len(before) + 1} ")
 
 
+@settings(max_examples=12)  # LMDB is read in a process of its own
 @given(
     proteins=PROTEINS, protocol=st.integers(0, pickle.HIGHEST_PROTOCOL), wrap=st.sampled_from([int, np.int64, np.array])
 )
@@ -105,7 +108,7 @@ RECORD_ERRORS: dict[str, tuple[Any, str]] = {
     "a fold below zero": ({**RECORDS[0], "fold_label": -1}, "'fold_label' is -1"),
     "a fold in words": ({**RECORDS[0], "fold_label": "a.1"}, "'fold_label' is 'a.1'"),
     "two folds": ({**RECORDS[0], "fold_label": [1, 2]}, "'fold_label' is [1, 2]"),
-    "ragged folds": ({**RECORDS[0], "fold_label": [1, [2]]}, "inhomogeneous"),
+    "ragged folds": ({**RECORDS[0], "fold_label": [1, [2]]}, "'fold_label' is [1, [2]]"),
     "not a record": ([1], "not a record"),
 }
 
@@ -177,7 +180,7 @@ def test_a_malicious_pickle_is_named_and_not_run(tmp_path: Path, key: str) -> No
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("2", b"", "key 2: damaged pickle: Ran out of input"),
+        ("2", b"", "key 2: damaged pickle: pickle exhausted"),
         ("2", pickle.dumps(RECORDS[2])[:-40], "key 2: "),
         ("num_examples", pickle.dumps("five"), "key num_examples: 'five' is not a number"),
         ("num_examples", pickle.dumps(7), "has no key 5"),
@@ -229,3 +232,43 @@ def test_without_the_package_the_way_out_is_named(tmp_path: Path, monkeypatch: p
     with pytest.raises(FPTError, match=r"pip install 'fpt-lightning\[proteins\]'"):
         read_proteins(path)
     assert len(read_proteins(write_tape_json(tmp_path, "train", RECORDS)).lengths) == 5
+
+
+def _with_sizes_beyond_the_file(database: bytes) -> bytes:
+    """An LMDB whose long values claim 256 MiB each: every page is there, what is read lies behind the last."""
+    content, page = bytearray(database), 4096
+    for start in range(2 * page, len(content), page):  # behind the two heads
+        kind, lower = struct.unpack_from("<HH", content, start + 10)
+        for place in range(16, lower, 2) if kind == 2 else ():  # the nodes of a leaf
+            (offset,) = struct.unpack_from("<H", content, start + place)
+            if struct.unpack_from("<H", content, start + offset + 4)[0] & 1:  # a value on pages of its own
+                struct.pack_into("<HH", content, start + offset, 0, 0x1000)
+    assert content != database
+    return bytes(content)
+
+
+def test_an_lmdb_that_kills_its_reader_is_named(tmp_path: Path) -> None:
+    records = [tape_record(number, "ACDEFGHIK" * 9, number) for number in range(5)]
+    path = write_tape_lmdb(tmp_path, "train", tape_pickles(records))
+    assert len(read_proteins(path).lengths) == 5
+    data = path / "data.mdb"
+    data.write_bytes(_with_sizes_beyond_the_file(data.read_bytes()))
+    with pytest.raises(FPTError, match=r"data\.mdb is damaged \(its reader died of SIG(BUS|SEGV)\)"):
+        read_proteins(path)
+
+
+@pytest.mark.parametrize("more", [" and more", "[]", "{}"])
+def test_text_behind_the_records_is_refused(tmp_path: Path, more: str) -> None:
+    path = write_tape_json(tmp_path, "train", RECORDS)
+    path.write_text(path.read_text() + more)
+    with pytest.raises(FPTError, match=r"train\.json, line 1 column \d+: Extra data"):
+        read_proteins(path)
+
+
+def test_a_label_that_holds_itself_without_end_is_shown_in_short(tmp_path: Path) -> None:
+    """Sixty pairs, each of the one before twice: written out they are 2^60 of them."""
+    label = b"K\x01" + b"2\x86" * 60
+    record = b"\x80\x02}(X\x07\x00\x00\x00primaryX\x03\x00\x00\x00ACDX\x0a\x00\x00\x00fold_label" + label + b"u."
+    path = write_tape_lmdb(tmp_path, "train", {"0": record, "num_examples": pickle.dumps(1)})
+    with pytest.raises(FPTError, match=r"key 0: 'fold_label' is .{1,60}, not a number below 1195"):
+        read_proteins(path)

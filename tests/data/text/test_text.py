@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fpt_lightning.data.cache import default_folder
 from fpt_lightning.data.text.datamodule import RandomWindows, TextFolder, repeat_span
-from fpt_lightning.data.text.tokenizer import _ODD_TEXT, encode, load_tokenizer, train_tokenizer
+from fpt_lightning.data.text.tokenizer import _ODD_TEXT, _without_long_words, encode, load_tokenizer, train_tokenizer
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.backbones.architectures import EMBEDDED
 
@@ -308,3 +308,18 @@ def test_folders_without_enough_text_say_so(text_root: Path, tmp_path: Path) -> 
 def test_sizes_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"data.{next(iter(options))}"):
         TextFolder(**{"root": "books", **options})
+
+
+def test_a_text_without_a_blank_is_learned_from_in_time() -> None:
+    """As one word each merge takes the square of it: more than four minutes for a tenth of this."""
+    letters = np.random.default_rng(0).choice(list("abcdefghij"), 1_000_000)
+    tokenizer = train_tokenizer(["".join(letters)], 300)
+    assert tokenizer.get_vocab_size() == 300
+
+
+@given(st.lists(st.sampled_from(["a", "7", "_", " ", "é", "\n", "!"]), max_size=5), st.integers(1, 600))
+def test_no_letter_of_a_long_word_is_lost(letters: list[str], length: int) -> None:
+    text = "".join(letter * length for letter in letters)
+    pieces = list(_without_long_words(text))
+    assert "".join(pieces) == text
+    assert all(len(set(piece)) > 1 or len(piece) <= 256 for piece in pieces)

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fpt_lightning.errors import FPTError, UsageError, did_you_mean, not_utf8
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
+SWALLOWED = 5  # lines of a cell that all look like rows: less may be chance in a text of many lines
 BLOCK = 1 << 26  # bytes that pyarrow parses at a time; no row may be longer
 
 
@@ -115,6 +117,8 @@ def _open_text(path: Path, delimiter: str) -> TableSource:
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
+        if _holds_quotes(path):
+            _check_quotes(path, delimiter)
         try:
             return arrow_csv.read_csv(
                 path,
@@ -131,6 +135,11 @@ def _open_text(path: Path, delimiter: str) -> TableSource:
             raise FPTError(f"{path} cannot be read: {error}") from error
 
     return TableSource(str(path), header, load, lambda row: f"line {_line(path, delimiter, row)}")
+
+
+def _holds_quotes(path: Path) -> bool:
+    with path.open("rb") as file:
+        return any(b'"' in block for block in iter(partial(file.read, BLOCK), b""))
 
 
 def _check_utf8(path: Path) -> None:
@@ -156,15 +165,37 @@ def _line(path: Path, delimiter: str, row: int) -> int:
     return next(islice(_rows(path, delimiter), row + 1, None))[0]  # behind the header
 
 
+def _check_quotes(path: Path, delimiter: str) -> None:
+    """Refuses a cell that swallows rows because its quote was never meant to open, or is not closed."""
+    rows = _rows(path, delimiter)
+    _, header = next(rows)
+    for line, cells in rows:
+        for cell in cells:
+            within = cell.splitlines()[1:-1]
+            if len(within) >= SWALLOWED and all(
+                len(row) == len(header) for row in csv.reader(within, delimiter=delimiter)
+            ):
+                raise FPTError(
+                    f"{path}, line {line}: a quote opens here and closes {len(within) + 1:,} lines below, and those "
+                    f"between have {len(header)} cells each, like rows; mend the quote, or save the table as Parquet"
+                )
+
+
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a text file that are not blank, each with the line it begins on, read as Python reads CSV."""
+    """The rows of a text file that are not blank, each with the line it begins on, read as Python reads CSV.
+
+    Raises:
+        FPTError: If a quote is not closed, or something stands behind the one that closes.
+    """
     limit = csv.field_size_limit(2**31 - 1)  # by default no cell may be longer than 128 KiB
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader, line = csv.reader(file, delimiter=delimiter), 1
+            reader, line = csv.reader(file, delimiter=delimiter, strict=True), 1
             for cells in reader:
                 if cells:
                     yield line, cells
                 line = reader.line_num + 1
+    except csv.Error as error:
+        raise FPTError(f"{path}, line {line}: the quotes of the row that begins here do not match ({error})") from error
     finally:
         csv.field_size_limit(limit)

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from fpt_lightning.data.datamodule import Split
 from fpt_lightning.data.loading import BatchDataset, unchanged
 from fpt_lightning.errors import FPTError
-from fpt_lightning.machine import visible_cores
+from fpt_lightning.machine import expect_memory, visible_cores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -128,6 +129,8 @@ def file_states(root: Path, files: Sequence[ImageFile]) -> list[tuple[str, int, 
             state = os.stat(file.path)  # noqa: PTH116 - a Path for each of many thousands takes seconds
         except OSError as error:
             raise FPTError(f"{file.path} cannot be read ({error.strerror}); mend it or take it away") from error
+        if not S_ISREG(state.st_mode):
+            raise FPTError(f"{file.path} is no file of pixels but a pipe, a device or the like; take it away")
         states.append((os.path.relpath(file.path, root), state.st_size, state.st_mtime_ns))
     return states
 
@@ -143,7 +146,9 @@ def decode(files: Sequence[ImageFile], image_size: int, *, grey: bool) -> torch.
     """
     from tqdm import tqdm
 
-    pixels = torch.empty(len(files), 1 if grey else 3, image_size, image_size, dtype=torch.uint8)
+    channels = 1 if grey else 3
+    expect_memory(len(files) * channels * image_size**2, f"{len(files):,} images of data.image_size {image_size:,}")
+    pixels = torch.empty(len(files), channels, image_size, image_size, dtype=torch.uint8)
     # processes: in threads the images of a few kB that these tasks are made of wait for each other
     processes = min(visible_cores(), 16) if len(files) >= 2 * CHUNK else 0
     loader = DataLoader(

@@ -12,6 +12,7 @@ from fpt_lightning.data.download import RemoteFile, decompress, fetch
 from fpt_lightning.data.images.datamodule import ImageTable
 from fpt_lightning.data.images.published import PublishedImages
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.machine import expect_memory
 
 
 class MNIST(PublishedImages):
@@ -65,30 +66,43 @@ class MNIST(PublishedImages):
                 decompress(fetch(RemoteFile(f"{name}.gz", urls, checksum), self.folder), self.folder / name)
 
     def verify(self) -> None:
-        """Checks that each file is as long as its header says."""
+        """Checks that each file is what its name says, and as long as its header says."""
         for part in ("train", "t10k"):
             images, labels = (self.folder / f"{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
-            if (count := _check_idx(images)) != _check_idx(labels):
+            (count, *sides), (named,) = _check_idx(images, 3), _check_idx(labels, 1)
+            if sides != [self.SIDE, self.SIDE]:
+                shape = "x".join(map(str, sides))
+                raise FPTError(f"{images} has images of {shape} pixels where MNIST's are {self.SIDE}x{self.SIDE}")
+            if count != named:
                 raise FPTError(f"{labels} does not have {count} labels, one for each image of {images.name}")
+            values = labels.read_bytes()[-named:]
+            if (largest := max(values)) >= self.classes:
+                place = values.index(largest) + 1
+                raise FPTError(f"{labels}: label {place:,} is {largest} where MNIST's are 0 to {self.classes - 1}")
 
     def load_part(self, *, train: bool) -> ImageTable:
         from torchvision import datasets  # seconds to import
 
         stored = datasets.MNIST(self.root, train=train)
+        pixels = len(stored.data) * self.image_size**2
+        expect_memory(pixels, f"{len(stored.data):,} images of data.image_size {self.image_size:,}")
         border = (self.image_size - self.SIDE) // 2
         return ImageTable(F.pad(stored.data[:, None], [border] * 4), stored.targets)
 
 
-def _check_idx(path: Path) -> int:
+def _check_idx(path: Path, wanted: int) -> tuple[int, ...]:
     """Compares a file in MNIST's idx format with its own header.
 
     Returns:
-        The number of items in the file.
+        Its sizes, so many as wanted: 3 of images, 1 of labels.
     """
-    with path.open("rb") as file:
-        magic = file.read(4)
-        dimensions = magic[3] if len(magic) == 4 and magic[:3] == b"\x00\x00\x08" else 0
-        header = file.read(4 * dimensions)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+            dimensions = magic[3] if len(magic) == 4 and magic[:3] == b"\x00\x00\x08" else 0
+            header = file.read(4 * dimensions)
+    except OSError as error:
+        raise FPTError(f"{path} cannot be read: {error.strerror}") from error
     if dimensions == 0 or len(header) < 4 * dimensions:
         raise FPTError(f"{path} is not in MNIST's idx format; delete it and run `fpt prepare` again")
     sizes = struct.unpack(f">{dimensions}I", header)
@@ -97,4 +111,9 @@ def _check_idx(path: Path) -> int:
         raise FPTError(
             f"{path} has {actual:,} bytes where its header promises {expected:,}; delete it and run `fpt prepare` again"
         )
-    return int(sizes[0])
+    if dimensions != wanted:
+        kind, other = ("images", "labels") if wanted == 3 else ("labels", "images")
+        raise FPTError(f"{path} does not hold {kind}: is it the file of the {other}?")
+    if not sizes[0]:
+        raise FPTError(f"{path} is empty: its header promises no item; delete it and run `fpt prepare` again")
+    return sizes

@@ -16,6 +16,7 @@ from fpt_lightning.data.listops.grammar import CLOSE, GENERATOR_VERSION, WORDS, 
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec, Trivial
 from fpt_lightning.errors import UsageError, did_you_mean
+from fpt_lightning.machine import expect_memory
 
 Behaviour = Literal["correct", "as_released"]
 
@@ -80,6 +81,9 @@ class ListOps(FPTDataModule):
         self.sizes = dict(zip(SPLITS, (train_examples, validation_examples, test_examples), strict=True))
         self.grammar = Grammar(min_length, max_length, max_depth, max_arguments)
         self.generator_seed = generator_seed
+        if source is None:
+            examples, tokens = sum(self.sizes.values()), max(1, min_length)
+            expect_memory(max(examples * tokens, max_length), f"{examples:,} examples of up to {max_length:,} tokens")
         at_least(1, **{f"{split}_examples": size for split, size in self.sizes.items()}, limit=limit)
         at_least(0, generator_seed=generator_seed)
         if self.behaviour not in get_args(Behaviour):

@@ -3,6 +3,7 @@
 import copyreg
 import io
 import pickle
+import pickletools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 
 # what the interpreter of a damaged pickle raises, beside UnpicklingError
 DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+
+MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
+"""The operations that number what they keep."""
 
 
 def loads(content: bytes) -> Any:
@@ -24,9 +28,17 @@ def loads(content: bytes) -> Any:
     """
     copyreg.clear_extension_cache()  # what it holds is handed out without asking find_class
     try:
+        _expect_small_memo(content)
         return _Unpickler(io.BytesIO(content)).load()
     except DAMAGE as error:
         raise pickle.UnpicklingError(f"damaged pickle: {error}") from error
+
+
+def _expect_small_memo(content: bytes) -> None:
+    """Refuses numbers of memo entries that no writer gives: room is made for as many entries as the number says."""
+    for opcode, number, _ in pickletools.genops(content):
+        if opcode.name in MEMO and (number or 0) > len(content):
+            raise pickle.UnpicklingError(f"damaged pickle: {len(content):,} bytes ask for {number:,} entries")
 
 
 class _Unpickler(pickle.Unpickler):

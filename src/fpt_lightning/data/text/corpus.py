@@ -14,7 +14,7 @@ from fpt_lightning.data.datamodule import SPLITS, Split
 from fpt_lightning.data.text.files import read_book
 from fpt_lightning.data.text.tokenizer import encode, load_tokenizer, train_tokenizer
 
-VERSION = 1
+VERSION = 2
 """To be raised where other tokens are made of the same books."""
 
 

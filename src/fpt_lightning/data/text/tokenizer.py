@@ -1,8 +1,9 @@
 """A byte-level BPE made of one's own text (Sennrich et al. 2016; Radford et al. 2019, section 2.2)."""
 
+import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,11 @@ SMALLEST_VOCABULARY = 257
 
 LARGEST_VOCABULARY = 2**16
 """Ids are kept in 16 bits."""
+
+LONGEST_WORD = 256
+"""Letters, digits, signs or blanks in a row that are learned from as one word."""
+
+LONG_WORD = re.compile("|".join(rf"{kind}{{{LONGEST_WORD}}}" for kind in (r"[^\W\d_]", r"\d", r"(?:[^\w\s]|_)", r"\s")))
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
@@ -38,13 +44,22 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((piece for text in texts for piece in _without_long_words(text)), trainer)
     if (size := tokenizer.get_vocab_size()) < vocabulary:
         raise UsageError(
             f"data.vocabulary {vocabulary} is larger than the training texts support: they make {size} tokens. "
             f"Use data.vocabulary {size} or less, or more text."
         )
     return tokenizer
+
+
+def _without_long_words(text: str) -> Iterator[str]:
+    """A text in pieces of which no word is longer than :data:`LONGEST_WORD`: a merge takes the square of its length."""
+    start = 0
+    for match in LONG_WORD.finditer(text):
+        yield text[start : match.end()]
+        start = match.end()
+    yield text[start:]
 
 
 class _UnchangingBPE(msgspec.Struct):

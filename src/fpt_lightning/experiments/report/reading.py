@@ -65,12 +65,14 @@ def _trivial_baselines(results: Results) -> Iterator[str]:
     if "steps_to_convergence" in results.grid.table.measures:
         best = [(task, results.best_baseline(task, "validation")) for task in results.tasks]
         reached = [
-            f"{task.title} {UNITS[task.metric].write(UNITS[task.metric].factor * one.validation)} ({one.name})"
+            f"{task.title} {UNITS[task.metric].write(UNITS[task.metric].factor * one.validation)} "
+            f"({one.name}) instead of {UNITS[task.metric].write(task.chance)}"
             for task, one in best
             if one is not None
         ]
         if reached:
-            yield f"Trivial baselines on validation, which stand for chance: {', '.join(reached)}."
+            raised = "Steps to convergence count from trivial baselines on validation, which lie above chance"
+            yield f"{raised}: {', '.join(reached)}."
 
 
 def _left_out(results: Results) -> Iterator[str]:

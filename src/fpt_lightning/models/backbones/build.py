@@ -13,6 +13,7 @@ from fpt_lightning.models.backbones.families.base import Family, HubFamily
 from fpt_lightning.models.backbones.families.own import OWN_BODIES, OwnBody
 from fpt_lightning.models.backbones.hub import read_config, read_weights
 from fpt_lightning.models.backbones.initialization import draw_embeddings, draw_parts, keep_statistics, random_body
+from fpt_lightning.models.backbones.room import expect_room, expect_room_of
 from fpt_lightning.models.kernels.dropout import replace_dropouts
 from fpt_lightning.models.random_streams import drawn_from, generator
 
@@ -49,7 +50,7 @@ def build_backbone(
         keep_vocabulary: Keep a sample of the token embeddings.
 
     Raises:
-        UsageError: If the choice contradicts itself or the task.
+        UsageError: If the choice contradicts itself or the task, or the memory could not hold the body.
         FPTError: If the backbone cannot be found, read, or entered through embeddings.
     """
     if choice.name in OWN_BODIES:
@@ -69,6 +70,8 @@ def _own_backbone(choice: BackboneChoice, max_length: int, dropout: float) -> Ba
         raise UsageError(f"model.positions new: backbone '{choice.name}' has none, or new ones for every task")
     assert choice.resolved_initialization == "random"  # it refuses all else for these names
     family = OwnBody(choice.name, choice.architecture or {})
+    depth = family.sizes.get("layers", 1)
+    expect_room(lambda blocks: family.new_body(max_length, dropout, blocks), depth, f"backbone '{choice.name}'")
     with drawn_from(choice.body_seed, "backbone"):
         return Backbone(family.new_body(max_length, dropout), family)
 
@@ -77,6 +80,7 @@ def _hub_backbone(choice: BackboneChoice, max_length: int, dropout: float, keep_
     family = family_of(read_config(choice))
     _check_positions(choice, family, max_length)
     family.configure(max_length, dropout)
+    expect_room_of(family, choice.name)
     body = _values(choice, family)
     vocabulary = _vocabulary(choice, family, body) if keep_vocabulary else None
     rows = family.position_rows(body, None if choice.positions == "whole" else max_length)

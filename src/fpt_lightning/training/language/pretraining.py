@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.models.backbones.room import cut, expect_room
 from fpt_lightning.models.kernels.attention import use_attention
 from fpt_lightning.training import checkpoint as checkpoints
 from fpt_lightning.training.language.generation import continue_texts, copying_gain
@@ -96,6 +97,7 @@ class LanguageModel(L.LightningModule):
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, use_cache=False,
         )  # fmt: skip
         use_attention(config, blockwise=True)
+        expect_room(lambda blocks: GPT2LMHeadModel(cut(config, blocks)), layers, f"model.layers {layers:,}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = GPT2LMHeadModel(config)

@@ -60,9 +60,11 @@ class OwnBody(Family):
         self.width = self.sizes.get("width", 0)
         self.learned_positions = name in ("lstm_star", "one_attention")
 
-    def new_body(self, max_length: int, dropout: float) -> nn.Module:
-        build, _ = OWN_BODIES[self.name]
-        return build(max_length=max_length, dropout=dropout, **self.sizes)
+    def new_body(self, max_length: int, dropout: float, layers: int | None = None) -> nn.Module:
+        """Draws a body from torch's global generator; with fewer layers where it is only to be counted."""
+        build, sizes = OWN_BODIES[self.name]
+        fewer = {"layers": layers} if layers is not None and "layers" in sizes else {}
+        return build(max_length=max_length, dropout=dropout, **{**self.sizes, **fewer})
 
     def hidden(self, body: nn.Module, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         return body(embeddings, mask)
