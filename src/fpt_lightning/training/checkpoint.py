@@ -182,4 +182,4 @@ class WholeCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # torch's own, over a write that failed
-                raise error.__context__ if isinstance(error.__context__, OSError) else error
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None

@@ -20,7 +20,7 @@ from fpt_lightning.training.random_state import RandomState
 
 
 class StopWhenTold(L.Callback):
-    """Ends what a signal was to end: one in 30 of its exceptions is swallowed within a training step."""
+    """Ends what a signal was to end: whatever it interrupts may swallow its exception, and the training goes on."""
 
     def on_train_batch_start(self, *_: Any) -> None:
         insist()
