@@ -114,3 +114,28 @@ def test_a_program_that_calls_it_keeps_its_own_handlers(monkeypatch: pytest.Monk
     monkeypatch.setattr(main, "_run", lambda *_: signal.raise_signal(signal.SIGINT))
     assert main.main(["run"]) == 130
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.slow
+def test_slurm_puts_a_job_in_line_again_and_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("bin").mkdir()
+    Path("bin/scontrol").write_text('#!/bin/sh\necho "$@" >> asked\n')
+    Path("bin/scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{Path.cwd()}/bin:{os.environ['PATH']}")
+    job = {"NTASKS": "1", "JOB_ID": "17", "JOB_NAME": "mine", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    command = [sys.executable, "-m", "fpt_lightning", *ENDLESS, "--last_checkpoint.every_n_train_steps=1000000"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        _once(Path("run/checkpoints/best.ckpt").exists, process)
+        process.send_signal(signal.SIGUSR1)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 143, said
+    assert Path("asked").read_text() == "requeue 17\n"
+    _never_a_traceback(said)
+    (left,) = Path("run").glob("hpc_ckpt_*.ckpt")
+    assert f"{left} is whole: --run_folder run --ckpt_path {left} goes on from it" in said
+    more = ["--ckpt_path=last", "--trainer.max_steps=1", "--trainer.limit_test_batches=1"]
+    done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert f"Restoring states from the checkpoint path at {left}" in done.stderr

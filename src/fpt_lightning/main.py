@@ -88,8 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         if (number := signal_in(stop)) is None:
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            _say(stopped_by(number), stop)
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return 0  # Lightning would kill the first process for it, which says what there is to say
+        _say(stopped_by(number), stop)
         return 128 + number
     except (FPTError, OSError) as error:
         if debug:

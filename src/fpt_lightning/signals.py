@@ -29,6 +29,7 @@ class Ending:
         Ending.of_process = self
         self._since: float | None = None
         self._number: int | None = None
+        self._yields = False
         self._raises = False
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # which nohup and shells decide
@@ -39,7 +40,18 @@ class Ending:
         """Lets signals raise from here on: KeyboardInterrupt, or SystemExit(143)."""
         self._raises = True
 
+    def take_over(self, yields: bool) -> None:
+        """Answers SIGTERM alone, whoever has put a handler before; or yields to such a handler, which calls this one.
+
+        Lightning's asks the other processes of a run at once, in the middle of whatever they are exchanging.
+        """
+        self._yields = yields
+        if not yields and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, self)
+
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._yields and number == signal.SIGTERM:
+            return
         if not self._raises:
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{stopped_by(number)}\n".encode())
             os._exit(128 + number)
@@ -56,12 +68,6 @@ class Ending:
             raise KeyboardInterrupt
         if self._number is not None:
             raise SystemExit(128 + self._number)
-
-
-def insist() -> None:
-    """:meth:`Ending.insist` of this process, for a loop to ask; nothing in a process that is another program's."""
-    if Ending.of_process is not None:
-        Ending.of_process.insist()
 
 
 def _ignore() -> None:

@@ -1,17 +1,20 @@
 """Lightning's Trainer with the two commands of ours: `run` and `prepare`."""
 
 import resource
+import signal
 import sys
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from fpt_lightning.errors import UsageError
-from fpt_lightning.signals import insist
+from fpt_lightning.signals import Ending
 from fpt_lightning.training.callbacks import Throughput
 from fpt_lightning.training.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.choice import check_choice, chosen
@@ -20,16 +23,34 @@ from fpt_lightning.training.random_state import RandomState
 
 
 class StopWhenTold(L.Callback):
-    """Ends what a signal was to end: one in 30 of its exceptions is swallowed within a training step."""
+    """Ends what a signal was to end, with all of its processes; see :class:`fpt_lightning.signals.Ending`.
+
+    Whatever a signal interrupts may swallow its exception, so every batch asks again. Under SLURM the signals are
+    Lightning's, which puts the job in line again.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if Ending.of_process is not None:
+            Ending.of_process.take_over(yields=SLURMEnvironment.detect())
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_start(trainer, pl_module)
 
     def on_train_batch_start(self, *_: Any) -> None:
-        insist()
+        if Ending.of_process is not None:
+            Ending.of_process.insist()
 
-    def on_validation_batch_start(self, *_: Any) -> None:
-        insist()
+    def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
+        self.on_train_batch_start()
 
-    def on_test_batch_start(self, *_: Any) -> None:
-        insist()
+    def on_test_batch_start(self, *_: Any, **__: Any) -> None:
+        self.on_train_batch_start()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Tells the processes that Lightning started; at Ctrl-C it does so itself."""
+        launcher = trainer.strategy.launcher
+        if isinstance(exception, SystemExit) and isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(signal.SIGTERM)
 
 
 class FPTTrainer(L.Trainer):
