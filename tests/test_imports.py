@@ -24,7 +24,7 @@ ORDER = (
     {"models"},
     {"data"},
     {"arguments", "config_files", "options"},
-    {"errors", "files", "machine"},
+    {"errors", "files", "machine", "signals"},
 )
 LEVELS = {room: level for level, rooms in enumerate(reversed(ORDER)) for room in rooms}
 

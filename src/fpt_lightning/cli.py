@@ -3,16 +3,16 @@
 import logging
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import lightning as L
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import fpt_lightning
 from fpt_lightning.arguments import ArgumentParser, refuse_infinite, with_configs_found
@@ -20,10 +20,12 @@ from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import DivergedError, FPTError, UsageError
 from fpt_lightning.runs.baselines import baselines
+from fpt_lightning.runs.claim import claim
 from fpt_lightning.runs.finish import finish, untested_result, what_ran
-from fpt_lightning.runs.folder import RunFolder, open_run_folder
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.resume import kept, way_on, what_is_left
+from fpt_lightning.runs.saved_config import SaveRunConfig
 from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar
-from fpt_lightning.training.checkpoint import read_checkpoint
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.logger import RunLogger
@@ -91,21 +93,27 @@ class FPTCLI(LightningCLI):
             getattr(fpt_lightning, name)  # imported, so that configs can name the tasks without their modules
         # linked as one object; jsonargparse would make a group of options of a dataclass
         set_parsing_settings(subclasses_enabled=[TaskSpec])
-        super().__init__(
-            L.LightningModule,  # FPTClassifier by default
-            FPTDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=FPTTrainer,
-            trainer_defaults=dict(TRAINER_DEFAULTS),
-            parser_class=ArgumentParser,
-            parser_kwargs={"prog": "fpt"},
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"overwrite": True},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=with_configs_found(words),
-        )
+        with ExitStack() as self._held:
+            try:
+                super().__init__(
+                    L.LightningModule,  # FPTClassifier by default
+                    FPTDataModule,
+                    subclass_mode_model=True,
+                    subclass_mode_data=True,
+                    trainer_class=FPTTrainer,
+                    trainer_defaults=dict(TRAINER_DEFAULTS),
+                    parser_class=ArgumentParser,
+                    parser_kwargs={"prog": "fpt"},
+                    save_config_callback=SaveRunConfig,
+                    save_config_kwargs={"overwrite": True},
+                    auto_configure_optimizers=False,
+                    load_from_checkpoint_support=False,
+                    args=with_configs_found(words),
+                )
+            except (KeyboardInterrupt, SystemExit, OSError) as stop:
+                if self.run_folder is not None:
+                    stop.add_note(what_is_left(self.run_folder))
+                raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The command that is asked for alone, since each parser takes a twentieth of a second to build."""
@@ -121,6 +129,10 @@ class FPTCLI(LightningCLI):
         """Adds the named callbacks, and links what no config should have to repeat."""
         folder_help = "Folder of the run; by default runs/TASK/NUMBER."
         parser.add_argument("--run_folder", type=str | None, default=None, help=folder_help)
+        overwrite_help = (
+            "Go over a run that is there: make it anew, or with --ckpt_path go on with one that is finished."
+        )
+        parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
         for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.set_defaults(dict(CALLBACK_DEFAULTS))
@@ -146,8 +158,9 @@ class FPTCLI(LightningCLI):
         if self.subcommand not in ("fit", "run"):
             self.save_config_callback = None
             warnings.filterwarnings("ignore", "The dirpath has changed")  # nothing is saved
-        if (checkpoint := config.get("ckpt_path")) is not None and checkpoint not in ("best", "last", "hpc"):
-            read_checkpoint(checkpoint)  # before anything starts
+        if "ckpt_path" in config:
+            trains = self.subcommand in ("fit", "run") and config.get("test") != "only"
+            config.ckpt_path = way_on(config.ckpt_path, config.run_folder, trains, kept(config))
         trainer = config.trainer
         if 0 < trainer.max_steps < (trainer.val_check_interval or 0):
             trainer.val_check_interval = trainer.max_steps  # the end of a short run is validated too
@@ -232,8 +245,19 @@ class FPTCLI(LightningCLI):
                 callback.monitor = f"val_{self.datamodule.task.metric}"
 
     def _use_run_folder(self, trainer: Any) -> None:
-        checkpoint = self._get(self.config, "ckpt_path")
-        self.run_folder = open_run_folder(self.datamodule.task.name, self._get(self.config, "run_folder"), checkpoint)
+        config = self.config[self.subcommand]
+        tests_only = self.subcommand == "run" and config.test == "only"
+        claimed = claim(
+            self.datamodule.task.name,
+            config.run_folder,
+            config.ckpt_path,
+            overwrite=config.overwrite,
+            tests_only=tests_only,
+            kept_in=[file.parent for file in kept(config).values() if file.is_absolute()],
+            first=getattr(rank_zero_only, "rank", 0) == 0,
+        )
+        self.run_folder = self._held.enter_context(claimed)
+        self.save_config_kwargs["begin"] = self.run_folder.begin
         trainer.default_root_dir = str(self.run_folder.path)
         for key in ("checkpoint", "last_checkpoint"):
             callback: ModelCheckpoint = self._get(self.config_init, key)
@@ -243,7 +267,7 @@ class FPTCLI(LightningCLI):
         if trainer.logger is None or trainer.logger is True:
             own.append(TensorBoardLogger(self.run_folder.path, name="", version="", sub_dir="tensorboard"))
         trainer.logger = own + ([] if isinstance(trainer.logger, bool) else _as_list(trainer.logger))
-        if self.subcommand == "run" and self._get(self.config, "test") == "only":
+        if tests_only:
             trainer.logger = False  # a test alone logs at step 0, before everything that is there
         rank_zero_info(f"run folder: {self.run_folder.path}")
 
@@ -256,29 +280,6 @@ class ParsedCommand(FPTCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs nothing."""
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Saves the resolved config without what belongs to this session alone: folder, checkpoint, when to test."""
-
-    def __init__(self, parser: ArgumentParser, config: Any, **kwargs: Any) -> None:
-        config = config.clone()
-        config.run_folder = config.ckpt_path = None
-        if "test" in config:
-            config.test = "after"
-        super().__init__(parser, config, **kwargs)
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Saves nothing yet: a checkpoint that is refused leaves its folder as it was."""
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().setup(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Takes away the result of a finished run that goes on: until it ends again, it is not finished."""
-        if stage == "fit":
-            # not trainer.log_dir, which waits for the other processes: this one is here alone
-            RunFolder(Path(trainer.default_root_dir)).result.unlink(missing_ok=True)
 
 
 def _silence_what_no_user_can_mend() -> None:

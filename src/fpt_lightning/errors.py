@@ -50,3 +50,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def first_line(error: Exception) -> str:
     """What an error of others says, to stand within a sentence of ours."""
     return str(error).strip().partition("\n")[0].rstrip(".:")
+
+
+def os_reason(error: OSError) -> str:
+    """What the system says, and of which file."""
+    if error.strerror is None or error.filename is None:
+        return first_line(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror}"

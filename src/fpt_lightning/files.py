@@ -15,7 +15,18 @@ STALE = 24 * 3600.0
 
 
 @contextmanager
-def whole_file(path: Path, stale: float = STALE) -> Iterator[Path]:
+def naming(path: Path) -> Iterator[None]:
+    """Names the file in an OSError of the block that names none: a full disk does not say what it had no room for."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
     """Gives a path to write to, which becomes ``path`` at the end of the block, or nothing if it raises.
 
     Whoever looks meanwhile sees the old content or none; processes that write one file at a time each write their own.
@@ -23,19 +34,19 @@ def whole_file(path: Path, stale: float = STALE) -> Iterator[Path]:
 
     Args:
         path: The file; its folder is made where that is missing.
-        stale: Seconds after which a part that nobody finished is taken away; 0 where one process alone writes the file.
 
     Raises:
         OSError: If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_parts(path, stale)
+    clear_parts(path.parent, f".{escape(path.name)}.*.part", STALE)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
+        with naming(path):
+            yield part
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.replace(path)
     finally:
         with suppress(OSError):  # why it could not be written matters more than what is left of it
             part.unlink(missing_ok=True)
@@ -80,9 +91,9 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _clear_parts(path: Path, stale: float) -> None:
-    """Takes away what processes left that were killed so long ago."""
-    for part in path.parent.glob(f".{escape(path.name)}.*.part"):
+def clear_parts(folder: Path, pattern: str = ".*.part", stale: float = 0.0) -> None:
+    """Takes away what processes left of files that were killed so many seconds ago."""
+    for part in folder.glob(pattern):
         with suppress(OSError):  # its writer may have finished meanwhile
             if time.time() - part.stat().st_mtime >= stale:
                 part.unlink()

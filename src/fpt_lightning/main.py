@@ -1,13 +1,16 @@
 """The door of the `fpt` command: help and version at once, everything else through the command line of cli.py."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 from fpt_lightning import __version__
-from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.errors import FPTError, UsageError, did_you_mean, os_reason
+from fpt_lightning.signals import Ending, signal_in, stopped_by
 
 COMMANDS = {
     "run": "train, choose the checkpoint on validation, test it once, write result.json",
@@ -55,26 +58,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``fpt`` on the command line; that of this process by default.
 
     Returns:
-        The exit status: 0, 2 for a wrong command line or config, 1 for anything else that went wrong.
+        The exit status: 0; 2 for a wrong command line or config; 130 and 143 for Ctrl-C and SIGTERM; 1 for anything
+        else that went wrong.
     """
+    ending = None if arguments is not None else _take_over_process()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        _run(words)
+        _run(words, ending)
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on: fpt sweep TABLE --dry-run | head
+    except BrokenPipeError as error:  # nobody reads on: fpt sweep TABLE --dry-run | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where python's last flush may go
+        if hasattr(error, "__notes__"):
+            _say("fpt: error: nobody reads the output any more", error)
         return 1
-    except FPTError as error:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if (number := signal_in(stop)) is None:
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            _say(stopped_by(number), stop)
+        return 128 + number
+    except (FPTError, OSError) as error:
         if debug:
             raise
-        print(f"fpt: error: {error}", file=sys.stderr)
-        return error.exit_code
+        _say(f"fpt: error: {os_reason(error) if isinstance(error, OSError) else error}", error)
+        return error.exit_code if isinstance(error, FPTError) else 1
     return 0
 
 
-def _run(words: list[str]) -> None:
+def _take_over_process() -> Ending:
+    """Settles what belongs to a process of its own, and not to a program that calls :func:`main`."""
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files; a notebook's backend is none of its child
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for is no error
+    return Ending()
+
+
+def _say(line: str, error: BaseException) -> None:
+    with suppress(OSError):  # nobody reads that either
+        print("\n".join([line, *filter(None, getattr(error, "__notes__", []))]), file=sys.stderr, flush=True)
+
+
+def _run(words: list[str], ending: Ending | None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(HELP, end="")
     elif words[0] == "--version":
@@ -84,9 +111,10 @@ def _run(words: list[str]) -> None:
     else:
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)  # a task of one's own beside its config; last, so that it shadows no package
+        module = import_module(HOME.get(words[0], "fpt_lightning.cli"))  # which imports torch: seconds
+        if ending is not None:
+            ending.put_away()
         if words[0] in HOME:
-            getattr(import_module(HOME[words[0]]), words[0])(words[1:])
+            getattr(module, words[0])(words[1:])
         else:
-            from fpt_lightning.cli import FPTCLI  # imports torch: seconds
-
-            FPTCLI(words)
+            module.FPTCLI(words)

@@ -11,7 +11,8 @@ import yaml
 
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.runs.archive import Archive, RunFolders, open_runs, write_archive
-from fpt_lightning.runs.outcome import Outcome, State, lock_of, write_failure
+from fpt_lightning.runs.lock import lock_of
+from fpt_lightning.runs.outcome import Outcome, State, write_failure
 
 RESULT = {"steps": 20, "best_step": 10, "lr": 1e-3, "seed": 0, "versions": {"torch": "3"}, "val_accuracy": 0.5}
 CONFIG = {"seed_everything": 0, "model": {"lr": 1e-3, "part_lr": None, "trainable": ["input"], "name": "größer\n2"}}

@@ -238,7 +238,7 @@ def test_a_run_goes_on_as_it_began(
     kept = ("result.json", "config.yaml", "metrics.csv", LAST)
     before = [Path("run", name).read_bytes() for name in kept]
     capsys.readouterr()
-    longer = [*words, "--trainer.max_steps=4", f"--ckpt_path=run/{LAST}"]
+    longer = [*words, "--trainer.max_steps=4", f"--ckpt_path=run/{LAST}", "--overwrite"]
     assert fpt("run", *longer, change) == 2
     error = capsys.readouterr().err
     assert message in error

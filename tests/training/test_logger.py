@@ -36,10 +36,3 @@ def test_a_resumed_run_keeps_what_it_has_and_drops_what_it_repeats() -> None:
 def test_a_run_folder_is_named_after_itself() -> None:
     logger = RunLogger("runs/mnist/003")
     assert (logger.name, logger.save_dir) == ("003", "runs/mnist/003")
-
-
-def test_a_part_that_a_kill_left_is_taken_away(tmp_path: Path) -> None:
-    part = tmp_path / ".metrics.csv.0123abcd.part"
-    part.write_text("step,tra")
-    RunLogger(tmp_path).log_metrics({"train_loss": 1.0}, 0)
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]

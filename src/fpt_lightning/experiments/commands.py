@@ -45,8 +45,9 @@ def sweep(words: Sequence[str]) -> None:
             check_commands(grid, missing, launcher)
             with Screen(grid, launcher.slots) as screen:
                 outcomes = Sweep(grid, launcher, screen).run()
-    except KeyboardInterrupt:
-        raise FPTError("stopped; the same command goes on where the runs are") from None
+    except (KeyboardInterrupt, SystemExit) as stop:
+        stop.add_note("the same command goes on where the runs are")
+        raise
     _sum_up(grid, outcomes, shlex.join(["fpt", "report", *launching.parse_known_args(words)[1]]))
 
 
@@ -71,7 +72,7 @@ def status(words: Sequence[str]) -> None:
     for run in grid.due(outcomes):
         outcome = outcomes[run.id]
         if options.all or outcome.cause or outcome.state in (State.RUNNING, State.STOPPED):
-            cause = f": {outcome.cause}" if outcome.cause else ""
+            cause = f": {outcome.cause or outcome.holder}" if outcome.cause or outcome.holder else ""
             console.print(f"{outcome.state:<9} {run.folder}  {describe(run)}{cause}", soft_wrap=True, markup=False)
 
 

@@ -4,12 +4,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rich.text import Text
+
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.screen import Screen
-from fpt_lightning.runs.outcome import Outcome, State, is_locked, read_outcome
+from fpt_lightning.runs.lock import is_locked
+from fpt_lightning.runs.outcome import Outcome, State, read_outcome
 
 LOOK = 1.0
 """Seconds between two looks at what runs."""
@@ -94,4 +97,6 @@ class Sweep:
             if verdict.state is State.FAILED:  # a failed test takes nothing from the choice that asked for it
                 outcome = Outcome(State.FAILED, outcome.result, verdict.cause)
             self.outcomes[run.id] = outcome
+            if verdict.state is State.FINISHED and verdict.cause:
+                self.screen.console.print(Text(f"{run.folder.name}  {verdict.cause}"), soft_wrap=True)
             self.screen.ended(run, outcome, time.monotonic() - since)

@@ -1,13 +1,14 @@
 """The end of a run: what ran and what it measured become its result, learning curve and exported parts."""
 
 import math
+import sys
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fpt_lightning.data.datamodule import FPTDataModule
-from fpt_lightning.errors import UsageError
+from fpt_lightning.errors import UsageError, first_line
 from fpt_lightning.machine import machine
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.learning_curve import plot_learning_curve
@@ -67,19 +68,28 @@ def untested_result(folder: RunFolder) -> dict[str, Any]:
 
 
 def finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> None:
-    """Leaves the result in the run folder, last of all, and says what it is."""
+    """Leaves the result in the run folder, first of all, then what is made of it, and says what it is.
+
+    Raises:
+        OSError: If the result or the exported parts cannot be written.
+    """
+    folder.write_result(result)
     metric = model.task.metric
     names = {"test": "test", "val": "validation"}
     scores = {name: result[f"{split}_{metric}"] for split, name in names.items() if f"{split}_{metric}" in result}
-    files = ["result.json", "learning_curve.png", "metrics.csv", "checkpoints/best.ckpt"]
+    split, score = next(iter(scores.items()))
+    files = ["result.json", "metrics.csv", "checkpoints/best.ckpt"]
     if "test" in scores:  # which has put the model back to the best checkpoint
         export_trained(model.model, folder.path / "trained.safetensors")
         files.append("trained.safetensors")
-    split, score = next(iter(scores.items()))
-    beside = {name: worth["test" if "test" in scores else "val"] for name, worth in result.get("baselines", {}).items()}
     title = f"{result['task']} on {result['arm']}: {split} {metric} {score:.3f}"
-    plot_learning_curve(folder.metrics, folder.path / "learning_curve.png", title, metric)
-    folder.write_result(result)
+    picture = folder.path / "learning_curve.png"
+    try:
+        plot_learning_curve(folder.metrics, picture, title, metric)
+        files.append(picture.name)
+    except (ArithmeticError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"fpt: warning: {picture} could not be drawn: {first_line(error)}", file=sys.stderr)
+    beside = {name: worth["test" if "test" in scores else "val"] for name, worth in result.get("baselines", {}).items()}
     print(
         ", ".join(f"{split} {metric} {score:.4f}" for split, score in scores.items())
         + f" at step {result['best_step']:,} of {result['steps']:,}\n"

@@ -1,14 +1,11 @@
 """The run folder: ``config.yaml``, ``metrics.csv``, ``checkpoints/`` and, once the run is finished, ``result.json``."""
 
 import json
-import os
-import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fpt_lightning.errors import UsageError
-from fpt_lightning.files import write_whole
+from fpt_lightning.files import clear_parts, write_whole
 
 PACKAGES = (
     "fpt-lightning",
@@ -19,7 +16,20 @@ PACKAGES = (
     "torchmetrics",
     "jsonargparse",
 )
-_ENVIRONMENT = "FPT_RUN_FOLDER"  # how the processes of one run learn the folder that the first has chosen
+
+OUTCOME = (
+    "result.json",
+    "failure.json",
+    "learning_curve.png",
+    "trained.safetensors",
+    "trained.json",
+    "attention.png",
+    "attention.json",
+)
+"""What the end of a run leaves, and what is made of it."""
+
+OWN = (*OUTCOME, "metrics.csv", "hpc_ckpt_*.ckpt", "checkpoints/*.ckpt", "tensorboard/events.*")
+"""What is written over when a run is made anew; whatever else lies in its folder stays."""
 
 
 class RunFolder:
@@ -30,10 +40,16 @@ class RunFolder:
         metrics: Every logged figure.
         checkpoints: The folder of ``best.ckpt`` and ``last.ckpt``.
         best: The checkpoint that validation chose.
+        last: The checkpoint to go on from.
         result: The outcome; there only when the run is finished.
         failure: Why the last attempt of a sweep failed; there only if it did.
         attention: The attention maps as a picture, where somebody asked for them.
+        overwritten: Files of an earlier run that go when this one begins.
+        has_begun: Whether this run has.
     """
+
+    overwritten: frozenset[Path] = frozenset()
+    has_begun = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,6 +57,7 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
         self.result = path / "result.json"
         self.failure = path / "failure.json"
         self.attention = path / "attention.png"
@@ -49,42 +66,35 @@ class RunFolder:
         """Writes the result whole or not at all, with the versions of what made it."""
         versions = {name: metadata.version(name) for name in PACKAGES}
         write_whole(self.result, json.dumps({**result, "versions": versions, "status": status}, indent=2) + "\n")
+        self.has_begun = True
 
+    def own_files(self) -> frozenset[Path]:
+        """What is there that a run made anew writes over."""
+        return frozenset(path for name in OWN for path in self.path.glob(name))
 
-def open_run_folder(name: str, folder: str | None, checkpoint: str | None) -> RunFolder:
-    """Chooses the folder of a run that is about to start.
+    def files(self) -> frozenset[Path]:
+        """What is there of the run's own, and the folders that it lies in."""
+        folders = (self.checkpoints, self.path / "tensorboard")
+        return self.own_files() | {path for path in (self.config, *folders) if path.exists()}
 
-    Args:
-        name: What runs are numbered under: the task.
-        folder: The folder that the user asked for.
-        checkpoint: The checkpoint that the run goes on from; its run folder is used again.
+    def newest_checkpoint(self, last: Path, best: Path) -> Path | None:
+        """Where to go on: ``last``, or what SLURM's signal left later; ``best`` where a kill came between the two."""
+        found = [path for path in (last, *self.path.glob("hpc_ckpt_*.ckpt")) if path.is_file()]
+        return max(found, key=lambda path: path.stat().st_mtime, default=best if best.is_file() else None)
 
-    Returns:
-        The folder asked for; that of the checkpoint; or the next free ``runs/<name>/<number>``.
+    def begin(self) -> None:
+        """Takes away what an earlier end of the run left, or all of an earlier run, and what kills left of files.
 
-    Raises:
-        UsageError: If the folder holds a run already, or several processes were started from outside without a folder.
-    """
-    inherited = os.environ.get(_ENVIRONMENT)
-    if inherited is not None and os.environ.get("LOCAL_RANK", "0") != "0":  # a process that Lightning started
-        return RunFolder(Path(inherited))
-    if folder is None and checkpoint is not None and Path(checkpoint).parent.name == "checkpoints":
-        folder = str(Path(checkpoint).parent.parent)
-    if folder is None and ("TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1):
-        raise UsageError("processes started from outside must agree on a run folder: pass --run_folder PATH")
-    run = RunFolder(Path(folder) if folder is not None else _next_free(Path("runs") / name))
-    if run.result.is_file() and checkpoint is None:
-        raise UsageError(f"{run.path} holds a finished run: choose another --run_folder, or delete it")
-    if checkpoint is None and any(run.checkpoints.glob("*.ckpt")):
-        raise UsageError(
-            f"{run.path} holds an unfinished run: add --ckpt_path {run.checkpoints / 'last.ckpt'} to go on with it, "
-            "or choose another --run_folder"
-        )
-    os.environ[_ENVIRONMENT] = str(run.path.absolute())
-    return run
+        Only for whoever holds the folder, once nothing is left that could refuse the run.
+        """
+        self.has_begun = True
+        for name in OUTCOME:
+            (self.path / name).unlink(missing_ok=True)
+        for path in self.overwritten:
+            path.unlink(missing_ok=True)
+        self.clear_parts()
 
-
-def _next_free(parent: Path) -> Path:
-    """The number after the highest in use."""
-    numbers = [int(child.name) for child in parent.glob("*") if re.fullmatch(r"\d+", child.name)]
-    return parent / f"{max(numbers, default=-1) + 1:03d}"
+    def clear_parts(self) -> None:
+        """Takes away what kills left of files that were being written."""
+        for folder in (self.path, self.checkpoints):
+            clear_parts(folder)

@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib
-from matplotlib.figure import Figure
-
 from fpt_lightning.files import whole_file
 from fpt_lightning.runs.metrics import read_curve
 
@@ -13,7 +10,14 @@ def plot_learning_curve(metrics: Path, picture: Path, title: str = "", metric: s
     """Draws loss and metric (``accuracy`` or ``r2``) against training steps, from a ``metrics.csv``.
 
     The ending of the picture's name is its format.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If matplotlib cannot draw it, or does not know what MPLBACKEND names.
     """
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 3))
         # margins by hand: to work them out matplotlib draws everything twice, a fifth of a warm short run
@@ -30,6 +34,6 @@ def plot_learning_curve(metrics: Path, picture: Path, title: str = "", metric: s
             axes.set_ylabel(quantity)
             axes.grid(alpha=0.25)
         axes.legend(frameon=False)
-        figure.suptitle(title, fontsize=10)
-        with whole_file(picture, stale=0.0) as part:
+        figure.suptitle(title, fontsize=10, parse_math=False)  # an arm may be called $x^$
+        with whole_file(picture) as part:
             figure.savefig(part, format=picture.suffix[1:], dpi=150)

@@ -58,7 +58,7 @@ class Curve:
 def read_curve(metrics: Path, metric: str = "accuracy") -> Curve:
     """Reads the course of one figure out of a ``metrics.csv``: ``accuracy``, ``r2`` or ``loss``."""
     try:
-        with metrics.open(newline="") as file:
+        with metrics.open(newline="", encoding="utf-8") as file:
             return curve_of(csv.reader(file), metric, metrics)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         cause = error.strerror if isinstance(error, OSError) else error

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from fpt_lightning.files import write_whole
 from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.lock import holder_of
 from fpt_lightning.runs.result import DamagedResultError, Result, read_json, read_result
 
 
@@ -32,12 +31,14 @@ class Outcome:
         result: The content of result.json, of a run that finished or diverged.
         cause: Why it failed or diverged, or of a finished run its test, in a line.
         attention: The picture of a finished run's attention maps, where somebody asked for them.
+        holder: Which process is at a run that is running.
     """
 
     state: State
     result: Result | None = None
     cause: str | None = None
     attention: Path | None = None
+    holder: str | None = None
 
     @property
     def is_tested(self) -> bool:
@@ -65,8 +66,8 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
         return Outcome(State.FINISHED, result, cause, picture if picture.is_file() else None)
     if not folder.is_dir():
         return Outcome(State.MISSING)
-    if is_locked(folder):
-        return Outcome(State.RUNNING)
+    if (holder := holder_of(folder)) is not None:
+        return Outcome(State.RUNNING, holder=holder)
     if damage is not None:
         return Outcome(State.FAILED, cause=f"{damage}; the next sweep makes it again")
     if (cause := _cause(folder)) is not None:
@@ -99,19 +100,3 @@ def _cause(folder: Path) -> str | None:
 def write_failure(folder: Path, cause: str) -> None:
     """Keeps the cause of a failure in the run folder."""
     write_whole(RunFolder(folder).failure, json.dumps({"cause": cause}) + "\n")
-
-
-def lock_of(folder: Path) -> FileLock:
-    """The lock of a run: the kernel lets it go when its owner dies, so it never needs to be cleared."""
-    return FileLock(folder / ".lock", timeout=0)
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process somewhere is at this run."""
-    if not (folder / ".lock").exists():
-        return False
-    try:
-        with lock_of(folder):
-            return False
-    except Timeout:
-        return True

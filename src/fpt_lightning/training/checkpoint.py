@@ -6,6 +6,7 @@ and a hash that names the frozen weights and the task. It holds tensors and plai
 """
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.errors import FPTError, UsageError, first_line
 from fpt_lightning.files import whole_file
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 
@@ -37,6 +38,10 @@ UNSEEN = (
     "weight_decay",
     "seed",
 )
+DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, ArithmeticError, AssertionError,
+          AttributeError, LookupError, TypeError, ValueError, struct.error)  # fmt: skip
+"""What torch and zipfile raise of a file that is no checkpoint."""
+
 PREFIX = "model."  # where FPTClassifier keeps the transformer
 
 
@@ -61,10 +66,13 @@ def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None
     The model's sizes and frozen weights are compared elsewhere, by what they are; ``max_steps`` may change.
 
     Raises:
-        UsageError: If a rate, a dropout, the seed, the batch size or the precision is another than it was.
+        UsageError: If a rate, a dropout, the seed, the batch size or the precision is another than it was, or the
+            checkpoint holds weights alone.
     """
     if module._trainer is None or module.trainer.state.fn != TrainerFn.FITTING:
         return
+    if "optimizer_states" not in checkpoint:
+        raise UsageError("this checkpoint holds weights alone: a training goes on from one with the optimizer's state")
     before = _of_model(checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})) | checkpoint.get(SETTINGS, {})
     now = _of_model(module.hparams) | _settings(module.trainer)
     for name, own in now.items():
@@ -120,19 +128,31 @@ def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> No
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Opens a checkpoint as data, on the CPU; a missing, damaged or hostile file is named.
 
+    Every tensor lies in the file with its checksum (CRC-32), which is compared: torch itself believes a flipped bit.
+
     Raises:
-        FPTError: If it is not a whole file of tensors and plain values.
+        FPTError: If it is not a whole file of tensors and plain values, or none of Lightning's.
     """
     if not Path(path).is_file():
         raise FPTError(f"there is no checkpoint {path}")
     try:
-        if not zipfile.is_zipfile(path):  # torch would take it for a file of its first years and stumble in it
-            raise EOFError("it is cut short or of another kind")
+        _compare_checksums(path)
         checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise FPTError(f"{path} is not a checkpoint of fpt-lightning, or not whole ({reason})") from error
+        if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
+            raise ValueError("it holds something else")
+    except DAMAGE as error:
+        raise FPTError(f"{path} is not a checkpoint of fpt-lightning, or not whole ({first_line(error)})") from error
     return checkpoint
+
+
+def _compare_checksums(path: str | Path) -> None:
+    if not zipfile.is_zipfile(path):  # torch would take it for a file of its first years and stumble in it
+        raise EOFError("it is cut short or of another kind")
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed, as torch writes none")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"its part {damaged} is damaged")
 
 
 def chosen_step(path: str | Path) -> dict[str, Any]:
@@ -142,16 +162,21 @@ def chosen_step(path: str | Path) -> dict[str, Any]:
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there once it is on the disk.
+    """Writes a checkpoint beside its place and moves it there once it is on the disk; reads none that is damaged.
 
     Lightning collects it in the system's temporary folder; where that is another file system, moving it is a copy over
     the checkpoint before, and a kill leaves neither.
     """
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See :func:`read_checkpoint`; one that may hold more than plain values is Lightning's to read."""
+        if "://" in str(path) or kwargs.get("weights_only") is False:
+            return super().load_checkpoint(path, *args, **kwargs)
+        return read_checkpoint(path)
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         if "://" in str(path) or storage_options is not None:  # not a file of this machine: Lightning knows how
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        # the first process of a run writes alone, and is killed again and again where jobs are preempted
-        with whole_file(Path(path), stale=0.0) as part, part.open("wb") as file:
+        with whole_file(Path(path)) as part, part.open("wb") as file:
             torch.save(checkpoint, file)

@@ -1,27 +1,37 @@
 """The trained parts of a run as two small files that anyone may open: safetensors, and JSON that says what it is."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from fpt_lightning.errors import FPTError
-from fpt_lightning.files import whole_file, write_whole
+from fpt_lightning.files import write_whole
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+
+HASH = "sha256"
+"""The name of the tensors' hash in the file's metadata."""
 
 
 def export_trained(model: FrozenPretrainedTransformer, path: str | Path) -> Path:
     """Writes the trained parameters to a safetensors file, and what they belong to into a JSON file beside it.
 
+    The same parameters give the same bytes; with them goes their hash, which :func:`load_trained` compares.
+
     Returns:
         The safetensors file; the JSON file has the same name with ``.json``.
+
+    Raises:
+        OSError: If they cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()}
-    with whole_file(path) as part:
-        save_file(tensors, part, metadata={"format": "pt", "frozen": model.frozen_hash()})
+    metadata = {"format": "pt", "frozen": model.frozen_hash(), HASH: tensors_hash(tensors)}
+    write_whole(path, _with_sorted_metadata(save(tensors, metadata)))
     write_whole(path.with_suffix(".json"), json.dumps(model.identity(), indent=2) + "\n")
     return path
 
@@ -30,15 +40,17 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
     """Puts parameters that :func:`export_trained` wrote into a model of the same task, backbone and trained parts.
 
     Raises:
-        FPTError: If the file cannot be read, or belongs to other parts or frozen weights.
+        FPTError: If the file cannot be read, is damaged, or belongs to other parts or frozen weights.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            frozen = (file.metadata() or {}).get("frozen")
+            metadata = file.metadata() or {}
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        if metadata.get(HASH, own_hash := tensors_hash(tensors)) != own_hash:  # versions before 0.3 wrote none
+            raise ValueError("its tensors are not those that were written")
+    except (SafetensorError, OSError, ValueError) as error:
         raise FPTError(f"{path}: no trained parts can be read from it ({error})") from error
     own = model.trained_parameters()
     wanted, saved = ({(name, tensor.shape) for name, tensor in parts.items()} for parts in (own, tensors))
@@ -47,7 +59,7 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
             f"{path} does not fit this model: {different[0]} differs in being there or in shape "
             f"({len(different)} such). Its JSON file names the task, backbone and parts it belongs to."
         )
-    if frozen != model.frozen_hash():
+    if (frozen := metadata.get("frozen")) != model.frozen_hash():
         raise FPTError(
             f"{path} was trained on the frozen weights {frozen}, this model has {model.frozen_hash()} "
             f"of {model.choice}. Its JSON file names the backbone it belongs to."
@@ -55,3 +67,25 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
+
+
+def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The sha256 of names, types, shapes and values, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """A safetensors file whose metadata come in the order of their names: safetensors' own order is another each time.
+
+    The file is the length of its header in eight bytes, the header as JSON, and the tensors.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    return content[:8] + text.ljust(end - 8) + content[end:]

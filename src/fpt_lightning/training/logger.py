@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from fpt_lightning.files import whole_file
+from fpt_lightning.files import naming, whole_file
 
 
 class RunLogger(Logger):
@@ -54,17 +54,17 @@ class RunLogger(Logger):
             self._columns = list(dict.fromkeys([*self._columns, *old_columns, *row]))
             self._started = True
             self._write(rows)
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns).writerow(row)
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        with whole_file(self.path, stale=0.0) as part, part.open("w", newline="") as file:
+        with whole_file(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)

@@ -70,6 +70,8 @@ class FPTTrainer(L.Trainer):
         """
         if test == "only" and ckpt_path is None:
             raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
+        if test != "never" and self.limit_test_batches == 0:
+            raise UsageError("trainer.limit_test_batches=0 leaves nothing to test: add --test never")
         measured: dict[str, Any] = {}
         if test != "only":
             check_choice(

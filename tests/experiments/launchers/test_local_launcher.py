@@ -19,7 +19,8 @@ from fpt_lightning.experiments.launchers.local import LocalLauncher, visible_gpu
 from fpt_lightning.experiments.launchers.process import OUT_OF_MEMORY
 from fpt_lightning.experiments.launchers.verdict import Verdict
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.outcome import State, lock_of, read_outcome
+from fpt_lightning.runs.lock import lock_of
+from fpt_lightning.runs.outcome import State, read_outcome
 
 LONG = 100_000  # steps: nobody waits for the end of these runs
 

@@ -87,8 +87,8 @@ class WorkerProcess:
         code = self._process.wait()
         if code == -signal.SIGKILL:
             return OUT_OF_MEMORY
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
+        if code < 0 or code > 128:
+            return f"killed by {signal.Signals(-code if code < 0 else code - 128).name}"
         log = run.folder / "log.txt"
         return last_words(log) if log.is_file() else self._last_error()
 

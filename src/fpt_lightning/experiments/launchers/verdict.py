@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from filelock import Timeout
-
-from fpt_lightning.errors import DivergedError, FPTError
+from fpt_lightning.errors import DivergedError, FPTError, os_reason
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.outcome import State, lock_of, read_finished, write_failure
+from fpt_lightning.runs.lock import HeldError, hold
+from fpt_lightning.runs.outcome import State, read_finished, write_failure
 from fpt_lightning.runs.result import DamagedResultError
 
 PATIENCE = 2.0
@@ -21,7 +20,10 @@ PATIENCE = 2.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the run of an id: finished, diverged, failed and why, or running: somebody else is at it."""
+    """What became of the run of an id: finished, diverged, failed and why, or running: somebody else is at it.
+
+    The cause of one that is finished says what had to be set aside before.
+    """
 
     id: str
     state: State
@@ -34,17 +36,20 @@ def carry_out(run: Run) -> Verdict:
     Output goes to ``log.txt`` of the run folder from here on. What is no :class:`FPTError` ends the process, with its
     traceback in the log: whoever asked for it reads the cause there.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with lock_of(run.folder).acquire(timeout=PATIENCE):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with hold(run.folder, PATIENCE):  # which the run itself then holds too
             return _carry_out(run)
-    except Timeout:
+    except HeldError:
         return Verdict(run.id, State.RUNNING)
+    except OSError as error:
+        return fail(run, os_reason(error))
 
 
 def _carry_out(run: Run) -> Verdict:
     from fpt_lightning.attention.command import attention
     from fpt_lightning.cli import FPTCLI
+    from fpt_lightning.runs.resume import set_damaged_aside
 
     files = RunFolder(run.folder)
     try:
@@ -55,26 +60,30 @@ def _carry_out(run: Run) -> Verdict:
     commands: list[Callable[[], object]] = []
     if result is not None and result.status == "diverged":
         return Verdict(run.id, State.DIVERGED)
-    if result is None:
-        commands.append(partial(FPTCLI, run.command))
-    elif run.test and result.test is None:
+    tests = result is not None and run.test and result.test is None
+    said = set_damaged_aside(files) if result is None or tests else []
+    if result is None or said:
+        commands.append(partial(FPTCLI, [*run.command, *(["--overwrite"] if said else [])]))
+    elif tests:
         commands.append(partial(FPTCLI, [*run.command, "--test=only", f"--ckpt_path={files.best}"]))
     if run.attention and not files.attention.is_file():
         commands.append(partial(attention, ["--checkpoint", str(run.folder)]))
     files.failure.unlink(missing_ok=True)
     for command in commands:
         _write_output_to(run.folder / "log.txt")
+        print("".join(f"{line}\n" for line in said), end="")
         _forget_peak_memory()
         try:
             command()
-        except FPTError as error:
-            print(f"fpt: error: {error}", file=sys.stderr)
+        except (FPTError, OSError) as error:
+            cause = os_reason(error) if isinstance(error, OSError) else str(error)
+            print(f"fpt: error: {cause}", file=sys.stderr)
             if isinstance(error, DivergedError):
                 return Verdict(run.id, State.DIVERGED)
-            return fail(run, str(error).partition("\n")[0])
+            return fail(run, cause.partition("\n")[0])
         finally:
             sys.stdout.flush()
-    return Verdict(run.id, State.FINISHED)
+    return Verdict(run.id, State.FINISHED, "; ".join(said) or None)
 
 
 def fail(run: Run, cause: str) -> Verdict:

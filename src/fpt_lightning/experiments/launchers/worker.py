@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from fpt_lightning.experiments.launchers.verdict import carry_out, check
+from fpt_lightning.signals import Ending
 
 
 def serve(pipe: Connection) -> None:
@@ -34,4 +35,5 @@ def _listen(pipe: Connection, inbox: "queue.SimpleQueue[Any]") -> None:
 
 
 if __name__ == "__main__":
+    Ending()
     serve(Connection(int(sys.argv[1])))

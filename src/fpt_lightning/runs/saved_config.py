@@ -1,0 +1,37 @@
+"""``config.yaml`` of a run folder."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Saves the resolved config without what belongs to this session alone: folder, checkpoint, when to test.
+
+    Args:
+        parser: The parser of the command.
+        config: The config.
+        begin: What to do before, in the first process: :meth:`RunFolder.begin`.
+        kwargs: Those of Lightning's callback.
+    """
+
+    def __init__(
+        self, parser: LightningArgumentParser, config: Any, *, begin: Callable[[], None] | None = None, **kwargs: Any
+    ) -> None:
+        config = config.clone()
+        config.run_folder = config.ckpt_path = None
+        config.overwrite = False
+        if "test" in config:
+            config.test = "after"
+        super().__init__(parser, config, **kwargs)
+        self._begin = begin
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Saves nothing yet: a checkpoint that is refused leaves its folder as it was."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._begin is not None and trainer.is_global_zero:
+            self._begin()
+        super().setup(trainer, pl_module, "fit")
