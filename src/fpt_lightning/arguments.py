@@ -7,12 +7,18 @@ import re
 from collections.abc import Sequence
 from typing import Any, Never
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from fpt_lightning.config_files import find_config
 from fpt_lightning.errors import UsageError, did_you_mean
 
-LINKED = ("self", "task", "seed")  # what no config gives: the command line does
+# what no config gives: the command line does
+LINKED = ("self", "task", "seed", "params", "optimizer", "lr_scheduler", "max_lr")
+RATES = {"optimizer": "lr", "lr_scheduler": "max_lr"}
+"""The argument of a class that is the learning rate, which ``model.lr`` and ``model.part_lr`` give."""
 
 
 def with_configs_found(words: Sequence[str]) -> list[str]:
@@ -35,6 +41,16 @@ class ArgumentParser(LightningArgumentParser):
         self._commands = super().add_subcommands(*args, **kwargs)
         return self._commands
 
+    def add_optimizer_options(self) -> None:
+        """Adds ``optimizer`` and ``lr_scheduler``, which the model gets as class and arguments, not built.
+
+        As LightningCLI's own, but for the rates: these are the model's, which a sweep changes.
+        """
+        for option, bases in {"optimizer": (Optimizer,), "lr_scheduler": (ReduceLROnPlateau, LRScheduler)}.items():
+            skip = {"params", "optimizer", RATES[option]}
+            self.add_subclass_arguments(bases, option, instantiate=False, fail_untyped=False, skip=skip)
+            self.link_arguments(option, f"model.init_args.{option}", compute_fn=_as_dict)
+
     def error(self, message: str, ex: Exception | None = None) -> Never:
         """Raises a UsageError, but for a parser that jsonargparse makes for the options of a single class."""
         if not self.exit_on_error:
@@ -52,6 +68,8 @@ class ArgumentParser(LightningArgumentParser):
             return _no_such_option(match[2], self._commands.choices[match[1]])
         if match := re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", message):
             owner, option = match.groups()
+            if RATES.get(path) == option:
+                return rate_given_twice(path)
             known = options_of(owner)
             return (
                 f"{path}: {owner.rpartition('.')[2]} has no option '{option}'{did_you_mean(option, known)} "
@@ -68,6 +86,8 @@ class ArgumentParser(LightningArgumentParser):
             return f"{path}: expected {_plain(match[1])}, got {match[2]!r}"
         if match := re.search(r"typing\.Literal\[(.+?)\].*?Given value: (\S+)", message, re.DOTALL):
             return f"{path}: expected one of {match[1]}, got {match[2]!r}"
+        if match := re.search(r"not correspond to a subclass of (\w+).*Given value: (\S+)", message, re.DOTALL):
+            return f"{path}: {match[2]} is no {match[1]}"
         if match := re.search(r"Expected a dot import path string: (.*)", message):
             return f"{path}: no class is called '{match[1]}'"
         lines = [line.strip() for line in message.splitlines() if line.strip()]
@@ -80,6 +100,11 @@ def _no_such_option(option: str, parser: LightningArgumentParser) -> str:
     heads = {key.partition(".")[0] for key in known}
     nearest = did_you_mean(option, known) if head in heads else did_you_mean(head, heads)
     return f"there is no option '{option}'{nearest}"
+
+
+def rate_given_twice(option: str) -> str:
+    """What is wrong with ``optimizer.lr`` and ``lr_scheduler.max_lr``."""
+    return f"the learning rate is model.lr, that of single parts model.part_lr: leave {option}.{RATES[option]} away"
 
 
 def refuse_infinite(value: Any, option: str = "") -> None:
@@ -103,6 +128,10 @@ def options_of(class_path: str) -> list[str]:
         if inspect.Parameter.VAR_KEYWORD not in kinds.values():
             break
     return [name for name in dict.fromkeys(names) if name not in LINKED]
+
+
+def _as_dict(choice: Namespace | None) -> dict[str, Any] | None:
+    return None if choice is None else choice.as_dict()
 
 
 def _plain(type_name: str) -> str:

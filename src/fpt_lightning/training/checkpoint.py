@@ -36,6 +36,9 @@ UNSEEN = (
     "moved_share",
     "warmup_steps",
     "weight_decay",
+    "optimizer",
+    "lr_scheduler",
+    "label_smoothing",
     "seed",
 )
 DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, ArithmeticError, AssertionError,

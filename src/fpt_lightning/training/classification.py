@@ -7,10 +7,11 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
-from torchmetrics.regression import MeanAbsoluteError, R2Score
+from torchmetrics.regression import MeanAbsoluteError
 
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.spec import Batch, TaskSpec
@@ -24,11 +25,21 @@ from fpt_lightning.training import checkpoint as checkpoints
 from fpt_lightning.training.alignment import FitInput
 from fpt_lightning.training.export import load_trained
 from fpt_lightning.training.logger import is_logging_step
-from fpt_lightning.training.rates import check_rates, parameter_groups
+from fpt_lightning.training.metrics import Accuracy, split_metrics
+from fpt_lightning.training.optimizer import (
+    build_optimizer,
+    build_schedule,
+    check_length,
+    check_rates,
+    chosen_class,
+    parameter_groups,
+)
 
 
 class FPTClassifier(L.LightningModule):
     """A frozen transformer that answers with classes: cross-entropy, accuracy, Adam on what trains (FPT section 2).
+
+    Another loss is another :meth:`loss`, in a class of your own that ``--model my_module.MyClassifier`` names.
 
     Where a task's answers are numbers (``task.classes`` is None) it answers in the standard units of the training
     targets: mean squared error in those units, and the mean absolute error (``mae``) and the coefficient of
@@ -60,7 +71,7 @@ class FPTClassifier(L.LightningModule):
         dropout: Probability of every dropout in the backbone.
         input_dropout: Probability of dropout behind the linear input layer of continuous tokens; the paper's reference
             has 0.1.
-        lr: Learning rate of Adam, constant.
+        lr: Learning rate; constant, unless a schedule changes it.
         part_lr: Another learning rate for single parts.
         trained_parts: A ``trained.safetensors`` of an earlier run to start from.
         seed: Seed of random weights; the command line links it to ``seed_everything``.
@@ -68,6 +79,11 @@ class FPTClassifier(L.LightningModule):
             ``seed``.
         residual_scaling: Draw the output projections of a random GPT-2 smaller than its other weights, as transformers
             5 does; false draws them alike, as transformers 4 and so the paper's reference did.
+        optimizer: Another optimizer than Adam for what trains: its class, or ``class_path`` and ``init_args``; the
+            command line fills it with ``--optimizer``. Its rates are ``lr`` and ``part_lr``.
+        lr_scheduler: A schedule of the rates, likewise, with ``--lr_scheduler``; see :func:`build_schedule`.
+        warmup_steps: Steps over which the rates rise to what they are; the schedule begins behind them.
+        label_smoothing: Share of every training target that is spread over all classes (Szegedy et al. 2016).
 
     Raises:
         UsageError: If the arguments contradict each other or the task.
@@ -95,17 +111,30 @@ class FPTClassifier(L.LightningModule):
         backbone_seed: int | None = None,
         input_dropout: float = 0.0,
         residual_scaling: bool = True,
+        optimizer: dict[str, Any] | str | None = None,
+        lr_scheduler: dict[str, Any] | str | None = None,
+        warmup_steps: int = 0,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, share in (("dropout", dropout), ("input_dropout", input_dropout)):
+        shares = {"dropout": dropout, "input_dropout": input_dropout, "label_smoothing": label_smoothing}
+        for name, share in shares.items():
             if not 0 <= share < 1:
                 raise UsageError(f"model.{name} lies between 0 and 1, got {share}")
-        if align_steps < 0:
-            raise UsageError(f"model.align_steps must be 0 or more, got {align_steps}")
-        self.save_hyperparameters(ignore=["task", "lora"])
-        self.save_hyperparameters({"lora": asdict(lora) if lora else None})  # plain values: checkpoints hold no others
+        for name, steps in {"align_steps": align_steps, "warmup_steps": warmup_steps}.items():
+            if steps < 0:
+                raise UsageError(f"model.{name} must be 0 or more, got {steps}")
+        if label_smoothing and task.classes is None:
+            raise UsageError(f"model.label_smoothing spreads a target over classes: {task.name} answers with numbers")
+        self.optimizer = chosen_class(optimizer, "optimizer")
+        self.lr_scheduler = chosen_class(lr_scheduler, "lr_scheduler")
+        self.save_hyperparameters(ignore=["task", "lora", "optimizer", "lr_scheduler"])
+        plain = {"lora": asdict(lora) if lora else None, "optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}
+        self.save_hyperparameters(plain)  # checkpoints hold no other values
         self.task = task
         self.lr, self.part_lr = lr, dict(part_lr or {})
+        self.warmup_steps = warmup_steps
+        self.label_smoothing = label_smoothing
         self.trainable = [trainable] if isinstance(trainable, str) else list(trainable)
         self.fit_input = FitInput(input_initialization == "moments", align_steps)
         choice = BackboneChoice(
@@ -122,6 +151,7 @@ class FPTClassifier(L.LightningModule):
             self.fit_input = FitInput()  # it was fitted then
         self.validation_metrics = split_metrics(task, "val_")
         self.test_metrics = split_metrics(task, "test_")
+        self._moving()  # refuses before anything starts
         # checkpoints hold what trains and no more; keys are compared in on_load_checkpoint
         self.strict_loading = False
 
@@ -137,11 +167,28 @@ class FPTClassifier(L.LightningModule):
         answers, target, loss = self._answer(batch)
         # only at the steps that are shown: at the paper's tiny batches a step costs less than its bookkeeping
         if is_logging_step(self.trainer, self.trainer.global_step):
-            figures = {"train_loss": loss}
+            figures: dict[str, torch.Tensor | float] = {"train_loss": loss}
+            if self.trainer.lr_scheduler_configs:
+                figures["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
             if self.task.classes is not None:
                 figures["train_accuracy"] = (answers.detach().argmax(dim=-1) == target).float().mean()
             self.log_dict(figures, prog_bar=True, sync_dist=True)
         return loss
+
+    def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of training, validation and test: mean cross-entropy, or squared error; override it for another.
+
+        Args:
+            logits: ``[answers, classes]`` of all answers of a batch; of a regression ``[answers]``, in standard units.
+            target: ``[answers]`` int64 classes; of a regression numbers in standard units.
+
+        Returns:
+            A scalar, the mean over the answers. ``self.training`` tells whether it is to be learnt from: labels are
+            smoothed there alone, so that figures of validation compare.
+        """
+        if self.task.classes is None:
+            return F.mse_loss(logits, target)
+        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing if self.training else 0.0)
 
     def on_validation_start(self) -> None:
         self._seen = 0
@@ -167,10 +214,30 @@ class FPTClassifier(L.LightningModule):
             return logits.argmax(dim=-1)
         return logits.squeeze(-1).float() * self.task.target_std + self.task.target_mean
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with torch's defaults; the optimizer never meets a frozen parameter."""
+    def on_validation_epoch_end(self) -> None:
+        """Asks schedules that wait for a plateau; before the checkpoint of this validation is written."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            for config in self.trainer.lr_scheduler_configs:
+                if config.reduce_on_plateau:
+                    metric = self.validation_metrics[str(config.monitor)]
+                    assert isinstance(metric, Metric)
+                    config.scheduler.step(metric.compute())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam with torch's defaults, or the one chosen; the optimizer never meets a frozen parameter.
+
+        Raises:
+            UsageError: If the run is longer than its schedule.
+        """
+        if self.lr_scheduler is not None:
+            check_length(self.lr_scheduler, self.warmup_steps, self.trainer.estimated_stepping_batches)
+        return self._moving()
+
+    def _moving(self) -> OptimizerLRScheduler:
         groups = parameter_groups(self.lr, self.part_lr, self.model)
-        return torch.optim.Adam(groups, lr=self.lr, foreach=True)
+        optimizer = build_optimizer(self.optimizer, groups, self.lr)
+        schedule = build_schedule(self.lr_scheduler, self.warmup_steps, optimizer, list(self.validation_metrics))
+        return ([optimizer], schedule) if schedule else optimizer  # type: ignore[return-value]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out what is frozen, and names it."""
@@ -200,10 +267,10 @@ class FPTClassifier(L.LightningModule):
         logits = self(batch.tokens, batch.mask, places).flatten(0, 1)  # [batch * answers, classes]
         target = batch.target.flatten()
         if self.task.classes is not None:
-            return logits, target, F.cross_entropy(logits, target)
+            return logits, target, self.loss(logits, target)
         numbers = logits.squeeze(-1).float()
         target = ((target - self.task.target_mean) / self.task.target_std).float()
-        return numbers, target, F.mse_loss(numbers, target)
+        return numbers, target, self.loss(numbers, target)
 
     def _count_what_is_left_out(self, metrics: nn.ModuleDict, split: Split) -> None:
         """Tells the accuracy what share of a split is read."""
@@ -225,32 +292,3 @@ class FPTClassifier(L.LightningModule):
                 # R2 is the same in standard units, where its sums neither cancel out nor vanish in rounding
                 metric.update(answers, target)
             self.log(name, metric, on_epoch=True, prog_bar=name.endswith(self.task.metric))
-
-
-def split_metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
-    """Loss and metrics over a split, exact whatever share of it each device saw, under names with a prefix."""
-    metrics: dict[str, Metric] = {"loss": MeanMetric()}
-    if task.classes is None:
-        metrics |= {"mae": MeanAbsoluteError(), "r2": R2Score()}
-    else:
-        metrics["accuracy"] = Accuracy(task.classes)
-    return nn.ModuleDict({prefix + name: metric for name, metric in metrics.items()})
-
-
-class Accuracy(MulticlassAccuracy):
-    """The share of answers that are right, among those of examples that were left out too (FPT: remote homology).
-
-    Args:
-        classes: Classes that an answer chooses among.
-
-    Attributes:
-        kept_share: The share of the split's examples that were read.
-    """
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes, average="micro", validate_args=False)
-        self.kept_share = 1.0
-
-    def compute(self) -> torch.Tensor:
-        """The accuracy over the whole split."""
-        return super().compute() * self.kept_share

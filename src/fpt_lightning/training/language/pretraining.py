@@ -19,10 +19,10 @@ from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.kernels.attention import use_attention
 from fpt_lightning.training import checkpoint as checkpoints
-from fpt_lightning.training.classification import split_metrics
 from fpt_lightning.training.language.generation import continue_texts, copying_gain
 from fpt_lightning.training.language.schedule import decayed_groups, warm_cosine
 from fpt_lightning.training.logger import is_logging_step
+from fpt_lightning.training.metrics import split_metrics
 
 SAMPLE_STARTS = ("The ", "It was ")
 SAMPLE_TOKENS = 48
