@@ -29,6 +29,7 @@ from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, Predic
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.logger import RunLogger
+from fpt_lightning.training.packs.replica import Replica
 from fpt_lightning.training.trainer import FPTTrainer
 
 TRAINER_DEFAULTS = {
@@ -212,24 +213,31 @@ class FPTCLI(LightningCLI):
 
     def run(self, **kwargs: Any) -> None:
         """Runs the Trainer's `run` and leaves result, learning curve and exported parts in the run folder."""
+        self.conclude(self.trainer, kwargs)
+
+    def conclude(self, trainer: FPTTrainer | Replica, kwargs: dict[str, Any], **more: Any) -> None:
+        """Leaves the result of what a Trainer, or a pack, runs; ``more`` goes into it.
+
+        Raises:
+            DivergedError: If the run did, which its result then says.
+            UsageError: If the command leaves none.
+        """
         if self.run_folder is None:
             raise UsageError("fpt run writes a result, which trainer.fast_dev_run forbids: use fpt fit for a trial")
         if not isinstance(self.model, FPTClassifier):
             raise UsageError("fpt run writes the result of a task: train a language model with fpt fit")
         trained = untested_result(self.run_folder) if kwargs["test"] == "only" else {}
         seed = self._get(self.config, "seed_everything")
+        named = self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"]
         try:
-            measured = self.trainer.run(**kwargs)
+            measured = trainer.run(**kwargs)
         except DivergedError as error:
             if self.trainer.is_global_zero:
-                result = what_ran(self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"])
-                diverged = {**result, **self.trainer.cost(), "diverged_step": error.step}
+                diverged = {**what_ran(*named), **more, **trainer.cost(), "diverged_step": error.step}
                 self.run_folder.write_result(diverged, status="diverged")
             raise
         if self.trainer.is_global_zero:
-            result = trained or what_ran(
-                self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"]
-            )
+            result = trained or what_ran(*named) | more
             if not trained and kwargs["baselines"]:
                 result["baselines"] = baselines(self.datamodule)
             finish(self.run_folder, {**result, **measured}, self.model)

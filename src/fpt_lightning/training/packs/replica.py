@@ -14,6 +14,7 @@ from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import DivergedError
 from fpt_lightning.training.callbacks import PartsSummary, PredictionWriter
 from fpt_lightning.training.checkpoint import read_checkpoint
+from fpt_lightning.training.choice import chosen
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.random_state import current_state, restore
 from fpt_lightning.training.trainer import FPTTrainer
@@ -74,6 +75,30 @@ class Replica:
         for name in ("log", "log_dict"):
             object.__delattr__(self.model, name)
         self.model.trainer = self.datamodule.trainer = self.alone
+
+    def run(self, test: str = "after", **_: Any) -> dict[str, Any]:
+        """What the run measured, as :meth:`FPTTrainer.run` says it: the end of one that the pack has trained.
+
+        Raises:
+            DivergedError: If it diverged.
+            FPTError: If it never validated, so that there is no checkpoint to choose.
+        """
+        if self.diverged is not None:
+            raise self.diverged
+        chooser = self.alone.checkpoint_callback
+        assert isinstance(chooser, callbacks.ModelCheckpoint)
+        best, measured = chosen(chooser)
+        measured |= self.cost()  # before the test, which puts the callbacks back
+        if test != "never":
+            (tested,) = self.alone.test(
+                self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
+            )
+            measured |= tested
+        return measured
+
+    def cost(self) -> dict[str, Any]:
+        """What the training took, see :meth:`FPTTrainer.cost`; the seconds are those of the pack."""
+        return self.alone.cost() | {"steps": self.steps}
 
     def call(self, hook: str, *arguments: Any) -> None:
         """Calls a hook of the run's callbacks; what says that it diverged ends it."""
