@@ -18,6 +18,7 @@ ORDER = (
     {"main"},
     {"experiments"},
     {"attention"},
+    {"packs"},
     {"cli"},
     {"runs"},
     {"training"},

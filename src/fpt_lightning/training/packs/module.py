@@ -13,9 +13,9 @@ from fpt_lightning.errors import FPTError
 from fpt_lightning.models.kernels.replicas import replicated
 from fpt_lightning.models.packed import PackedTransformer, share_frozen
 from fpt_lightning.training.logger import is_logging_step
+from fpt_lightning.training.optimizer import parameter_groups
 from fpt_lightning.training.packs.adam import PackedAdam
 from fpt_lightning.training.packs.replica import Replica, streams
-from fpt_lightning.training.optimizer import parameter_groups
 
 
 class Pack(L.LightningModule):
