@@ -21,7 +21,7 @@ BENCHMARKS := data lstm pack pretraining sweep
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format benchmark wheel clean $(TASKS) $(TABLES) \
+.PHONY: help install demo test test-slow lint format benchmark docs wheel clean $(TASKS) $(TABLES) \
 	$(addprefix benchmark-,$(BENCHMARKS))
 
 help:  ## this page
@@ -76,8 +76,12 @@ benchmark: $(INSTALLED)  ## steps a second beside a plain baseline, on this mach
 $(addprefix benchmark-,$(BENCHMARKS)): benchmark-%: $(INSTALLED)
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
+# Material's notice of its own future is no warning of ours
+docs: $(INSTALLED)  ## the site with the API reference, in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
 wheel: $(INSTALLED)  ## build dist/*.whl
 	$(BIN)/python -m build --wheel --installer uv $(ARGS)
 
 clean:  ## remove the environment and what tools leave behind; runs and data stay
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

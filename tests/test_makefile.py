@@ -37,6 +37,7 @@ TRIED = [
     "benchmark-lstm",
     "benchmark-pretraining",
     "benchmark-sweep",
+    "docs",
     "wheel",
     *RUNS,
     *TABLES,
@@ -145,6 +146,19 @@ def test_the_benchmark_of_pretraining(tmp_path: Path) -> None:
     assert result["sizes"]["layers"] == 1
     assert row["tokens_per_second"] == pytest.approx(2 * 16 / row["seconds"])
     assert row["share"] == pytest.approx(row["gflops"] / row["matrix_rate_gflops"])
+
+
+def test_the_site_has_every_page_the_api_and_the_files_that_are_linked(tmp_path: Path) -> None:
+    done = _make("docs", f"ARGS=--site-dir {tmp_path}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} | {"index", "changelog", "contributing"}
+    assert pages <= {page.stem for page in tmp_path.glob("*.html")}
+    api = (tmp_path / "api.html").read_text()
+    assert 'id="fpt_lightning.training.classification.FPTClassifier"' in api
+    assert ":class:" not in api
+    for page in tmp_path.glob("*[!4].html"):  # 404.html knows no folder of its own
+        for link in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text()):
+            assert "://" in link or (tmp_path / link).exists(), f"{page.name}: {link}"
 
 
 def _make_table(table: str, folder: Path, root: Path, *more: str) -> subprocess.CompletedProcess[str]:

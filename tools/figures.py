@@ -19,7 +19,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md")
-CELL = re.compile(r"\**(?P<mean>[\d.,]+)(?: ± (?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?")
+CELL = re.compile(
+    r"\**(?:[▲▼] )?(?P<mean>[\d.,]+)(?: ± (?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?"
+)
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)<!-- = (.*?) -->")
 TABLE = re.compile(r"(<!-- table: (\w+)( with rates)? -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
 

@@ -47,7 +47,7 @@ def test_a_learning_rate_is_chosen_on_it() -> None:
     page = _rendered(grid, "html")
     assert "FPT, lr 1e-2: validation 0.810 ± 0.006" in page
     assert "<h2>Accuracy or R² against learning rate</h2>" in page
-    assert 'aria-label="R² against learning rate on weight"' in page
+    assert 'aria-label="R² against learning rate on weight: FPT ' in page
 
 
 def test_every_measure_of_a_regression() -> None:

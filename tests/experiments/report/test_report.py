@@ -1,5 +1,6 @@
 """Tables as markdown, LaTeX and HTML, from run folders as ``fpt run`` leaves them."""
 
+import itertools
 import json
 import re
 import shutil
@@ -17,7 +18,8 @@ from run_folders import EXPERIMENTS, finish, grid_of
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Cell, Grid
 from fpt_lightning.experiments.report import FORMATS, render, write_report
-from fpt_lightning.experiments.report.units import NONE
+from fpt_lightning.experiments.report.svg import x_axis
+from fpt_lightning.experiments.report.units import NONE, short
 from fpt_lightning.runs.outcome import write_failure
 
 FIGURES = {  # test accuracy by seed
@@ -65,12 +67,93 @@ def test_a_figure_stands_beside_the_papers() -> None:
 def test_bold_is_significant_and_no_more() -> None:
     """FPT's 100 against 50 on every seed has no variance to test with; 100 against 75 has."""
     told = _rendered(_finished())
-    assert _row(told, "Random")[0].startswith("**75.6 ± 0.3**")
+    assert _row(told, "Random")[0].startswith("**▼ 75.6 ± 0.3** ")
     assert "**" not in _row(told, r"LSTM\*")[0] + _row(told, r"LSTM\*")[1] + "".join(_row(told, "FPT"))
     assert "over 3 comparisons" in told
     page = _rendered(_finished(profile="laptop", overrides={"data.batch_size": 4}), "html")
     assert re.search(r'title="[^"]* against FPT, paired t-test over 3 seeds: p[^"]*corrected \(Holm\) p', page)
     assert "the same difference on every seed" in page
+
+
+def test_better_and_worse_are_told_apart_without_colours() -> None:
+    grid = _finished()
+    for run, figure in zip(_cell(grid, "LSTM*", "mnist").runs.values(), (0.991, 0.998, 0.999), strict=True):
+        shutil.rmtree(run.folder)
+        finish(run, figure)
+    told = _rendered(grid)
+    assert (_row(told, "Random")[0][:6], _row(told, r"LSTM\*")[1][:6]) == ("**▼ 75", "**▲ 99")
+    assert "Bold is ▲ better or ▼ worse than FPT: paired t-test" in told
+    page = _rendered(grid, "html")
+    for sign, verdict in (("▲", "better"), ("▼", "worse")):
+        assert re.search(rf"{sign}</span> <strong>.*</strong><span class=\"unseen\"> {verdict} than FPT</span>", page)
+    latex = _rendered(grid, "latex")
+    assert r"{\boldmath\textbf{$\bigtriangledown$ 75.6" in latex
+    assert r"{\boldmath\textbf{$\bigtriangleup$ 99.6" in latex
+
+
+@pytest.mark.parametrize(("slower", "sign"), [("Random", "▼"), ("FPT", "▲")])
+def test_fewer_steps_are_better(slower: str, sign: str) -> None:
+    grid = grid_of("table6")
+    for arm in ("FPT", "Random"):
+        for (_, seed), run in _cell(grid, arm).runs.items():
+            first = 10 + seed if arm == slower else 2
+            finish(run, curve=[0.5] * first + [0.9])
+    told = _rendered(grid)
+    assert _row(told, "Random")[0].startswith(f"**{sign} ")
+    assert "worse than FPT (fewer steps are better): paired" in told
+
+
+def test_the_papers_figure_is_spoken_of_where_there_is_one() -> None:
+    for kind in FORMATS:
+        assert "the paper's figure" in _rendered(grid_of(), kind).replace("&#39;", "'")
+        assert "the paper's figure" not in _rendered(grid_of("regressions_in_full"), kind).replace("&#39;", "'")
+
+
+def test_a_difference_too_small_to_be_seen_has_no_sign() -> None:
+    grid = grid_of(arms=["FPT"], tasks=["bit_xor"])
+    for run in grid.cells[0].runs.values():
+        finish(run, 0.9998)
+    assert '<span class="difference">0.0</span>' in _rendered(grid, "html")
+
+
+@pytest.mark.parametrize(("steps", "heights"), [([4, 4, 4], 3), ([4, 9, 4], 3), ([4, 20, 60], 1)])
+def test_equal_seeds_do_not_hide_each_other(steps: list[int], heights: int) -> None:
+    grid = grid_of("table6", arms=["FPT"])
+    for run, at in zip(grid.cells[0].runs.values(), steps, strict=True):
+        finish(run, curve=[0.5] * at + [0.9])
+    page = _rendered(grid, "html")
+    drawing = page[page.index('<svg class="chart"', page.index("<h2>Steps to convergence")) :]
+    drawing = drawing[: drawing.index("</svg>")]
+    dots = re.findall(r'<circle class="dot" cx="([\d.]+)" cy="([\d.]+)"', drawing)
+    assert len(set(dots)) == 3
+    assert len({y for _, y in dots}) == heights
+    assert drawing in _rendered(grid, "html")
+
+
+@pytest.mark.parametrize(("low", "high"), [(250, 1500), (100, 1_000), (1e2, 1e7), (1200, 1300), (1, 1e8)])
+def test_numbers_along_an_axis_do_not_touch(low: float, high: float) -> None:
+    axis = x_axis("gradient steps", [low, high], True, short)
+    ticks = axis.ticks()
+    assert len(ticks) >= 2
+    places = [axis.place(tick) for tick in ticks]
+    letters = [0.6 * 16 * len(axis.written(tick)) for tick in ticks]  # at the largest size
+    for (left, right), (one, other) in zip(itertools.pairwise(places), itertools.pairwise(letters), strict=True):
+        assert right - left > (one + other) / 2 + 5
+
+
+def test_a_chart_is_put_into_words() -> None:
+    grid = grid_of(protocol="fair", arms=["FPT", "Random"], tasks=["bit_xor"])
+    for cell in grid.cells:
+        for (lr, _), run in cell.runs.items():
+            finish(run, validation={1e-4: 0.6, 1e-3: 0.9, 1e-2: 0.7}[lr], curve=[0.5, 0.6, 0.9])
+    page = _rendered(grid, "html")
+    labels = re.findall(r'<svg class="chart"[^>]* role="img" aria-label="([^"]+)"', page)
+    assert len(labels) == page.count('<svg class="chart"')
+    assert "Learning curves on bit-xor: FPT 50 at 100 to 90 at 300; Random 50 at 100 to 90 at 300." in labels
+    (rates,) = [label for label in labels if "against learning rate" in label]
+    assert "FPT 60 at 1e-4 to 70 at 1e-2, chosen 1e-3 with 90; Random" in rates
+    (steps,) = [label for label in labels if label.startswith("Steps")]
+    assert "FPT 300 in the mean of 3; Random 300" in steps
 
 
 def test_a_missing_cell_says_why() -> None:

@@ -1,7 +1,9 @@
 """The page in Chromium: on a phone and a desk, in light and dark."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_folders import finish, grid_of
@@ -16,11 +18,54 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium"),
 ]
 
+COMMITTED = sorted((Path(__file__).parents[3] / "results" / "laptop").glob("*/page.html"))
+
+SMALLEST_TEXT = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const sizes = [];
+  while (walker.nextNode()) {
+    const one = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || one.closest("script, title, .unseen") || !one.getClientRects().length) continue;
+    const shown = one instanceof SVGElement ? one.getScreenCTM() : { a: 1, b: 0 };
+    const scale = Math.hypot(shown.a, shown.b);
+    sizes.push(parseFloat(getComputedStyle(one).fontSize) * scale);
+  }
+  return Math.min(...sizes);
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    browser = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
+    with browser.sync_playwright() as engine:
+        opened = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("width", [320, 390, 1440])
+@pytest.mark.parametrize("page", COMMITTED, ids=[page.parent.name for page in COMMITTED])
+def test_a_committed_page_is_read_at_every_width(page: Path, width: int, chromium: Any) -> None:
+    opened = chromium.new_page(viewport={"width": width, "height": 844})
+    opened.goto(page.as_uri())
+    assert opened.evaluate("document.documentElement.scrollWidth") == width
+    assert opened.evaluate(SMALLEST_TEXT) >= 12 - 1e-3
+    table = opened.locator(".scroll").first
+    beyond = table.evaluate("box => box.scrollWidth - box.clientWidth")
+    assert (beyond > 0) == (width < 1000)
+    opened.wait_for_function("beyond => document.querySelector('.more').hidden == !beyond", arg=beyond)
+    assert opened.get_by_text("scroll the table sideways").first.is_visible() == (beyond > 0)
+    table.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    for cell in ("th:first-child", "td:last-child"):  # the names of the rows stay, the last column is reached
+        place = opened.locator(f".figures tbody tr:first-child {cell}").bounding_box()
+        assert place["x"] >= 0
+        assert place["x"] + place["width"] <= width
+    opened.close()
+
 
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_page_fits_its_window_without_a_complaint(width: int, scheme: str) -> None:
-    browser = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
+def test_a_page_fits_its_window_without_a_complaint(width: int, scheme: str, chromium: Any) -> None:
     grid = grid_of(protocol="fair")
     for cell in grid.cells:
         for (lr, seed), run in cell.runs.items():
@@ -30,21 +75,19 @@ def test_a_page_fits_its_window_without_a_complaint(width: int, scheme: str) -> 
                 write_failure(run.folder, "RuntimeError: " + "a_word_that_has_no_end_" * 10)
     write_report(grid, grid.outcomes(), "html", Path("page.html"))
     complaints: list[str] = []
-    with browser.sync_playwright() as engine:
-        opened = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = opened.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url) if "page.html" not in request.url else None)
-        page.goto(Path("page.html").absolute().as_uri())
-        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        behind = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        before = page.evaluate("getComputedStyle(document.body).color")
-        assert (_brightness(behind) > _brightness(before)) == (scheme == "light")
-        page.locator(".command button").first.click()
-        page.wait_for_function("document.querySelector('.command button').textContent == 'copied'")
-        opened.close()
+    page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: complaints.append(request.url) if "page.html" not in request.url else None)
+    page.goto(Path("page.html").absolute().as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    behind = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    before = page.evaluate("getComputedStyle(document.body).color")
+    assert (_brightness(behind) > _brightness(before)) == (scheme == "light")
+    page.locator(".command button").first.click()
+    page.wait_for_function("document.querySelector('.command button').textContent == 'copied'")
+    page.close()
     assert [url for url in complaints if not url.startswith("data:")] == []
 
 

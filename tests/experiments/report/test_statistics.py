@@ -16,7 +16,7 @@ def test_a_paired_comparison_uses_the_seeds_that_both_have() -> None:
     found = compare({0: 11.0, 1: 13.0, 2: 14.0, 7: 99.0}, {0: 10.0, 1: 11.0, 2: 11.0, 8: 0.0})
     assert (found.seeds, found.difference) == (3, 2.0)
     assert found.p == pytest.approx(0.0741799)
-    assert not found.significant  # nothing is before it is corrected
+    assert not found.verdict(fewer_is_better=False)  # nothing is before it is corrected
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ def charts_of(results: Results) -> dict[str, list[tuple[str, Chart | Dots]]]:
 
 
 def _learning_curves(results: Results, task: Task) -> Chart | None:
-    arms = [Series(style, _mean_curve(entry), band=True) for style, entry in enumerate(results.entries_of(task))]
+    entries = results.entries_of(task)
+    arms = [Series(entry.arm, style, _mean_curve(entry), band=True) for style, entry in enumerate(entries)]
     level = _level(results, task, "validation")
     return _chart(f"Learning curves on {task.title}", task, arms, level, "gradient steps", False, short)
 
@@ -48,7 +49,7 @@ def _rates(results: Results, task: Task) -> Chart | None:
     if all(len(entry.cell.rates) < 2 for entry in entries):
         return None
     arms = [
-        Series(style, [point for lr in entry.cell.rates if (point := _at_rate(results, entry, lr))])
+        Series(entry.arm, style, [point for lr in entry.cell.rates if (point := _at_rate(results, entry, lr))])
         for style, entry in enumerate(entries)
     ]
     title = f"{UNITS[task.metric].title} against learning rate on {task.title}"
@@ -89,7 +90,7 @@ def _sizes(results: Results, task: Task) -> Chart | None:
         if values:
             trained, mean = fmean(result.trained_parameters or 0 for result in sized), fmean(values)
             tooltip = f"{entry.arm}: {trained:,.0f} trained, test {unit.write(mean)}"
-            arms.append(Series(style, [Point(trained, mean, standard_error(values), tooltip)]))
+            arms.append(Series(entry.arm, style, [Point(trained, mean, standard_error(values), tooltip)]))
     if len({point.x for series in arms for point in series.points}) < 2:
         return None
     title = f"{unit.title} against size on {task.title}"

@@ -127,11 +127,14 @@ def _still_rising(results: Results) -> Iterator[str]:
 
 
 def _other_versions(results: Results) -> Iterator[str]:
-    places = defaultdict[str, list[str]](list)
+    runs = defaultdict[str, list[Entry]](list)
     for entry in results.entries.values():
         for result in entry.results.values():
             if (version := result.versions.get("fpt-lightning", "unknown")) != __version__:
-                places[version].append(f"{entry.arm} on {entry.task.title}")
-    for version, cells in places.items():
-        where = ", ".join(dict.fromkeys(cells))
-        yield f"{len(cells)} runs were made by fpt-lightning {version}, not by {__version__}: {where}."
+                runs[version].append(entry)
+    for version, entries in runs.items():
+        arms = defaultdict[str, dict[str, None]](dict)
+        for entry in entries:
+            arms[entry.arm][entry.task.title] = None
+        where = "; ".join(f"{arm} on {', '.join(tasks)}" for arm, tasks in arms.items())
+        yield f"{len(entries)} runs were made by fpt-lightning {version}, not by {__version__}: {where}."

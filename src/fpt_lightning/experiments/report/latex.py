@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from fpt_lightning.experiments.report.page import FigureText, Page
-from fpt_lightning.experiments.report.units import MINUS, NONE
+from fpt_lightning.experiments.report.units import MINUS, NONE, SIGNS
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -19,6 +19,8 @@ _SPECIAL = {
     MINUS: r"$-$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
     NONE: r"\textendash{}",
+    SIGNS["better"]: r"$\bigtriangleup$",
+    SIGNS["worse"]: r"$\bigtriangledown$",
     # brackets: at the start of a row they would be an argument of the line break before it
     **{sign: "{" + sign + "}" for sign in "[]*`"},
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
@@ -101,6 +103,6 @@ def _rows(arm: str, figures: list[FigureText]) -> list[str]:
 def _cell(figure: FigureText) -> str:
     mean, sign, error = escaped(figure.mean).partition(r" $\pm$")
     text = rf"{mean}{{\scriptsize{sign}{error}}}" if sign else mean
-    if figure.significant:
-        text = rf"{{\boldmath\textbf{{{text}}}}}"
+    if figure.verdict:
+        text = rf"{{\boldmath\textbf{{{escaped(SIGNS[figure.verdict])} {text}}}}}"
     return text if figure.note is None else rf"{text}\textsuperscript{{{figure.note}}}"

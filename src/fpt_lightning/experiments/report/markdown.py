@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from fpt_lightning.experiments.report.page import FigureText, Page
+from fpt_lightning.experiments.report.units import SIGNS
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&]|^[-+#](?=\s))")
 
@@ -37,7 +38,7 @@ def escaped(text: str) -> str:
 
 
 def _cell(figure: FigureText) -> str:
-    mean = f"**{figure.mean}**" if figure.significant else figure.mean
+    mean = f"**{SIGNS[figure.verdict]} {figure.mean}**" if figure.verdict else figure.mean
     note = "" if figure.note is None else f"[^{figure.note}]"
     return mean + note + (f" (paper {figure.reference})" if figure.reference else "")
 

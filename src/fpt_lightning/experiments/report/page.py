@@ -35,7 +35,8 @@ class FigureText:
         mean: Mean ± standard error.
         reference: The paper's, as it gave it.
         difference: Ours minus the paper's.
-        comparison: What the test against the baseline found, a sentence; ``significant`` in short.
+        comparison: What the test against the baseline found, a sentence.
+        verdict: In short: ``better`` or ``worse``, or empty where nothing speaks against chance.
         count: How many seeds it is over.
         lr: The learning rate that was chosen among several.
         note: The number of the note that says why there is none, or why so few seeds.
@@ -45,7 +46,7 @@ class FigureText:
     reference: str
     difference: str
     comparison: str
-    significant: bool
+    verdict: str
     count: str
     lr: str
     note: int | None
@@ -84,6 +85,7 @@ class Page:
         baselines: What needs no backbone, by name, a figure a column.
         notes: Why figures are missing; the same reason is given once.
         over: What a figure is the mean of.
+        baseline: The arm that the others are tested against.
         reading: How to read the table, a sentence each.
         options: What the profile and the protocol change of the tasks' configs, a line each.
         rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
@@ -99,6 +101,7 @@ class Page:
     baselines: list[tuple[str, list[str]]]
     notes: list[str]
     over: str
+    baseline: str
     reading: list[str]
     options: list[str]
     rates: list[str]
@@ -114,8 +117,9 @@ class Page:
         return f"Profile {self.profile.name}: {self.profile.about}." if self.profile.about else ""
 
     def how_to_read(self, papers: str) -> str:
-        """In full; ``papers`` says where the paper's figures stand."""
-        return " ".join([f"{self.over}, the paper's figure {papers}.", *self.reading])
+        """In full; ``papers`` says where the paper's figures stand, where there are any."""
+        beside = any(figure.reference for _, figures in self.rows for figure in figures)
+        return " ".join([f"{self.over}, the paper's figure {papers}." if beside else f"{self.over}.", *self.reading])
 
 
 def page_of(results: Results, folder: Path) -> Page:
@@ -131,6 +135,7 @@ def page_of(results: Results, folder: Path) -> Page:
         baselines=list(_baselines(results)),
         notes=notes,
         over=f"Mean ± standard error over {seeds} seeds" if seeds > 1 else "One seed",
+        baseline=results.baseline,
         reading=list(reading(results, metric)),
         options=list(options(results)),
         rates=list(rates(results)),
@@ -153,7 +158,7 @@ def _figure(results: Results, arm: str, column: Column, notes: list[str]) -> Fig
         reference="" if reference is None else _reference(reference, unit),
         difference=unit.write_signed(fmean(values) - reference.mean) if values and reference is not None else "",
         comparison="" if comparison is None else _comparison(comparison, unit, results.baseline),
-        significant=comparison is not None and comparison.significant,
+        verdict="" if comparison is None else comparison.verdict(fewer_is_better=column.fewer_is_better),
         count=(f"n = {count}" + (f" of {seeds}" if count < seeds else "")) if count else "",
         lr=rate(entry.lr) if entry.lr is not None and len(entry.cell.rates) > 1 else "",
         note=_note(results, entry, column, count, notes),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from fpt_lightning.experiments.report.results import COUNTS, Entry, Results
 from fpt_lightning.experiments.report.statistics import SIGNIFICANT
-from fpt_lightning.experiments.report.units import UNITS, rate
+from fpt_lightning.experiments.report.units import SIGNS, UNITS, rate
 from fpt_lightning.runs.outcome import State
 
 DEFINITIONS = {
@@ -39,11 +39,11 @@ def reading(results: Results, metric: str) -> Iterator[str]:
     first = f"; all arms begin with {' and '.join(protocol.configs)}" if protocol.configs else ""
     yield f"Protocol {protocol.name}: {chosen}{first}."
     if tested := sum(comparison.p is not None for comparison in results.comparisons.values()):
+        fewer = " (fewer steps are better)" if any(column.fewer_is_better for column in results.columns) else ""
         yield (
-            f"Bold differs from {results.baseline}: paired t-test over seeds, "
-            f"p < {SIGNIFICANT:g} after Holm's correction over {tested} comparison{'s' * (tested > 1)}."
+            f"Bold is {SIGNS['better']} better or {SIGNS['worse']} worse than {results.baseline}{fewer}: paired t-test "
+            f"over seeds, p < {SIGNIFICANT:g} after Holm's correction over {tested} comparison{'s' * (tested > 1)}."
         )
-
     yield from _left_out(results)
 
 

@@ -91,6 +91,10 @@ class Column:
     def unit(self) -> Unit:
         return COUNT if self.measure in COUNTS else UNITS[self.task.metric]
 
+    @property
+    def fewer_is_better(self) -> bool:
+        return self.measure == "steps_to_convergence"
+
 
 @dataclass(frozen=True)
 class Results:

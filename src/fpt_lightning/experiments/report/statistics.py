@@ -29,9 +29,11 @@ class Comparison:
     untested: str | None = None
     corrected: float | None = None
 
-    @property
-    def significant(self) -> bool:
-        return self.corrected is not None and self.corrected < SIGNIFICANT
+    def verdict(self, fewer_is_better: bool) -> str:
+        """``better`` or ``worse`` than the baseline; empty where chance explains the difference."""
+        if self.corrected is None or self.corrected >= SIGNIFICANT:
+            return ""
+        return "better" if ((self.difference or 0) < 0) == fewer_is_better else "worse"
 
 
 def standard_error(values: Sequence[float]) -> float | None:

@@ -4,8 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-LEFT, RIGHT, TOP, BOTTOM = 44, 348, 10, 194
+LEFT, RIGHT, TOP, BOTTOM = 46, 348, 28, 208
 """Edges of the drawn area."""
+
+NUMBER = 44
+"""Room of a number along an axis, in the largest letters."""
+
+ROW, MARK, SPREAD = 50, 9, 18
+"""Of rows of dots: the height of one, the room of a mark, and how high equal ones are stacked."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,13 @@ class Series:
     """The points of an arm, joined in order of x.
 
     Attributes:
+        name: Of the arm.
         style: Number of its colour.
         points: What is drawn.
         band: Whether errors are a band around the line; otherwise they are bars, and each point is marked.
     """
 
+    name: str
     style: int
     points: Sequence[Point]
     band: bool = False
@@ -63,12 +71,18 @@ class Axis:
                 if len(candidates) >= 3:
                     break
             if candidates:  # none lies between 1,100 and 1,400
-                return candidates[:: math.ceil(len(candidates) / 6)]
+                return self._apart(candidates)
         rough = (self.high - self.low) / 5
         unit = 10 ** math.floor(math.log10(rough))
         step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)
         return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+    def _apart(self, values: Sequence[float]) -> list[float]:
+        """Those whose numbers do not run into each other."""
+        kept = [values[0]]
+        kept.extend(value for value in values[1:] if self.place(value) - self.place(kept[-1]) >= NUMBER)
+        return kept
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,16 @@ class Chart:
     arms: Sequence[Series]
     level: Level
 
+    @property
+    def words(self) -> str:
+        """What is drawn, for who cannot see it: every arm from its first point to its last."""
+        return _sentence(self.title, [f"{arm.name} {self._course(arm.points)}" for arm in self.arms])
+
+    def _course(self, points: Sequence[Point]) -> str:
+        ends = [f"{point.y:.4g} at {self.x.written(point.x)}" for point in (points[0], points[-1])]
+        chosen = [f", chosen {self.x.written(point.x)} with {point.y:.4g}" for point in points if point.chosen]
+        return (ends[0] if len(points) == 1 else " to ".join(ends)) + "".join(chosen)
+
 
 @dataclass(frozen=True)
 class Dots:
@@ -97,6 +121,35 @@ class Dots:
     title: str
     x: Axis
     rows: Sequence[tuple[str, int, Sequence[Point], float]]
+    row_height: int = ROW
+
+    @property
+    def words(self) -> str:
+        """What is drawn, for who cannot see it: the mean and the number of dots of every arm."""
+        told = [f"{name} {mean:,.0f} in the mean of {len(points)}" for name, _, points, mean in self.rows]
+        return _sentence(self.title, told)
+
+    def marks(self, points: Sequence[Point]) -> list[tuple[float, float, Point]]:
+        """Where every dot lies, and how far above or below its row: those that would cover each other are stacked."""
+        piles: list[list[Point]] = []
+        for point in sorted(points, key=lambda point: point.x):
+            if piles and self.x.place(point.x) - self.x.place(piles[-1][-1].x) < MARK:
+                piles[-1].append(point)
+            else:
+                piles.append([point])
+        return [
+            (
+                self.x.place(point.x),
+                round((place - (len(pile) - 1) / 2) * min(MARK, SPREAD / max(1, len(pile) - 1)), 1),
+                point,
+            )
+            for pile in piles
+            for place, point in enumerate(pile)
+        ]
+
+
+def _sentence(title: str, told: Sequence[str]) -> str:
+    return f"{title}: {'; '.join(told)}."
 
 
 def x_axis(label: str, values: Sequence[float], log: bool, written: Callable[[float], str]) -> Axis:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+SIGNS = {"better": "\N{BLACK UP-POINTING TRIANGLE}", "worse": "\N{BLACK DOWN-POINTING TRIANGLE}"}
+"""What stands before a figure that is better or worse than the baseline's by more than chance."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Unit:
         return f"{value:,.{self.digits}f}"
 
     def write_signed(self, value: float) -> str:
-        return (MINUS if value < 0 else "+") + self.write(abs(value))
+        size = self.write(abs(value))
+        return (MINUS if value < 0 else "+") * any(digit in size for digit in "123456789") + size
 
 
 COUNT = Unit("count", "Count", "count", 1, 0)

@@ -15,3 +15,9 @@ document.addEventListener("click", async (event) => {
   button.textContent = (await copy(button.nextElementSibling)) ? "copied" : "press Ctrl+C";
   setTimeout(() => { button.textContent = "copy"; }, 1500);
 });
+
+// a table that is wider than its box says so
+const look = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.previousElementSibling.hidden = target.scrollWidth <= target.clientWidth;
+});
+document.querySelectorAll(".scroll").forEach((box) => look.observe(box));
