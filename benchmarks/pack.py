@@ -29,20 +29,11 @@ RATES = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7e-3, 1e-2]
 SEEDS = [0, 1, 2]
 
 
-def table(folder: Path, task: str, steps: int, root: str | None, precision: str) -> Grid:
+def table(folder: Path, task: str, rates: list[float], seeds: list[int], settings: dict[str, Any]) -> Grid:
     """A table of one cell with all rates and seeds."""
-    settings = {
-        "trainer.max_steps": steps,
-        "trainer.val_check_interval": steps,
-        "trainer.limit_val_batches": 1,
-        "trainer.limit_test_batches": 1,
-        "trainer.enable_progress_bar": False,
-        "trainer.precision": precision,
-        **({"data.root": root} if root else {}),
-    }
     content = {
         "tasks": {task: {"title": task, "config": f"{task}.yaml", "lr": 1e-3, "chance": 50}},
-        "protocols": {"fair": {"lr": RATES, "seeds": SEEDS}},
+        "protocols": {"fair": {"lr": rates, "seeds": seeds}},
         "profiles": {"here": {"backbones": {"body": {"configs": ["backbones/pocket.yaml"]}}, "settings": settings}},
         "tables": {
             "packs": {"title": "Packs", "source": "", "protocol": "fair", "tasks": [task],
@@ -86,24 +77,34 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["bit_xor", "bit_memory"], help="mnist needs --root")
     parser.add_argument("--root", help="the folder of MNIST")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 3, 9, 27], help="runs in one pass, at most")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds of each")
     parser.add_argument("--steps", type=int, default=50, help="training steps of a run")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--precision", default="32-true", help="the Trainer's")
     parser.add_argument("--out", type=Path, help="the JSON to write")
     arguments = parser.parse_args()
+    settings = {
+        "trainer.max_steps": arguments.steps,
+        "trainer.val_check_interval": arguments.steps,
+        "trainer.limit_val_batches": 1,
+        "trainer.limit_test_batches": 1,
+        "trainer.enable_progress_bar": False,
+        "trainer.precision": arguments.precision,
+    }
     rows = []
     print(f"{'task':<12}{'pack':>5}{'wall s':>9}{'runs an hour':>14}{'ratio':>7}{'MiB':>7}")
     for task in arguments.tasks:
         alone: float | None = None
         for size in arguments.sizes:
             with tempfile.TemporaryDirectory() as folder:
-                root = arguments.root if task == "mnist" else None
-                grid = table(Path(folder), task, arguments.steps, root, arguments.precision)
+                root = {"data.root": arguments.root} if task == "mnist" else {}
+                grid = table(Path(folder), task, arguments.rates, arguments.seeds, {**settings, **root})
                 row = {"task": task, **measure(grid, size, arguments.jobs)}
             alone = alone or row["wall_seconds"]
             row["ratio"] = round(alone / row["wall_seconds"], 2)
             rows.append(row)
-            an_hour = 3600 / row["wall_seconds"] * len(RATES) * len(SEEDS)
+            an_hour = 3600 / row["wall_seconds"] * len(arguments.rates) * len(arguments.seeds)
             print(
                 f"{task:<12}{size:>5}{row['wall_seconds']:>9.1f}{an_hour:>14.0f}{row['ratio']:>7.2f}"
                 f"{row['peak_memory_mb']:>7}",
