@@ -19,6 +19,7 @@ import yaml
 
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.grid import Grid, Selection, make_grid
+from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.launchers.local import LocalLauncher
 from fpt_lightning.experiments.packing import packed
 from fpt_lightning.experiments.tables import read_experiments
@@ -60,7 +61,7 @@ def measure(grid: Grid, size: int, jobs: int) -> dict[str, Any]:
     return {"pack": size, "sizes": sizes, "wall_seconds": round(wall, 1), "peak_memory_mb": peak}
 
 
-def make(launcher: LocalLauncher, packs: list[Run]) -> None:
+def make(launcher: Launcher, packs: list[Run]) -> None:
     """Has packs carried out, all of whose runs must end well."""
     launcher.submit(packs)
     left = len(packs)
