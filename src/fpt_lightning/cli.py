@@ -27,6 +27,7 @@ from fpt_lightning.runs.resume import kept, way_on, what_is_left
 from fpt_lightning.runs.saved_config import SaveRunConfig
 from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary, PredictionWriter, ProgressBar
 from fpt_lightning.training.classification import FPTClassifier
+from fpt_lightning.training.features import FeatureData
 from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.logger import RunLogger
 from fpt_lightning.training.packs.replica import Replica
@@ -134,6 +135,10 @@ class FPTCLI(LightningCLI):
             "Go over a run that is there: make it anew, or with --ckpt_path go on with one that is finished."
         )
         parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
+        cache_help = (
+            "Compute what the output layer reads once for all steps and runs: where it trains alone, without dropout."
+        )
+        parser.add_argument("--cache_features", type=bool, default=False, help=cache_help)
         for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.set_defaults(dict(CALLBACK_DEFAULTS))
@@ -174,6 +179,8 @@ class FPTCLI(LightningCLI):
         self.parser.add_instantiator(self._instantiate, object)
         try:
             super().instantiate_classes()
+            if self._get(self.config, "cache_features", default=False) and isinstance(self.model, FPTClassifier):
+                self.datamodule = FeatureData(self.datamodule, self.model)
         except (ValueError, TypeError):  # in which jsonargparse buries whatever a class raises
             if self._refusal is not None:
                 raise self._refusal from None

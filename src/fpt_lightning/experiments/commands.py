@@ -182,7 +182,7 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argpar
     for name in settings:
         if name in ("seed_everything", "model.lr", "run_folder", "ckpt_path", "arm"):
             raise UsageError(f"--{name} is what a table decides: change its protocol or profile in experiments.yaml")
-        if "." not in name and name != "baselines":
+        if "." not in name and name not in ("baselines", "cache_features"):
             raise UsageError(f"there is no option '--{name}'{did_you_mean(f'--{name}', own)}")
     for name in ("jobs", "threads"):
         if (value := getattr(options, name, None)) is not None and value < 1:

@@ -15,6 +15,7 @@ from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.composition import PLACES, plain
 from fpt_lightning.models.backbones.architectures import WITHOUT_WEIGHTS
+from fpt_lightning.models.parts import PAPER
 from fpt_lightning.runs.lock import hold
 
 MAY_DIFFER = frozenset(
@@ -47,8 +48,8 @@ def shared(values: Mapping[str, Any]) -> str | None:
     if unfit(values):
         return None
     common = {name: value for name, value in values.items() if name not in MAY_DIFFER and name not in PLACES}
-    if _is_drawn(values) and values.get("model.backbone_seed") is None:
-        common["seed_everything"] = values.get("seed_everything", 0)  # which draws the body
+    if _freezes_input(values) or (_is_drawn(values) and values.get("model.backbone_seed") is None):
+        common["seed_everything"] = values.get("seed_everything", 0)  # which draws something that is frozen
     return json.dumps(common, sort_keys=True, default=str)
 
 
@@ -137,6 +138,14 @@ def _lists(text: str) -> dict[str, list[Any]]:
             raise UsageError(f"--pack: the runs of a pack cannot differ in '{name}'{did_you_mean(name, MAY_DIFFER)} "
                              f"They may in {', '.join(sorted(MAY_DIFFER))}.")  # fmt: skip
     return {name: [plain(value) for value in yaml.safe_load(values)] for name, values in found}
+
+
+def _freezes_input(values: Mapping[str, Any]) -> bool:
+    """Whether the input layer, or new positions, keep the values that the run's seed draws."""
+    chosen = values.get("model.trainable")
+    parts = PAPER if chosen is None else [chosen] if isinstance(chosen, str) else chosen
+    needed = {"input"} | ({"positions"} if values.get("model.positions") == "new" else set())
+    return "all" not in parts and not needed <= set(parts)
 
 
 def _is_drawn(values: Mapping[str, Any]) -> bool:
