@@ -18,6 +18,7 @@ ORDER = (
     {"main", "completion"},
     {"experiments"},
     {"attention"},
+    {"packs"},
     {"cli", "command_line"},
     {"runs"},
     {"training"},

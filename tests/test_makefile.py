@@ -35,6 +35,7 @@ TRIED = [
     "benchmark",
     "benchmark-data",
     "benchmark-lstm",
+    "benchmark-pack",
     "benchmark-pretraining",
     "benchmark-sweep",
     "docs",
@@ -195,6 +196,18 @@ def test_every_table(table: str, runs_of_all_tables: Path, mnist_root: Path) -> 
     done = _make_table(table, runs_of_all_tables, mnist_root, *(f"--tasks={task}" for task in here))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "runs are finished" in done.stdout
+
+
+def test_the_benchmark_of_packs(tmp_path: Path) -> None:
+    out = tmp_path / "pack.json"
+    budget = "--tasks bit_xor --sizes 1 4 --steps 1 --jobs 1 --rates 1e-3 1e-2 --seeds 0 1"
+    done = _make("benchmark-pack", f"ARGS={budget} --out {out}")
+    assert done.returncode == 0, done.stderr
+    alone, together = json.loads(out.read_text())["rows"]
+    assert alone["sizes"] == [1]
+    assert alone["ratio"] == 1
+    assert together["pack"] == 4
+    assert sum(together["sizes"]) <= 4
 
 
 def test_the_benchmark_of_a_sweep(tmp_path: Path) -> None:

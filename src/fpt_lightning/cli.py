@@ -43,7 +43,9 @@ from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary
 from fpt_lightning.training.checkpoint import ENCODING, read_checkpoint
 from fpt_lightning.training.choice import check_callback
 from fpt_lightning.training.classification import FPTClassifier
+from fpt_lightning.training.features import FeatureData
 from fpt_lightning.training.logger import RunLogger
+from fpt_lightning.training.packs.replica import Replica
 from fpt_lightning.training.trainer import FPTTrainer
 
 
@@ -110,6 +112,10 @@ class FPTCLI(LightningCLI):
             "Go over a run that is there: make it anew, or with --ckpt_path go on with one that is finished."
         )
         parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
+        cache_help = (
+            "Compute what the output layer reads once for all steps and runs: where it trains alone, without dropout."
+        )
+        parser.add_argument("--cache_features", type=bool, default=False, help=cache_help)
         for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.set_defaults(dict(CALLBACK_DEFAULTS))
@@ -161,6 +167,8 @@ class FPTCLI(LightningCLI):
         self.parser.add_instantiator(self._instantiate, object)
         try:
             super().instantiate_classes()
+            if self._get(self.config, "cache_features", default=False) and isinstance(self.model, FPTClassifier):
+                self.datamodule = FeatureData(self.datamodule, self.model)
         except (ValueError, TypeError):  # in which jsonargparse buries whatever a class raises
             if self._refusal is not None:
                 raise self._refusal from None
@@ -216,24 +224,31 @@ class FPTCLI(LightningCLI):
 
     def run(self, **kwargs: Any) -> None:
         """Runs the Trainer's `run` and leaves result, learning curve and exported parts in the run folder."""
+        self.conclude(self.trainer, kwargs)
+
+    def conclude(self, trainer: FPTTrainer | Replica, kwargs: dict[str, Any], **more: Any) -> None:
+        """Leaves the result of what a Trainer, or a pack, runs; ``more`` goes into it.
+
+        Raises:
+            DivergedError: If the run did, which its result then says.
+            UsageError: If the command leaves none.
+        """
         if self.run_folder is None:
             raise UsageError("fpt run writes a result, which trainer.fast_dev_run forbids: use fpt fit for a trial")
         if not isinstance(self.model, FPTClassifier):
             raise UsageError("fpt run writes the result of a task: train a language model with fpt fit")
         trained = untested_result(self.run_folder) if kwargs["test"] == "only" else {}
         seed = self._get(self.config, "seed_everything")
+        named = self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"]
         try:
-            measured = self.trainer.run(**kwargs)
+            measured = trainer.run(**kwargs)
         except DivergedError as error:
             if self.trainer.is_global_zero:
-                result = what_ran(self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"])
-                diverged = {**result, **self.trainer.cost(), "diverged_step": error.step}
+                diverged = {**what_ran(*named), **more, **trainer.cost(), "diverged_step": error.step}
                 self.run_folder.write_result(diverged, status="diverged")
             raise
         if self.trainer.is_global_zero:
-            result = trained or what_ran(
-                self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"]
-            )
+            result = trained or what_ran(*named) | more
             if not trained and kwargs["baselines"]:
                 result["baselines"] = baselines(self.datamodule)
             finish(self.run_folder, {**result, **measured}, self.model)

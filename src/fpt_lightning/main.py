@@ -147,10 +147,12 @@ def _run(words: list[str], ending: Ending | None) -> None:
     else:
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)  # a task of one's own beside its config; last, so that it shadows no package
-        module = import_module(HOME.get(words[0], "fpt_lightning.cli"))  # which imports torch: seconds
+        is_pack = words[0] == "run" and any(word.partition("=")[0] == "--pack" for word in words)
+        home = {**HOME, "run": "fpt_lightning.experiments.packing"} if is_pack else HOME
+        module = import_module(home.get(words[0], "fpt_lightning.cli"))  # which imports torch: seconds
         if ending is not None:
             ending.put_away()
-        if words[0] in HOME:
+        if words[0] in home:
             getattr(module, words[0])(words[1:])
         else:
             module.FPTCLI(words)

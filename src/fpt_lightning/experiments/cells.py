@@ -27,6 +27,8 @@ class Run:
         makes_backbone: Whether it leaves a backbone for others.
         attention: Whether it leaves its attention maps.
         test: Whether it is tested; what only helps to choose a learning rate is not.
+        shared: What it has in common with the runs that it may be trained with in one pass; None where it goes alone.
+        members: The runs of a pack, whose first this one is.
     """
 
     id: str
@@ -40,6 +42,8 @@ class Run:
     makes_backbone: bool = False
     attention: bool = False
     test: bool = True
+    shared: str | None = None
+    members: "tuple[Run, ...]" = ()
 
     @property
     def command(self) -> list[str]:

@@ -11,8 +11,10 @@ from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.base import Launcher
+from fpt_lightning.experiments.packing import LARGEST, in_words, packed
 from fpt_lightning.experiments.tables import Rates, Seeds, read_experiments
 from fpt_lightning.experiments.typed_yaml import convert, expect_different
+from fpt_lightning.machine import visible_cores, visible_gpus
 from fpt_lightning.options import OptionParser
 from fpt_lightning.runs.archive import Archive, write_archive
 from fpt_lightning.runs.outcome import Outcome, State
@@ -33,8 +35,11 @@ def sweep(words: Sequence[str]) -> None:
         raise UsageError(f"{grid.folder} is the archive of a table: its sweep needs another --folder")
     outcomes = grid.outcomes()
     if options.dry_run:
-        for run in grid.due(outcomes):
+        due = grid.due(outcomes)
+        for run in due:
             print(shlex.join(["fpt", *run.command]))
+        places = options.jobs or len(visible_gpus()) or visible_cores()
+        print(in_words(packed(due, options.pack, places)), file=sys.stderr)
         return
     from fpt_lightning.experiments.screen import Screen
     from fpt_lightning.experiments.sweep import Sweep, check_commands
@@ -44,7 +49,7 @@ def sweep(words: Sequence[str]) -> None:
         with _launcher(options, grid.folder) as launcher:
             check_commands(grid, missing, launcher)
             with Screen(grid, launcher.slots) as screen:
-                outcomes = Sweep(grid, launcher, screen).run()
+                outcomes = Sweep(grid, launcher, screen, options.pack).run()
     except (KeyboardInterrupt, SystemExit) as stop:
         stop.add_note("the same command goes on where the runs are")
         raise
@@ -109,12 +114,23 @@ def _launching() -> argparse.ArgumentParser:
     launching.add_argument("--dry-run", action="store_true", help="print the command of every run and do nothing")
     launching.add_argument("--jobs", type=int, help="runs at a time; by default one a GPU, or one a core without any")
     launching.add_argument("--threads", type=int, help="threads of a run; by default its share of the cores")
+    launching.add_argument("--pack", type=_pack_size, default="auto", metavar="auto|N|off", help="runs over one frozen "
+                           "body that train in one pass: at most N, or as many as is quickest")  # fmt: skip
     launching.add_argument("--launcher", choices=("local", "ray", "slurm"), default="local", help="who makes the runs")
     launching.add_argument("--address", help="with --launcher ray: the cluster to join; by default Ray starts here")
     launching.add_argument("--gpus", type=float, help="with --launcher ray: GPUs of a run, such as 0.25")
     launching.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="with --launcher slurm: "
                            "an option of the jobs, such as partition=gpu or time=60 (minutes)")  # fmt: skip
     return launching
+
+
+def _pack_size(word: str) -> int:
+    named = {"auto": LARGEST, "off": 1}
+    if word in named:
+        return named[word]
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"expected auto, off or a number of runs, got {word}")
+    return int(word)
 
 
 def _parser(command: str, about: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -166,7 +182,7 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argpar
     for name in settings:
         if name in ("seed_everything", "model.lr", "run_folder", "ckpt_path", "arm"):
             raise UsageError(f"--{name} is what a table decides: change its protocol or profile in experiments.yaml")
-        if "." not in name and name != "baselines":
+        if "." not in name and name not in ("baselines", "cache_features"):
             raise UsageError(f"there is no option '--{name}'{did_you_mean(f'--{name}', own)}")
     for name in ("jobs", "threads"):
         if (value := getattr(options, name, None)) is not None and value < 1:

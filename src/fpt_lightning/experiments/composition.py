@@ -17,6 +17,7 @@ from fpt_lightning.errors import UsageError
 PLACES = frozenset(
     {
         "baselines",
+        "cache_features",
         "checkpoint.auto_insert_metric_name",
         "checkpoint.dirpath",
         "checkpoint.verbose",

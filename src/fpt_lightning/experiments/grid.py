@@ -11,6 +11,7 @@ from msgspec import structs
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.cells import Cell, Run
 from fpt_lightning.experiments.composition import as_words, compose, identity, plain
+from fpt_lightning.experiments.packing import shared
 from fpt_lightning.experiments.tables import Arm, Backbone, Experiments, Making, Profile, Protocol, Table
 from fpt_lightning.runs.archive import Archive, RunFolders, open_runs
 from fpt_lightning.runs.outcome import Outcome
@@ -128,6 +129,7 @@ class Grid:
             steps=values.get("trainer.max_steps"),
             needs=maker,
             attention=self.table.attention and arm.name not in self.experiments.baselines,
+            shared=shared(values),
         )
 
     def _maker(self, making: Making) -> Run:

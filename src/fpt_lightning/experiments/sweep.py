@@ -10,6 +10,7 @@ from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.launchers.base import Launcher
+from fpt_lightning.experiments.packing import packed
 from fpt_lightning.experiments.screen import Screen
 from fpt_lightning.runs.lock import is_locked
 from fpt_lightning.runs.outcome import Outcome, State, read_outcome
@@ -40,17 +41,25 @@ class Sweep:
     """Makes every run of a table that is missing, stopped or failed; each once.
 
     Runs that another sweep is making are waited for, and taken over if it dies.
+
+    Args:
+        grid: The table.
+        launcher: Who makes the runs.
+        screen: Who shows them.
+        pack: Runs that are trained in one pass, at most.
     """
 
-    def __init__(self, grid: Grid, launcher: Launcher, screen: Screen) -> None:
+    def __init__(self, grid: Grid, launcher: Launcher, screen: Screen, pack: int = 1) -> None:
         self.grid = grid
         self.launcher = launcher
+        self.pack = pack
         self.screen = screen
         # what failed another time is tried again, and until then it decides nothing
         self.outcomes = {
             name: replace(outcome, state=State.STOPPED) if outcome.state is State.FAILED else outcome
             for name, outcome in grid.outcomes().items()
         }
+        self.packs: dict[str, list[str]] = {}  # the ids of the runs that were handed over together
         self.given: dict[str, tuple[Run, float]] = {}  # runs without a verdict, and when they were handed over
         self.ended: set[tuple[str, bool]] = set()  # with a test, or without
         self.later: dict[str, float] = {}  # runs of other sweeps, and when to ask again
@@ -59,7 +68,7 @@ class Sweep:
         """Gives what became of every run, by id."""
         while True:
             self._submit()
-            self.screen.show(self.outcomes, self.launcher.running())
+            self.screen.show(self.outcomes, [name for pack in self.launcher.running() for name in self.packs[pack]])
             if self.given:
                 self._collect()
             elif self.later:
@@ -72,7 +81,9 @@ class Sweep:
         ready = [run for run in self.grid.due(self.outcomes) if self._is_ready(run, now)]
         if ready:
             self.given.update({run.id: (run, now) for run in ready})
-            self.launcher.submit(ready)
+            packs = packed(ready, self.pack, self.launcher.slots or 1)
+            self.packs.update({pack.id: [run.id for run in pack.members or (pack,)] for pack in packs})
+            self.launcher.submit(packs)
 
     def _is_ready(self, run: Run, now: float) -> bool:
         if run.id in self.given or (run.id, run.test) in self.ended or self.later.get(run.id, 0.0) > now:
@@ -85,7 +96,8 @@ class Sweep:
         return run.needs is None or self.outcomes[run.needs.id].state is State.FINISHED
 
     def _collect(self) -> None:
-        for verdict in self.launcher.wait(LOOK):
+        came = self.launcher.wait(LOOK)
+        for verdict in (each for one in came for each in one.members or (one,)):
             run, since = self.given.pop(verdict.id)
             if verdict.state is State.RUNNING:
                 self.later[run.id] = time.monotonic() + BUSY

@@ -39,7 +39,10 @@ class FrozenPretrainedTransformer(nn.Module):
     Attributes:
         places: The part and layer of every parameter.
         vocabulary: That sample ``[tokens, width]``, or None.
+        reads_features: Whether :meth:`forward` is given :meth:`features` in place of tokens.
     """
+
+    reads_features = False
 
     def __init__(
         self,
@@ -88,15 +91,20 @@ class FrozenPretrainedTransformer(nn.Module):
         """
         if self.shuffle is not None:
             tokens = self.shuffle(tokens, mask, places)
-        if isinstance(self.output, FlatLayer):
+        if self.reads_features:
+            logits = self.output(tokens)
+        elif isinstance(self.output, FlatLayer):
             logits = self.output(tokens, mask)  # [batch, answers * logits_per_answer]
         elif isinstance(self.input, FlatLayer):
             logits = self.output(F.gelu(self.input(tokens, mask)))  # the same
         else:
-            embeddings = self.input_dropout(self.input(tokens))  # [batch, length, width]
-            hidden = self.family.hidden(self.backbone, embeddings, mask)
-            logits = self.output(self.last_real_tokens(hidden, mask))  # of each of the last tokens
+            logits = self.output(self.features(tokens, mask))  # of each of the last tokens
         return logits.reshape(len(tokens), self.task.answers, self.task.logits_per_answer)
+
+    def features(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What the output layer of a model with a body reads: ``[batch, answer_tokens, width]``."""
+        embeddings = self.input_dropout(self.input(tokens))  # [batch, length, width]
+        return self.last_real_tokens(self.family.hidden(self.backbone, embeddings, mask), mask)
 
     def _build_layers(self, width: int, initialization: InputInitialization) -> None:
         """The layers before and behind the body; where there is no body, one or both read all tokens at once."""

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fpt_lightning.data.loading import CountedStream
+from fpt_lightning.models.kernels.replicas import streams
 
 EVALUATION_KEY = (0x7368756666, 0)
 """Of the stream of numbers that order the tokens in evaluation."""
@@ -35,7 +36,7 @@ def shuffle(tokens: torch.Tensor, numbers: torch.Tensor, mask: torch.Tensor | No
 class TokenShuffle(nn.Module):
     """:func:`shuffle` for the entrance of a model.
 
-    Training draws from torch's global generator. In evaluation the order of an example is a function of its place in
+    Training draws from its run's :func:`streams`. In evaluation the order of an example is a function of its place in
     the split alone, so that figures depend neither on the run's seed nor on batch size, padding or devices. A task that
     answers at several tokens loses which answer belongs to which: the control is for tasks with one answer.
     """
@@ -46,7 +47,9 @@ class TokenShuffle(nn.Module):
         """Shuffles a batch of the examples at these places of their split; of the first ones where it is None."""
         size, length = tokens.shape[:2]
         if self.training:
-            numbers = torch.rand(size, length, dtype=torch.float64)
+            runs = streams()
+            drawn = [torch.rand(size // len(runs), length, dtype=torch.float64, generator=run) for run in runs]
+            numbers = torch.cat(drawn)
         else:
             stream = CountedStream(torch.from_numpy, length, EVALUATION_KEY)
             numbers = stream.__getitems__(range(size) if places is None else places)

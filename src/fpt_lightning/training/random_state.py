@@ -22,7 +22,7 @@ class RandomState(L.Callback):
         self._saved: list[dict[str, Any]] | None = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        state = _random_state()
+        state = current_state()
         states = [state] * trainer.world_size  # the same list in each process: Lightning makes up a checkpoint in all
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, state)
@@ -35,12 +35,13 @@ class RandomState(L.Callback):
         """Sets the generators as late as possible: what is drawn while a run is set up does not count."""
         saved, self._saved = self._saved, None  # once: a second fit goes on from the first
         if saved is not None and len(saved) == trainer.world_size:
-            _restore(saved[trainer.global_rank])
+            restore(saved[trainer.global_rank])
         elif trainer.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + (trainer.global_rank << 32))
 
 
-def _random_state() -> dict[str, Any]:
+def current_state() -> dict[str, Any]:
+    """The state of every global generator of this process, as plain values and tensors."""
     _, keys, position, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -50,7 +51,8 @@ def _random_state() -> dict[str, Any]:
     }
 
 
-def _restore(state: dict[str, Any]) -> None:
+def restore(state: dict[str, Any]) -> None:
+    """Sets every global generator of this process."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"])

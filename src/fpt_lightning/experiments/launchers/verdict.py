@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,13 @@ PATIENCE = 2.0
 class Verdict:
     """What became of the run of an id: finished, diverged, failed and why, or running: somebody else is at it.
 
-    The cause of one that is finished says what had to be set aside before.
+    The cause of one that is finished says what had to be set aside before; a pack has a verdict for every member.
     """
 
     id: str
     state: State
     cause: str | None = None
+    members: "tuple[Verdict, ...]" = ()
 
 
 def carry_out(run: Run) -> Verdict:
@@ -36,6 +38,8 @@ def carry_out(run: Run) -> Verdict:
     Output goes to ``log.txt`` of the run folder from here on. What is no :class:`FPTError` ends the process, with its
     traceback in the log: whoever asked for it reads the cause there.
     """
+    if run.members:
+        return _carry_out_pack(run)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         with hold(run.folder, PATIENCE):  # which the run itself then holds too
@@ -86,8 +90,57 @@ def _carry_out(run: Run) -> Verdict:
     return Verdict(run.id, State.FINISHED, "; ".join(said) or None)
 
 
+def _carry_out_pack(pack: Run) -> Verdict:
+    """Trains together what can be, as far as nobody else is at it; then each is a run that is finished, or not."""
+    from fpt_lightning.packs import run_together
+
+    with ExitStack() as held:
+        for group in _of_one_step([run for run in pack.members if _is_begun_here(run, held)]):
+            log = group[0].folder / "log.txt"
+            for run in group:
+                _write_output_to(run.folder / "log.txt")
+                print(f"trained in one pass with {len(group) - 1} others, which {log} tells of", flush=True)
+            _write_output_to(log)
+            _forget_peak_memory()
+            try:
+                run_together([run.command for run in group])
+            except FPTError as error:  # each alone says it again, or is no worse for it
+                print(f"not trained in one pass: {error}", file=sys.stderr)
+        verdicts = [carry_out(run) for run in pack.members]
+    return Verdict(pack.id, verdicts[0].state, members=tuple(verdicts))
+
+
+def _is_begun_here(run: Run, held: ExitStack) -> bool:
+    """Whether a run is to be trained, by this process, which then holds it."""
+    from fpt_lightning.runs.resume import set_damaged_aside
+
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(hold(run.folder, PATIENCE))
+        if read_finished(run.folder, run.makes_backbone) is not None:
+            return False
+    except (HeldError, DamagedResultError, OSError):
+        return False  # of which the run alone says more
+    return not set_damaged_aside(RunFolder(run.folder))
+
+
+def _of_one_step(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that stand at the same step, where there are several: those go on together."""
+    from fpt_lightning.training.checkpoint import read_checkpoint
+
+    groups: dict[int, list[Run]] = {}
+    for run in runs:
+        files = RunFolder(run.folder)
+        newest = files.newest_checkpoint(files.last, files.best)
+        groups.setdefault(read_checkpoint(newest)["global_step"] if newest else 0, []).append(run)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def fail(run: Run, cause: str) -> Verdict:
     """Keeps the cause in the run folder, where there is room for it."""
+    if run.members:
+        verdicts = tuple(fail(member, cause) for member in run.members)
+        return Verdict(run.id, State.FAILED, cause, verdicts)
     try:
         write_failure(run.folder, cause)
     except OSError as error:

@@ -43,7 +43,7 @@ class LayeredBody(nn.Module):
         """Maps ``[batch, length, width]`` to the same; needs no mask, as no real token sees the padding after it."""
         hidden = inputs_embeds
         if self.positions is not None:
-            hidden = hidden + self.positions.weight[: hidden.size(1)]
+            hidden = hidden + self.positions(torch.arange(hidden.size(1), device=hidden.device)[None])
         hidden = self.dropout(hidden)
         for layer in self.layers:
             norm, module = layer.children()

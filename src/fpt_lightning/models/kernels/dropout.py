@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpt_lightning.models.kernels.replicas import streams
+
 LANES = 4
 """16-bit numbers in a 64-bit one."""
 
@@ -17,8 +19,11 @@ def fast_dropout(x: Tensor, p: float) -> Tensor:
     """Zeroes each element with probability ``p`` and scales the others, so that the expectation stays."""
     if x.device.type != "cpu" or p in (0.0, 1.0):
         return F.dropout(x, p)
-    words = torch.empty(-(-x.numel() // LANES), dtype=torch.int64)
-    kept = draw_kept(words, x.numel(), p).view(x.shape).to(x.dtype)
+    runs = streams()
+    count = x.numel() // len(runs)
+    words = torch.empty(len(runs), -(-count // LANES), dtype=torch.int64)
+    drawn = [draw_kept(row, count, p, stream) for row, stream in zip(words, runs, strict=True)]
+    kept = (drawn[0] if len(runs) == 1 else torch.cat(drawn)).view(x.shape).to(x.dtype)
     return x * kept.mul_(kept_scale(p))
 
 

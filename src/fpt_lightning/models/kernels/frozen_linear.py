@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from fpt_lightning.models.kernels.replicas import each_alone
+
 
 class FrozenLinear(nn.Module):
     """A drop-in for a frozen ``nn.Linear`` or transformers' ``Conv1D``, under the same parameter names.
@@ -31,14 +33,18 @@ class FrozenLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[..., in]`` to ``[..., out]``."""
         weight = self.weight.t() if self.transposed else self.weight  # [out, in]
-        if _onednn_serves(x, weight):
-            rows = x.reshape(-1, x.size(-1))  # [..., in] as a matrix: the operator's own output would be a view of one
-            return _OneDNNLinear.apply(rows, weight, self.bias).view(*x.shape[:-1], -1)
-        return F.linear(x, weight, self.bias)
+        return each_alone(lambda x: _linear(x, weight, self.bias), x)
 
     def extra_repr(self) -> str:
         out, width = self.weight.t().shape if self.transposed else self.weight.shape
         return f"in_features={width}, out_features={out}, bias={self.bias is not None}"
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if _onednn_serves(x, weight):
+        rows = x.reshape(-1, x.size(-1))  # [..., in] as a matrix: the operator's own output would be a view of one
+        return _OneDNNLinear.apply(rows, weight, bias).view(*x.shape[:-1], -1)
+    return F.linear(x, weight, bias)
 
 
 class _OneDNNLinear(torch.autograd.Function):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fpt_lightning.models.kernels.dropout import LANES, draw_kept, kept_scale
+from fpt_lightning.models.kernels.replicas import streams
 
 SLICE = 2**20
 """Weights in a slice: 4 MiB, three times; smaller ones gain nothing, and every operator starts all threads anew."""
@@ -42,23 +43,40 @@ class AttentionOptions(NamedTuple):
 def sliced_attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
     """Attention in memory that grows with the length, not with its square; 16-bit types are computed in fp32.
 
-    Draws one number from torch's global generator, the seed of everything dropped. Differentiable once, in query, key,
+    Draws one number a run from its :func:`streams`, the seed of everything dropped. Differentiable once, in query, key,
     value and bias.
     """
-    # autograd follows tensors that are arguments themselves, so the bias stands beside the options
-    return _SlicedAttention.apply(query, key, value, options.bias, options)
+    runs = streams()
+    seeds = [int(torch.randint(2**63 - 1, (), generator=stream)) for stream in runs]
+    if len(runs) == 1:
+        # autograd follows tensors that are arguments themselves, so the bias stands beside the options
+        return _SlicedAttention.apply(query, key, value, options.bias, options, seeds[0])
+    size = len(query) // len(runs)
+    taken = []
+    for start, seed in zip(range(0, len(query), size), seeds, strict=True):
+        own = slice(start, start + size)
+        mask, bias = (x if x is None or len(x) == 1 else x[own] for x in (options.mask, options.bias))
+        of_run = options._replace(mask=mask, bias=bias)
+        taken.append(_SlicedAttention.apply(query[own], key[own], value[own], bias, of_run, seed))
+    return torch.cat(taken)
 
 
 class _SlicedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, options: AttentionOptions
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        options: AttentionOptions,
+        seed: int,
     ) -> Tensor:
         ctx.save_for_backward(query, key, value, bias, options.mask)
         ctx.options = options._replace(mask=None, bias=None)
-        ctx.seed = int(torch.randint(2**63 - 1, ()))
+        ctx.seed = seed
         with torch.autocast("cpu", enabled=False):
-            return _Slices(query, key, value, options, ctx.seed).attend().to(query.dtype)
+            return _Slices(query, key, value, options, seed).attend().to(query.dtype)
 
     @staticmethod
     @once_differentiable
@@ -68,7 +86,7 @@ class _SlicedAttention(torch.autograd.Function):
             slices = _Slices(query, key, value, ctx.options._replace(mask=mask, bias=bias), ctx.seed)
             of_query, of_key, of_value, of_bias = slices.differentiate(_precise(gradient), ctx.needs_input_grad[3])
         of_inputs = (grad.to(query.dtype) for grad in (of_query, of_key, of_value))
-        return *of_inputs, None if of_bias is None else of_bias.to(bias.dtype), None
+        return *of_inputs, None if of_bias is None else of_bias.to(bias.dtype), None, None
 
 
 def _precise(x: Tensor) -> Tensor:

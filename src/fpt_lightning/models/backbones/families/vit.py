@@ -45,7 +45,8 @@ class ViT(HubFamily):
 
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """What ``ViTModel`` does behind its patch embedding."""
-        positions = body.embeddings.position_embeddings.weight[: embeddings.size(1)]  # [length, width]
+        numbers = torch.arange(embeddings.size(1), device=embeddings.device)
+        positions = body.embeddings.position_embeddings(numbers[None])  # [1, length, width]
         hidden = body.embeddings.dropout(embeddings + positions)
         attention_mask = create_bidirectional_mask(config=body.config, inputs_embeds=hidden, attention_mask=mask)
         for layer in body.layers:

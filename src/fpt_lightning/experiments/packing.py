@@ -1,0 +1,156 @@
+"""Which runs may be trained in one pass, over one frozen body."""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.composition import PLACES, plain
+from fpt_lightning.models.backbones.architectures import WITHOUT_WEIGHTS
+from fpt_lightning.models.parts import PAPER
+from fpt_lightning.runs.lock import hold
+
+MAY_DIFFER = frozenset(
+    {"arm", "early_stopping.min_delta", "early_stopping.patience", "model.lr", "model.part_lr", "seed_everything",
+     "trainer.max_steps"}
+)  # fmt: skip
+"""Options in which the runs of a pack may differ, beside those that only say where a run is made."""
+
+ONLY: Mapping[str, tuple[Any, ...]] = {
+    "model.lr_scheduler": (None,),
+    "model.optimizer": (None,),
+    "model.warmup_steps": (None, 0),
+    "trainer.accumulate_grad_batches": (None, 1),
+    "trainer.gradient_clip_algorithm": (None, "norm"),
+    "trainer.precision": (None, "32", "32-true", "bf16", "bf16-mixed", "64", "64-true", 32, 64),
+    "trainer.strategy": (None, "auto"),
+}
+"""What a pack can be told, of options that mean something else to it than to a run alone."""
+
+LARGEST = 32
+"""Runs that a pack holds where nobody says how many."""
+
+
+def shared(values: Mapping[str, Any]) -> str | None:
+    """What a run has in common with those that it can be trained with; None where it goes alone.
+
+    Args:
+        values: Its options, by dotted name, as :func:`fpt_lightning.experiments.composition.compose` gives them.
+    """
+    if unfit(values):
+        return None
+    common = {name: value for name, value in values.items() if name not in MAY_DIFFER and name not in PLACES}
+    if _freezes_input(values) or (_is_drawn(values) and values.get("model.backbone_seed") is None):
+        common["seed_everything"] = values.get("seed_everything", 0)  # which draws something that is frozen
+    return json.dumps(common, sort_keys=True, default=str)
+
+
+def unfit(values: Mapping[str, Any]) -> str | None:
+    """Why a run cannot be part of a pack, None where it can."""
+    for name, known in ONLY.items():
+        if (value := values.get(name)) not in known:
+            return f"{name} {value} is not for a pack"
+    for name in ("optimizer", "lr_scheduler"):
+        if any(key == name or key.startswith(f"{name}.") for key in values):
+            return f"a pack trains with Adam at constant rates: leave --{name} away"
+    return None
+
+
+def packed(runs: Sequence[Run], size: int, slots: int) -> list[Run]:
+    """Runs as packs of at most ``size``, spread over so many places where runs are made; others stay as they are."""
+    groups: dict[object, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.shared if run.shared is not None and size > 1 else run.id, []).append(run)
+    packs = []
+    for group in groups.values():
+        each = min(size, -(-len(group) // slots))
+        packs += [group[start : start + each] for start in range(0, len(group), each)]
+    return [replace(pack[0], members=tuple(pack)) if len(pack) > 1 else pack[0] for pack in packs]
+
+
+def in_words(packs: Sequence[Run]) -> str:
+    """``45 runs: 3 packs of 13, 6 alone``."""
+    sizes = [len(pack.members) or 1 for pack in packs]
+    said = [f"{sizes.count(size)} pack{'s' * (sizes.count(size) > 1)} of {size}" for size in sorted({*sizes} - {1})]
+    alone = sizes.count(1)
+    return f"{sum(sizes)} runs: {', '.join([*said, *([f'{alone} alone'] if alone else [])])}"
+
+
+def run(words: Sequence[str]) -> None:
+    """``fpt run ... --pack "model.lr=[1e-3,1e-2],seed_everything=[0,1,2]"``: every combination, in one pass.
+
+    Raises:
+        UsageError: If what follows ``--pack`` is no such list, or the runs cannot be trained in one pass.
+        FPTError: If some of them failed.
+    """
+    from fpt_lightning.packs import run_together
+
+    words, lists, folder = _read(list(words))
+    commands, folders = [], []
+    for values in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, values, strict=True))
+        folders.append(folder / ",".join(f"{name}={value}" for name, value in chosen.items()))
+        options = [f"--{name}={json.dumps(value)}" for name, value in chosen.items()]
+        commands.append(["run", *words, *options, f"--run_folder={folders[-1]}", "--ckpt_path=last"])
+    with ExitStack() as held:
+        for place in folders:
+            place.mkdir(parents=True, exist_ok=True)
+            held.enter_context(hold(place))
+        problems = run_together(commands, measured=False)
+    if failed := [f"  {place}: {problem}" for place, problem in zip(folders, problems, strict=True) if problem]:
+        raise FPTError(f"{len(failed)} of {len(folders)} did not end well:\n" + "\n".join(failed))
+
+
+def _read(words: list[str]) -> tuple[list[str], dict[str, list[Any]], Path]:
+    """The words without ours, the lists, and the folder of the run folders."""
+    rest, lists, folder = list[str](), dict[str, list[Any]](), None
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if name not in ("--pack", "--run_folder"):
+            rest.append(name + equals + value)
+            continue
+        if not equals:
+            value = words.pop(0) if words else ""
+        if name == "--run_folder":
+            folder = Path(value)
+        else:
+            lists |= _lists(value)
+    if folder is None:
+        taken = [int(path.name) for path in Path("runs/packs").glob("*") if path.name.isdigit()]
+        folder = Path("runs/packs") / f"{max(taken, default=-1) + 1:03d}"
+    return rest, lists, folder
+
+
+def _lists(text: str) -> dict[str, list[Any]]:
+    found = re.findall(r"([\w.]+)=(\[[^][]*\])(?:,|$)", text)
+    if not found or ",".join(f"{name}={values}" for name, values in found) != text.rstrip(","):
+        raise UsageError(f'--pack names lists, such as "model.lr=[1e-3,1e-2],seed_everything=[0,1,2]", got {text!r}')
+    for name, _ in found:
+        if name not in MAY_DIFFER:
+            raise UsageError(f"--pack: the runs of a pack cannot differ in '{name}'{did_you_mean(name, MAY_DIFFER)} "
+                             f"They may in {', '.join(sorted(MAY_DIFFER))}.")  # fmt: skip
+    return {name: [plain(value) for value in yaml.safe_load(values)] for name, values in found}
+
+
+def _freezes_input(values: Mapping[str, Any]) -> bool:
+    """Whether the input layer, or new positions, keep the values that the run's seed draws."""
+    chosen = values.get("model.trainable")
+    parts = PAPER if chosen is None else [chosen] if isinstance(chosen, str) else chosen
+    needed = {"input"} | ({"positions"} if values.get("model.positions") == "new" else set())
+    return "all" not in parts and not needed <= set(parts)
+
+
+def _is_drawn(values: Mapping[str, Any]) -> bool:
+    """Whether some of the body's values are random."""
+    chosen = values.get("model.initialization")
+    if chosen is None:
+        return values.get("model.backbone", "small") in WITHOUT_WEIGHTS or bool(values.get("model.architecture"))
+    return bool(chosen != "pretrained")

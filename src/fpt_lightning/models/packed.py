@@ -1,0 +1,161 @@
+"""Many models of one frozen body as one: what is frozen computes for all of them at once."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fpt_lightning.errors import FPTError, first_line
+from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+
+
+class BatchSize:
+    """The examples of one model in the batch at hand; the modules of a pack share it."""
+
+    size = 0
+
+
+class Replicated(nn.Module):
+    """A module of every model, of which each sees its own share of a batch ``[models * batch, ...]``.
+
+    Args:
+        modules: The module of each model.
+        batch: What knows how many examples each model has in the batch at hand.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], batch: BatchSize) -> None:
+        super().__init__()
+        self.replicas = nn.ModuleList(modules)
+        self._batch = batch
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Applies each to its own; an input with a batch of 1, such as position ids, is the same for all."""
+        count = len(self.replicas)
+        folded = [x is not None and len(x) > 1 for x in inputs]
+        shares = [
+            x.chunk(count) if own and x is not None else [x] * count for x, own in zip(inputs, folded, strict=True)
+        ]
+        answers = [module(*share) for module, *share in zip(self.replicas, *shares, strict=True)]
+        if not any(folded):
+            answers = [answer.expand(self._batch.size, *answer.shape[1:]) for answer in answers]
+        return torch.cat(answers)
+
+
+class PackedTransformer(nn.Module):
+    """Several :class:`FrozenPretrainedTransformer` that differ in their trained parameters alone, run as one.
+
+    Activations of all models follow each other in the batch. Modules with trained parameters are those of the models,
+    each on its own share; all others compute once, for the whole batch. What a model's parameters and their gradients
+    are stays what it was, so a model may leave at any time, or run alone.
+
+    Args:
+        models: The models, at least two; their frozen parameters become the first one's.
+
+    Raises:
+        FPTError: If they differ in more than their trained parameters, or their body has a form that cannot be shared.
+    """
+
+    def __init__(self, models: Sequence[FrozenPretrainedTransformer]) -> None:
+        super().__init__()
+        first = models[0]
+        for model in models[1:]:
+            share_frozen(first, model)
+        self.count = len(models)
+        self._batch = BatchSize()
+        shared = {id(tensor): tensor for tensor in [*first.parameters(), *first.buffers()]}
+        self.model = copy.deepcopy(first, shared)  # new modules around the same tensors
+        for path in _with_trained(first):
+            self.model.set_submodule(path, Replicated([model.get_submodule(path) for model in models], self._batch))
+        self._check(models)
+
+    def forward(self, tokens: Sequence[Tensor], masks: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """Answers a batch for every model.
+
+        Args:
+            tokens: For every model ``[batch, length, token_width]``, or ids ``[batch, length]``.
+            masks: For every model ``[batch, length]`` bool, or None; shorter batches are padded to the longest.
+
+        Returns:
+            For every model its logits ``[batch, answers, classes]``.
+        """
+        self._batch.size = len(tokens[0])
+        folded, mask = fold(tokens, masks)
+        logits: Tensor = self.model(folded, mask)
+        return logits.chunk(self.count)
+
+    @torch.no_grad()
+    def _check(self, models: Sequence[FrozenPretrainedTransformer]) -> None:
+        """Compares with the models alone, on two examples of few tokens, while their parameters differ."""
+        example = _example(models[0])
+        modes = [(model, model.training) for model in (self, *models)]
+        saved = [[parameter.clone() for parameter in model.trained_parameters().values()] for model in models]
+        noise = torch.Generator().manual_seed(0)
+        for model, _ in modes:
+            model.eval()
+        for model in models:
+            for parameter in model.trained_parameters().values():
+                parameter.add_(torch.randn(parameter.shape, generator=noise).to(parameter), alpha=0.2)
+        try:
+            alone = [model(example) for model in models]
+            together = self([example] * self.count, [None] * self.count)
+        except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+            raise FPTError(f"a body of this form cannot be packed: {first_line(error)}") from error
+        finally:
+            for model, values in zip(models, saved, strict=True):
+                torch._foreach_copy_(list(model.trained_parameters().values()), values)
+            for model, training in modes:
+                model.train(training)
+        for own, packed in zip(alone, together, strict=True):
+            if not torch.allclose(packed, own, rtol=1e-3, atol=1e-4 * float(own.abs().max())):
+                raise FPTError("a body of this form cannot be packed: it answers otherwise than alone")
+
+
+def _example(model: FrozenPretrainedTransformer) -> Tensor:
+    """Two examples of few tokens."""
+    task, like = model.task, next(iter(model.trained_parameters().values()))
+    length = max(min(task.max_length, 8), task.answer_tokens)
+    if task.vocabulary_size is None:
+        assert task.token_width is not None
+        return torch.linspace(-1, 1, 2 * length * task.token_width).to(like).view(2, length, -1)
+    return (torch.arange(2 * length, device=like.device) % task.vocabulary_size).view(2, length)
+
+
+def share_frozen(first: FrozenPretrainedTransformer, model: FrozenPretrainedTransformer) -> None:
+    """Lets a model use the frozen parameters of another; its own, which have the same values, are freed.
+
+    Raises:
+        FPTError: If the two differ in more than the values of what trains.
+    """
+    one, other = first.identity(), model.identity()
+    for name, what in {"task": "task", "trained": "trained parts", "frozen": "frozen weights"}.items():
+        if one[name] != other[name]:
+            raise FPTError(f"the runs of a pack must have the same {what}")
+    own = model.frozen_parameters()
+    for name, parameter in first.frozen_parameters().items():
+        own[name].data = parameter.data
+
+
+def fold(tokens: Sequence[Tensor], masks: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    """Batches one after the other, padded to the longest: ``[models * batch, length, ...]`` and their mask, if any."""
+    longest = max(batch.size(1) for batch in tokens)
+    if all(mask is None for mask in masks) and all(batch.size(1) == longest for batch in tokens):
+        return torch.cat(list(tokens)), None
+    whole = [torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if m is None else m
+             for x, m in zip(tokens, masks, strict=True)]  # fmt: skip
+    return torch.cat([_padded(x, longest) for x in tokens]), torch.cat([_padded(x, longest) for x in whole])
+
+
+def _padded(x: Tensor, length: int) -> Tensor:
+    if x.size(1) == length:
+        return x
+    return torch.cat([x, x.new_zeros(len(x), length - x.size(1), *x.shape[2:])], dim=1)
+
+
+def _with_trained(model: nn.Module) -> list[str]:
+    """The paths of modules that hold a trained parameter themselves."""
+    return [
+        path
+        for path, module in model.named_modules()
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    ]

@@ -1,0 +1,132 @@
+"""Runs of several commands over one frozen body, trained in one pass."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+from fpt_lightning.cli import FPTCLI
+from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.models.packed import PackedTransformer, share_frozen
+from fpt_lightning.training.callbacks import ProgressBar
+from fpt_lightning.training.checkpoint import WholeCheckpointIO
+from fpt_lightning.training.choice import check_choice
+from fpt_lightning.training.packs.module import Pack, PackData
+from fpt_lightning.training.packs.replica import Replica
+
+OF_THE_RUN = ("callbacks", "default_root_dir", "enable_checkpointing", "logger", "max_steps", "plugins")
+"""Arguments of the Trainer that are each run's own."""
+SIZES = (1, 3, 9, 27)
+"""Runs in one pass whose time is compared."""
+WORTH = 1.03
+"""A larger pack may take so many times the best time a run: what is not measured is shared too."""
+
+
+class Member(FPTCLI):
+    """A `fpt run` that is built and waits for the others of its pack."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs nothing yet."""
+        self.kwargs = self._prepare_subcommand_kwargs(subcommand)
+        self.replica = Replica(self.model, self.datamodule, self.trainer, self.kwargs["ckpt_path"])
+        checkpoints = self.trainer.checkpoint_callbacks
+        check_choice([each for each in checkpoints if isinstance(each, ModelCheckpoint)])
+
+
+def run_together(commands: Sequence[Sequence[str]], *, measured: bool = True) -> list[FPTError | None]:
+    """Makes the runs of several `fpt run` commands in one pass, whose run folders this process holds.
+
+    Where memory runs out, one half goes on from its last checkpoints, and then the other.
+
+    Args:
+        commands: What follows ``fpt``; they differ in rates, seeds and budgets alone, and go on from ``last``.
+        measured: Whether to measure how many of them at a time take the least time, rather than to take all.
+
+    Returns:
+        For every command why it did not end well, None where it did.
+
+    Raises:
+        FPTError: If they cannot be trained in one pass; nothing has been written then.
+    """
+    try:
+        return _run_together(commands, measured)
+    except torch.OutOfMemoryError:
+        if len(commands) == 1:
+            raise
+        torch.cuda.empty_cache()
+    half = len(commands) // 2
+    rank_zero_info(f"{len(commands)} runs at a time need more memory than there is: {half} at a time")
+    return [problem for part in (commands[:half], commands[half:]) for problem in run_together(part, measured=False)]
+
+
+def _run_together(commands: Sequence[Sequence[str]], measured: bool) -> list[FPTError | None]:
+    members: list[Member] = []
+    for words in commands:
+        member = Member(words)
+        if members:
+            share_frozen(members[0].model.model, member.model.model)  # before the next takes memory of its own
+        members.append(member)
+    size = _best_size([member.replica for member in members]) if measured else len(members)
+    rank_zero_info(f"{len(members)} runs, {size} in one pass")
+    problems: list[FPTError | None] = []
+    for start in range(0, len(members), size):
+        part = members[start : start + size]
+        _train(part)
+        problems += [_conclude(member, {"size": len(part), "mode": "fused"}) for member in part]
+    return problems
+
+
+def _best_size(replicas: Sequence[Replica]) -> int:
+    """How many runs in one pass take the least time a run, forward and backward, on random tokens."""
+    data, models = replicas[0].datamodule, [replica.model.model for replica in replicas]
+    device = replicas[0].alone.strategy.root_device
+    data.prepare_data()
+    data.setup("fit")
+    batch = data.sample(data.batch_size, torch.device("cpu"))
+    times: dict[int, float] = {}
+    with torch.random.fork_rng(), replicas[0].alone.precision_plugin.forward_context():
+        for size in (size for size in SIZES if size <= len(models)):
+            packed = models[0] if size == 1 else PackedTransformer(models[:size])
+            packed.to(device)
+            tokens = batch.tokens.to(device)
+            mask = None if batch.mask is None else batch.mask.to(device)
+            spent = []
+            for _ in range(3):  # the first warms up
+                begun = time.perf_counter()
+                logits = packed(tokens, mask) if size == 1 else torch.cat(packed([tokens] * size, [mask] * size))
+                logits.float().square().mean().backward()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                spent.append(time.perf_counter() - begun)
+            times[size] = min(spent[1:]) / size
+    for model in models:
+        model.zero_grad(set_to_none=True)
+    return max(size for size, seconds in times.items() if seconds <= WORTH * min(times.values()))
+
+
+def _train(members: Sequence[Member]) -> None:
+    replicas, first = [member.replica for member in members], members[0]
+    options: dict[str, Any] = dict(first._get(first.config_init, "trainer"))
+    trainer = L.Trainer(
+        **{name: value for name, value in options.items() if name not in OF_THE_RUN},
+        max_steps=max(replica.max_steps for replica in replicas),
+        callbacks=[ProgressBar()] if options["enable_progress_bar"] is not False else [],
+        logger=False,
+        enable_checkpointing=False,
+        plugins=[WholeCheckpointIO()],
+    )
+    if trainer.world_size > 1:
+        raise UsageError("a pack trains on one device: set trainer.devices 1")
+    trainer.fit(Pack(replicas), datamodule=PackData(replicas), ckpt_path=replicas[0].ckpt_path, weights_only=True)
+
+
+def _conclude(member: Member, about: dict[str, Any]) -> FPTError | None:
+    try:
+        member.conclude(member.replica, member.kwargs, pack=about)
+    except FPTError as error:
+        return error
+    return None

@@ -1,0 +1,1 @@
+"""Many runs over one frozen body in one pass."""

@@ -1,0 +1,133 @@
+"""Adam for the trained parameters of several runs at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Groups = list[dict[str, Any]]
+"""The groups of one run, as :func:`fpt_lightning.training.rates.parameter_groups` gives them."""
+
+
+class PackedAdam(Optimizer):
+    """Adam with torch's defaults, for every run at rates of its own, in a handful of operations for all.
+
+    The parameters of all runs become rows of one tensor ``[runs, numbers]``, of which they are views, and so do their
+    gradients and moments. Every number takes the steps of ``torch.optim.Adam(foreach=True)`` to the last bit.
+
+    Args:
+        runs: The groups of every run, alike but for their rates.
+    """
+
+    def __init__(self, runs: Sequence[Groups]) -> None:
+        self._runs = [list(groups) for groups in runs]
+        super().__init__([group for groups in self._runs for group in groups], {"lr": 1e-3})
+        self.betas, self.eps = (0.9, 0.999), 1e-8
+        self.steps = [0] * len(self._runs)
+        self._flatten()
+        self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
+
+    @torch.no_grad()
+    def _flatten(self) -> None:
+        """Lays the values of every run into a row, and gradients likewise."""
+        self.values = torch.stack([torch.cat([p.detach().flatten() for p in _parameters(run)]) for run in self._runs])
+        self.gradients = torch.zeros_like(self.values)
+        self._places: list[tuple[Tensor, Tensor]] = []  # of every gradient
+        for row, gradients, run in zip(self.values, self.gradients, self._runs, strict=True):
+            start = 0
+            for parameter in _parameters(run):
+                stop = start + parameter.numel()
+                parameter.data = row[start:stop].view(parameter.shape)
+                self._places.append((parameter, gradients[start:stop].view(parameter.shape)))
+                start = stop
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Zeroes the gradients where they are, and puts them back where somebody took them away."""
+        self.gradients.zero_()
+        for parameter, gradient in self._places:
+            parameter.grad = gradient
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Steps every run."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        beta1, beta2 = self.betas
+        self.steps = [step + 1 for step in self.steps]
+        self.first.lerp_(self.gradients, 1 - beta1)
+        self.second.mul_(beta2).addcmul_(self.gradients, self.gradients, value=1 - beta2)
+        scale = torch.tensor([(1 - beta2**step) ** 0.5 for step in self.steps], dtype=torch.float64)
+        divisor = self.second.sqrt().div_(scale.to(self.values)[:, None]).add_(self.eps)
+        slices = list(self._slices())
+        torch._foreach_addcdiv_(
+            [self.values[run, columns] for run, columns, _ in slices],
+            [self.first[run, columns] for run, columns, _ in slices],
+            [divisor[run, columns] for run, columns, _ in slices],
+            [-(lr / (1 - beta1 ** self.steps[run])) for run, _, lr in slices],
+        )
+        return loss
+
+    def clip(self, largest: float) -> None:
+        """Scales the gradient of each run to a norm of at most ``largest``, as ``clip_grad_norm_`` does for one."""
+        norms = torch._foreach_norm([gradient for _, gradient in self._places])
+        for row, own in zip(self.gradients, torch.stack(norms).chunk(len(self._runs)), strict=True):
+            row.mul_((largest / (torch.linalg.vector_norm(own) + 1e-6)).clamp(max=1.0))
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Takes out all runs but some; those go on with the moments that they have."""
+        self.first, self.second = self.first[list(kept)], self.second[list(kept)]
+        self.steps = [self.steps[run] for run in kept]
+        gone = [self._runs[run] for run in range(len(self._runs)) if run not in kept]
+        self._runs = [self._runs[run] for run in kept]
+        self.param_groups = [group for groups in self._runs for group in groups]
+        self._flatten()
+        for run in gone:  # memory of their own, so that the pack's is freed
+            for parameter in _parameters(run):
+                parameter.data, parameter.grad = parameter.data.clone(), None
+
+    def state_of(self, run: int) -> dict[str, Any]:
+        """The state of one run, as ``torch.optim.Adam`` would have it alone."""
+        alone = torch.optim.Adam(
+            [{**group, "params": list(group["params"])} for group in self._runs[run]], lr=self._runs[run][0]["lr"],
+            betas=self.betas, eps=self.eps, foreach=True,
+        )  # fmt: skip
+        start = 0
+        for parameter in _parameters(self._runs[run]):
+            stop = start + parameter.numel()
+            alone.state[parameter] = {
+                "step": torch.tensor(float(self.steps[run])),
+                "exp_avg": self.first[run, start:stop].view(parameter.shape).clone(),
+                "exp_avg_sq": self.second[run, start:stop].view(parameter.shape).clone(),
+            }
+            start = stop
+        return alone.state_dict()
+
+    @torch.no_grad()
+    def load_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Takes the moments of every run from what :meth:`state_of`, or Adam alone, has saved."""
+        for run, saved in enumerate(states):
+            own = [saved["state"][index] for group in saved["param_groups"] for index in group["params"]]
+            self.steps[run] = int(own[0]["step"])
+            self.first[run] = torch.cat([state["exp_avg"].flatten() for state in own]).to(self.first)
+            self.second[run] = torch.cat([state["exp_avg_sq"].flatten() for state in own]).to(self.second)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What Lightning calls to restore; see :meth:`load_states`."""
+        self.load_states(state_dict["runs"])
+
+    def _slices(self) -> Any:
+        """Run, columns and rate of every group."""
+        for run, groups in enumerate(self._runs):
+            start = 0
+            for group in groups:
+                stop = start + sum(parameter.numel() for parameter in group["params"])
+                yield run, slice(start, stop), group["lr"]
+                start = stop
+
+
+def _parameters(groups: Groups) -> list[Tensor]:
+    return [parameter for group in groups for parameter in group["params"]]

@@ -1,0 +1,198 @@
+"""One run of a pack: its model, data, callbacks and files, and the Trainer that those believe to be alone with."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch import callbacks
+from torchmetrics import Metric
+
+from fpt_lightning.data.datamodule import FPTDataModule
+from fpt_lightning.errors import DivergedError
+from fpt_lightning.training.callbacks import PartsSummary, PredictionWriter
+from fpt_lightning.training.checkpoint import read_checkpoint
+from fpt_lightning.training.choice import chosen
+from fpt_lightning.training.classification import FPTClassifier
+from fpt_lightning.training.random_state import current_state, restore
+from fpt_lightning.training.trainer import FPTTrainer
+
+OF_THE_PACK = (callbacks.ProgressBar, PartsSummary, PredictionWriter)
+"""Callbacks that many runs together need once, or not at all."""
+OF_THE_RUN = frozenset({"default_root_dir", "log_dir", "logger", "loggers", "max_steps", "throughput"})
+"""What a run's own Trainer knows better than the pack's."""
+
+
+class Replica:
+    """A run of a pack, in the form of a Trainer: what it does not know, the pack's does.
+
+    Args:
+        model: The model.
+        datamodule: The task, under the run's seed.
+        trainer: The Trainer that the run would have alone; its callbacks, loggers and folders are used.
+        ckpt_path: The checkpoint that the run goes on from.
+
+    Attributes:
+        stream: The random numbers of its training, which begin where torch's global generator stands.
+        diverged: Why it left the pack, where its numbers are not finite.
+        steps: Gradient steps done when it left.
+    """
+
+    def __init__(
+        self, model: FPTClassifier, datamodule: FPTDataModule, trainer: FPTTrainer, ckpt_path: str | None = None
+    ) -> None:
+        self.pack: Any = None
+        self.model, self.datamodule, self.alone, self.ckpt_path = model, datamodule, trainer, ckpt_path
+        self.lightning_module = model
+        self.stream, self._generators = torch.Generator(), current_state()
+        self.stream.set_state(self._generators["torch"])
+        self.callbacks = [each for each in trainer.callbacks if not isinstance(each, OF_THE_PACK)]
+        self.callback_metrics: dict[str, torch.Tensor] = {}
+        self.should_stop = False
+        self.diverged: DivergedError | None = None
+        self.steps: int | None = None
+        self._row: dict[str, torch.Tensor] = {}
+        self._metrics: dict[str, Metric] = {}
+        self._saved: dict[str, Any] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "alone":
+            raise AttributeError(name)
+        return getattr(self.alone if name in OF_THE_RUN else self.pack, name)
+
+    def join(self, pack: L.Trainer) -> None:
+        """Takes the place of the Trainer of model and data, and their logged figures."""
+        self.pack = pack
+        self.model.trainer = self.datamodule.trainer = self  # type: ignore[assignment]
+        object.__setattr__(self.model, "log", self._log)
+        object.__setattr__(self.model, "log_dict", self._log_dict)
+
+    def leave(self) -> None:
+        """Gives model and data back, as they are now, at the step of the pack."""
+        self.steps = self.pack.global_step
+        for name in ("log", "log_dict"):
+            object.__delattr__(self.model, name)
+        self.model.trainer = self.datamodule.trainer = self.alone
+
+    def run(self, test: str = "after", **_: Any) -> dict[str, Any]:
+        """What the run measured, as :meth:`FPTTrainer.run` says it: the end of one that the pack has trained.
+
+        Raises:
+            DivergedError: If it diverged.
+            FPTError: If it never validated, so that there is no checkpoint to choose.
+        """
+        if self.diverged is not None:
+            raise self.diverged
+        chooser = self.alone.checkpoint_callback
+        assert isinstance(chooser, callbacks.ModelCheckpoint)
+        best, measured = chosen(chooser)
+        measured |= self.cost()  # before the test, which puts the callbacks back
+        if test != "never":
+            (tested,) = self.alone.test(
+                self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
+            )
+            measured |= tested
+        return measured
+
+    def cost(self) -> dict[str, Any]:
+        """What the training took, see :meth:`FPTTrainer.cost`; the seconds are those of the pack."""
+        return self.alone.cost() | {"steps": self.steps}
+
+    def call(self, hook: str, *arguments: Any) -> None:
+        """Calls a hook of the run's callbacks; what says that it diverged ends it."""
+        try:
+            for callback in self.callbacks:
+                getattr(callback, hook)(self, self.model, *arguments)
+        except DivergedError as error:
+            self.diverged = error
+
+    @contextmanager
+    def as_global(self) -> Iterator[None]:
+        """Lets the global generators be the run's own within the block."""
+        before = current_state()
+        restore(self._generators | {"torch": self.stream.get_state()})
+        try:
+            yield
+        finally:
+            self._generators = current_state()
+            self.stream.set_state(self._generators["torch"])
+            restore(before)
+
+    def training_loss(self, batch: Any, batch_idx: int, logits: torch.Tensor) -> torch.Tensor:
+        """The model's own training step, whose forward pass the pack has done."""
+        object.__setattr__(self.model, "forward", lambda *_: logits)
+        try:
+            loss: torch.Tensor = self.model.training_step(batch, batch_idx)
+        finally:
+            object.__delattr__(self.model, "forward")
+        return loss
+
+    def log_row(self, step: int) -> None:
+        """Hands what was logged since the last time to the run's loggers, and to what watches it."""
+        figures = {name: metric.compute().detach() for name, metric in self._metrics.items()}
+        for metric in self._metrics.values():
+            metric.reset()
+        figures |= self._row
+        self.callback_metrics |= figures
+        self._row, self._metrics = {}, {}
+        if figures and self.loggers:
+            row = {name: value.item() for name, value in figures.items()}
+            for logger in self.loggers:
+                logger.log_metrics({**row, "epoch": self.current_epoch}, step=step)
+                logger.save()
+
+    def save_checkpoint(self, filepath: str | Path, weights_only: bool | None = None, **options: Any) -> None:
+        """Saves the checkpoint that the run would have alone."""
+        self.pack.lightning_module.saving = self
+        self.pack.save_checkpoint(filepath, weights_only, **options)
+
+    def write(self, checkpoint: dict[str, Any], position: int, optimizer_state: dict[str, Any]) -> None:
+        """Turns a checkpoint of the pack into that of the run at this position in it."""
+        model, view = self.model, cast("L.Trainer", self)
+        checkpoint["state_dict"] = model.state_dict()
+        checkpoint[model.CHECKPOINT_HYPER_PARAMS_NAME] = model._hparams_name
+        checkpoint[model.CHECKPOINT_HYPER_PARAMS_KEY] = dict(model.hparams)
+        loop = checkpoint["loops"]["fit_loop"]["state_dict"]
+        loop["combined_loader"] = [loop["combined_loader"][position]]
+        if "callbacks" in checkpoint:
+            states = ((callback.state_key, callback.state_dict()) for callback in self.callbacks)
+            checkpoint["callbacks"] = {key: state for key, state in states if state}
+            checkpoint["optimizer_states"] = [optimizer_state]
+            with self.as_global():
+                for callback in self.callbacks:
+                    callback.on_save_checkpoint(view, model, checkpoint)
+        model.on_save_checkpoint(checkpoint)
+
+    def read(self) -> dict[str, Any]:
+        """Goes on from the run's checkpoint, which is returned.
+
+        Raises:
+            FPTError: If it is none, or of something else.
+        """
+        assert self.ckpt_path is not None
+        checkpoint = read_checkpoint(self.ckpt_path)
+        self.model.on_load_checkpoint(checkpoint)
+        self.model.load_state_dict(checkpoint["state_dict"], strict=False)
+        states = checkpoint["callbacks"]
+        for callback in self.callbacks:
+            callback.on_load_checkpoint(cast("L.Trainer", self), self.model, checkpoint)
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+        return checkpoint
+
+    def _log(self, name: str, value: Any, *_: Any, **__: Any) -> None:
+        if isinstance(value, Metric):
+            self._metrics[name] = value
+        else:
+            self._row[name] = torch.as_tensor(value).detach()
+
+    def _log_dict(self, values: dict[str, Any], *_: Any, **__: Any) -> None:
+        for name, value in values.items():
+            self._log(name, value)
+
+
+def streams(replicas: Sequence[Replica]) -> list[torch.Generator]:
+    """The random numbers of each."""
+    return [replica.stream for replica in replicas]

@@ -1,0 +1,185 @@
+"""Runs of a sweep, and of a hand, that train in one pass."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Fpt
+from fpt_lightning.config_files import shipped
+from fpt_lightning.experiments.grid import Selection, make_grid
+from fpt_lightning.experiments.packing import in_words, packed, shared, unfit
+from fpt_lightning.experiments.tables import read_experiments
+from fpt_lightning.main import main
+
+EXPERIMENTS = """
+tasks:
+  bit_xor: {title: bit-xor, config: bit_xor.yaml, lr: 1.0e-3, chance: 50}
+protocols:
+  fair: {lr: [1.0e-3, 1.0e-2, 1.0e+30], seeds: [0, 1, 2], grid_seeds: 1}
+profiles:
+  smoke:
+    backbones:
+      fixed: {configs: [backbones/tiny.yaml], settings: {model.backbone_seed: 3}}
+      drawn: {configs: [backbones/tiny.yaml]}
+    settings:
+      trainer.max_steps: 4
+      trainer.val_check_interval: 2
+      trainer.limit_val_batches: 1
+      trainer.limit_test_batches: 1
+      trainer.log_every_n_steps: 1
+      trainer.accelerator: cpu
+      data.eval_batch_size: 16
+tables:
+  packs:
+    title: Packs
+    source: here
+    protocol: fair
+    tasks: [bit_xor]
+    arms:
+      fixed: {backbone: fixed}
+      drawn: {backbone: drawn}
+"""
+SWEEP = ("sweep", "packs", "--profile", "smoke", "--jobs", "1", "--threads", "1")
+
+
+@pytest.fixture
+def experiments() -> Path:
+    file = Path("experiments.yaml")
+    file.write_text(EXPERIMENTS)
+    return file
+
+
+def results(folder: str) -> dict[str, dict[str, Any]]:
+    return {file.parent.name: json.loads(file.read_text()) for file in Path(folder).rglob("result.json")}
+
+
+def test_a_sweep_packs_what_shares_a_body_and_comes_out_as_it_does_alone(
+    experiments: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """To rounding: a product of many rows is not that of few."""
+    fixed = [*SWEEP, "--arms", "fixed"]
+    assert main([*fixed, "--pack", "off", "--folder", "alone"]) == 0
+    assert main([*fixed, "--pack", "4", "--folder", "together"]) == 0
+    capfd.readouterr()
+    alone, together = results("alone"), results("together")
+    assert alone.keys() == together.keys()
+    assert len(together) == 3 + 2 * 2
+    times = {"samples_per_second", "wall_seconds", "peak_memory_mb", "pack"}
+    for name, result in together.items():
+        for key in result.keys() - times:
+            expected = alone[name].get(key)
+            assert result[key] == (pytest.approx(expected, abs=0.05) if isinstance(expected, float) else expected), key
+    assert not any("pack" in result for result in alone.values())
+    packs = [result["pack"]["size"] for result in together.values() if "pack" in result]
+    assert packs
+    # a second sweep, packed or not, has nothing left to do
+    before = {file: file.stat().st_mtime_ns for file in Path("together").rglob("*.ckpt")}
+    assert main([*fixed, "--folder", "together"]) == 0
+    assert before == {file: file.stat().st_mtime_ns for file in Path("together").rglob("*.ckpt")}
+
+
+def test_a_dry_run_says_what_goes_together(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a drawn body the seeds differ, so only their rates share one."""
+    assert main([*SWEEP, "--dry-run", "--pack", "8"]) == 0
+    assert "6 runs: 2 packs of 3" in capsys.readouterr().err
+    assert main([*SWEEP, "--dry-run", "--pack", "2"]) == 0
+    assert "6 runs: 2 packs of 2, 2 alone" in capsys.readouterr().err
+    assert main([*SWEEP, "--dry-run", "--pack", "off"]) == 0
+    assert "6 runs: 6 alone" in capsys.readouterr().err
+
+
+def test_which_runs_share_a_body() -> None:
+    experiments = read_experiments(str(shipped("experiments.yaml")))
+    cells = make_grid(experiments, Selection("pocket", "laptop", "fair")).cells
+    of_arm = {cell.arm.name: list(cell.runs.values()) for cell in cells if cell.task == "mnist"}
+    assert len({run.shared for run in of_arm["pretrained"]}) == 1
+    assert len({run.shared for run in of_arm["random"]}) == 3
+    assert not {run.shared for run in of_arm["pretrained"]} & {run.shared for run in of_arm["statistics"]}
+    packs = packed(of_arm["pretrained"], size=6, slots=2)
+    assert [len(pack.members) for pack in packs] == [6, 6, 3]
+    assert in_words(packs) == "15 runs: 1 pack of 3, 2 packs of 6"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"trainer.precision": "16-mixed"},
+        {"trainer.accumulate_grad_batches": 2},
+        {"model.warmup_steps": 10},
+        {"optimizer.class_path": "SGD"},
+    ],
+)
+def test_what_a_pack_cannot_honour_goes_alone(values: dict[str, Any]) -> None:
+    assert shared({"model.backbone": "pocket"}) is not None
+    assert shared({"model.backbone": "pocket", **values}) is None
+    assert unfit(values)
+
+
+def test_a_pack_by_hand(fpt: Fpt, tiny: list[str]) -> None:
+    words = ("run", "--config", "bit_xor.yaml", *tiny, "--model.backbone_seed=1", "--run_folder", "pack")
+    assert fpt(*words, "--pack", "model.lr=[1e-3,1e-2],seed_everything=[0,1]") == 0
+    made = {name: (result["lr"], result["seed"], result["pack"]) for name, result in results("pack").items()}
+    assert made == {
+        f"model.lr={lr},seed_everything={seed}": (lr, seed, {"size": 4, "mode": "fused"})
+        for lr in (1e-3, 1e-2)
+        for seed in (0, 1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        ("model.dropout=[0,0.1]", "cannot differ in 'model.dropout'"),
+        ("model.lr=1e-3", "--pack names lists"),
+        ("0", "--pack names lists"),
+        ("", "--pack names lists"),
+        ("seed_everything=[0,1]", "must have the same frozen weights"),
+    ],
+)
+def test_what_cannot_be_packed_is_said_in_a_line(
+    lists: str, said: str, fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fpt("run", "--config", "bit_xor.yaml", *tiny, "--run_folder", "pack", "--pack", lists) in (1, 2)
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not results("pack")
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "many"])
+def test_a_size_that_is_none_is_refused(size: str, experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SWEEP, "--pack", size]) == 2
+    assert "auto, off or a number" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_pack_goes_on(experiments: Path) -> None:
+    """Whenever the kill comes: at the first checkpoint of the first run, or of the third."""
+    experiments.write_text(EXPERIMENTS.replace("trainer.max_steps: 4", "trainer.max_steps: 60"))
+    words = [*SWEEP, "--arms", "fixed", "--rates", "1e-3", "--seeds", "0,1,2", "--pack", "3"]
+    assert main([*words, "--folder", "whole"]) == 0
+    for place in (0, 2):
+        folder = Path(f"killed{place}")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fpt_lightning", *words, "--folder", str(folder)], start_new_session=True
+        )
+        while len(list(folder.rglob("last.ckpt"))) <= place:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not results(str(folder))
+        time.sleep(1)  # the workers notice that their pipe is closed
+        assert main([*words, "--folder", str(folder)]) == 0
+        whole, killed = results("whole"), results(str(folder))
+        assert killed.keys() == whole.keys()
+        for name, result in killed.items():
+            assert result["steps"] == 60
+            assert result["val_loss"] == pytest.approx(whole[name]["val_loss"], abs=0.02)

@@ -1,0 +1,208 @@
+"""Runs trained in one pass are the runs that they would be alone."""
+
+import csv
+import re
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fpt_lightning.data.bits import BitXOR
+from fpt_lightning.errors import DivergedError, FPTError
+from fpt_lightning.models.packed import PackedTransformer
+from fpt_lightning.training.callbacks import EarlyStopping
+from fpt_lightning.training.checkpoint import read_checkpoint
+from fpt_lightning.training.classification import FPTClassifier
+from fpt_lightning.training.logger import RunLogger
+from fpt_lightning.training.packs.module import Pack, PackData
+from fpt_lightning.training.packs.replica import Replica
+from fpt_lightning.training.trainer import FPTTrainer
+
+RUNS = [(1e-2, 0), (1e-3, 1), (3e-2, 2)]
+"""Learning rate and seed."""
+LOOP: dict[str, Any] = {
+    "accelerator": "cpu",
+    "val_check_interval": 5,
+    "check_val_every_n_epoch": None,
+    "limit_val_batches": 2,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 2,
+    "gradient_clip_val": 1.0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def parts(
+    folder: Path, lr: float, seed: int, max_steps: int = 10, patience: int | None = None, **model: Any
+) -> tuple[FPTClassifier, BitXOR, FPTTrainer]:
+    """What a run is made of, its random numbers at their start."""
+    L.seed_everything(seed, verbose=False)
+    data = BitXOR(seed=seed, batch_size=4, eval_batch_size=8)
+    options = {"backbone": "tiny", "backbone_seed": 7, "dropout": 0.1, **model}
+    classifier = FPTClassifier(data.task, lr=lr, seed=seed, **options)
+    best, last = (
+        ModelCheckpoint(folder, filename=name, monitor=monitor, mode="max", enable_version_counter=False)
+        for name, monitor in (("best", "val_accuracy"), ("last", None))
+    )
+    trainer = FPTTrainer(
+        **LOOP, max_steps=max_steps, logger=RunLogger(folder), callbacks=[EarlyStopping(patience=patience), best, last],
+        default_root_dir=folder,
+    )  # fmt: skip
+    return classifier, data, trainer
+
+
+def alone(folder: Path, lr: float, seed: int, ckpt_path: str | None = None, **options: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    model, data, trainer = parts(folder, lr, seed, **options)
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+
+
+def replica(folder: Path, run: tuple[float, int], resume: bool = False, **options: Any) -> Replica:
+    folder.mkdir(exist_ok=True)
+    return Replica(*parts(folder, *run, **options), str(folder / "last.ckpt") if resume else None)
+
+
+def fit(replicas: list[Replica], looped: bool = True) -> Pack:
+    pack = Pack(replicas, looped=looped)
+    steps = max(each.max_steps for each in replicas)
+    trainer = L.Trainer(**LOOP, max_steps=steps, logger=False, enable_checkpointing=False)
+    trainer.fit(pack, datamodule=PackData(replicas), ckpt_path=replicas[0].ckpt_path, weights_only=True)
+    return pack
+
+
+def packed(folders: Sequence[Path], runs: Sequence[tuple[float, int]], **options: Any) -> Pack:
+    return fit([replica(folder, run, **options) for folder, run in zip(folders, runs, strict=True)])
+
+
+def folders(kind: str, runs: Sequence[Any] = RUNS) -> list[Path]:
+    return [Path(f"{kind}{number}") for number in range(len(runs))]
+
+
+def same(one: Any, other: Any, path: str = "") -> None:
+    """Compares checkpoints to the last bit, but for folders and clocks."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        one, other = ({placeless(key): value for key, value in each.items()} for each in (one, other))
+        assert one.keys() == other.keys(), path
+        for key in one.keys() - set(OTHERWISE):
+            same(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            same(a, b, f"{path}/{number}")
+    else:
+        assert placeless(one) == placeless(other), path
+
+
+OTHERWISE = ("Throughput", "current_score")  # clocks, and what a resumed ModelCheckpoint does not read
+
+
+def placeless(value: Any) -> Any:
+    """A path without the name of the folder."""
+    return re.sub(r"/(alone|packed)(\d)", r"/run\2", value) if isinstance(value, str) else value
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in csv.DictReader(file)]
+
+
+def compare(one: Path, other: Path) -> None:
+    assert rows(one) == rows(other)
+    for name in ("best.ckpt", "last.ckpt"):
+        same(read_checkpoint(one / name), read_checkpoint(other / name))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_packed_runs_are_those_alone_to_the_last_bit(count: int) -> None:
+    runs = RUNS[:count]
+    for folder, (lr, seed) in zip(folders("alone", runs), runs, strict=True):
+        alone(folder, lr, seed)
+    packed(folders("packed", runs), runs)
+    for one, other in zip(folders("alone", runs), folders("packed", runs), strict=True):
+        compare(one, other)
+
+
+def test_a_pack_goes_on_and_a_run_goes_on_alone_and_joins_again() -> None:
+    """Alone to step 15; packed to 5, alone to 10, and packed again: the same files."""
+    for folder, (lr, seed) in zip(folders("alone"), RUNS, strict=True):
+        alone(folder, lr, seed, max_steps=15)
+    packed(folders("packed"), RUNS, max_steps=5)
+    for folder, (lr, seed) in zip(folders("packed"), RUNS, strict=True):
+        alone(folder, lr, seed, ckpt_path=str(folder / "last.ckpt"), max_steps=10)
+    packed(folders("packed"), RUNS, resume=True, max_steps=15)
+    for one, other in zip(folders("alone"), folders("packed"), strict=True):
+        compare(one, other)
+
+
+def test_a_run_that_stops_leaves_and_the_others_do_not_notice() -> None:
+    """By patience, by a budget of its own, or because it diverged."""
+    runs = [(1e-2, 0), (1e-9, 1), (1e-2, 2), (1e30, 3)]
+    options = [{}, {"patience": 1}, {"max_steps": 7}, {}]
+    for folder, (lr, seed), own in zip(folders("alone", runs), runs, options, strict=True):
+        with pytest.raises(DivergedError) if lr > 1 else nullcontext():
+            alone(folder, lr, seed, **{"max_steps": 20, **own})
+    made = [replica(folder, run, **{"max_steps": 20, **own}) for folder, run, own in
+            zip(folders("packed", runs), runs, options, strict=True)]  # fmt: skip
+    pack = fit(made)
+    assert [replica.steps for replica in made] == [20, 10, 7, 2]
+    assert [replica.diverged is not None for replica in made] == [False, False, False, True]
+    assert not pack.running or pack.running == [made[0]]
+    for one, other, (lr, _) in zip(folders("alone", runs), folders("packed", runs), runs, strict=True):
+        if lr < 1:
+            compare(one, other)
+        else:
+            assert [list(folder.iterdir()) for folder in (one, other)] == [[], []]
+
+
+def test_fused_products_give_the_same_gradients() -> None:
+    """In fp64, and whatever becomes of a neighbour."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        models = [parts(Path(), *run, dropout=0.0)[0].model.double() for run in RUNS]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    data = BitXOR(batch_size=4)
+    batches = [data.examples("train").__getitems__(range(4 * number, 4 * number + 4)) for number in range(3)]
+    tokens = [batch.tokens.double() for batch in batches]
+    for model, one in zip(models, tokens, strict=True):
+        model(one).square().sum().backward()
+    gradients = [taken(model) for model in models]
+    packed = PackedTransformer(models)
+    torch.stack([logits.square().sum() for logits in packed(tokens, [None] * 3)]).sum().backward()
+    for model, alone in zip(models, gradients, strict=True):
+        for one, other in zip(taken(model), alone, strict=True):
+            assert (one - other).abs().max() <= 1e-10 * (1 + other.abs().max())
+    with torch.no_grad():
+        for parameter in models[1].trained_parameters().values():
+            parameter.fill_(torch.nan)
+    torch.stack([logits.square().sum() for logits in packed(tokens, [None] * 3)][::2]).sum().backward()
+    for number in (0, 2):
+        for one, other in zip(taken(models[number]), gradients[number], strict=True):
+            assert (one - other).abs().max() <= 1e-10 * (1 + other.abs().max())
+
+
+def taken(model: torch.nn.Module) -> list[torch.Tensor]:
+    """The gradients of what trains, taken away."""
+    gradients = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None
+            gradients.append(parameter.grad)
+            parameter.grad = None
+    return gradients
+
+
+def test_runs_of_other_bodies_or_parts_are_refused() -> None:
+    for other, what in (({"backbone_seed": 8}, "frozen weights"), ({"trainable": ["output"]}, "trained parts")):
+        made = [replica(folder, run) for folder, run in zip(folders("packed"), RUNS[:2], strict=False)]
+        made.append(replica(Path("packed2"), RUNS[2], **other))
+        with pytest.raises(FPTError, match=f"must have the same {what}"):
+            Pack(made)
