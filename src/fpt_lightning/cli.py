@@ -129,10 +129,7 @@ class FPTCLI(LightningCLI):
         """Adds the named callbacks, and links what no config should have to repeat."""
         folder_help = "Folder of the run; by default runs/TASK/NUMBER."
         parser.add_argument("--run_folder", type=str | None, default=None, help=folder_help)
-        overwrite_help = (
-            "Go over a run that is there: make it anew, or with --ckpt_path go on with one that is finished."
-        )
-        parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
+        parser.add_argument("--overwrite", action="store_true", help="Make a run anew, or go on with a finished one.")
         for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.set_defaults(dict(CALLBACK_DEFAULTS))
@@ -247,15 +244,11 @@ class FPTCLI(LightningCLI):
     def _use_run_folder(self, trainer: Any) -> None:
         config = self.config[self.subcommand]
         tests_only = self.subcommand == "run" and config.test == "only"
+        elsewhere = [file.parent for file in kept(config).values() if file.is_absolute()]
         claimed = claim(
-            self.datamodule.task.name,
-            config.run_folder,
-            config.ckpt_path,
-            overwrite=config.overwrite,
-            tests_only=tests_only,
-            kept_in=[file.parent for file in kept(config).values() if file.is_absolute()],
-            first=getattr(rank_zero_only, "rank", 0) == 0,
-        )
+            self.datamodule.task.name, config.run_folder, config.ckpt_path, overwrite=config.overwrite,
+            tests_only=tests_only, kept_in=elsewhere, first=getattr(rank_zero_only, "rank", 0) == 0,
+        )  # fmt: skip
         self.run_folder = self._held.enter_context(claimed)
         self.save_config_kwargs["begin"] = self.run_folder.begin
         trainer.default_root_dir = str(self.run_folder.path)
@@ -274,6 +267,9 @@ class FPTCLI(LightningCLI):
 
 class ParsedCommand(FPTCLI):
     """Reads a command and does nothing: whether options and configs fit together is known before anything runs."""
+
+    def before_instantiate_classes(self) -> None:
+        """Leaves checkpoints to the run: a sweep sets aside what is damaged."""
 
     def instantiate_classes(self) -> None:
         """Builds nothing."""
