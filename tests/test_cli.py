@@ -205,7 +205,7 @@ def test_a_run_folder_repeats_the_run(fpt: Fpt, tiny: list[str]) -> None:
     assert fpt("run", "--config=bit_memory.yaml", *tiny, *BITS) == 0
     first = Path("runs/bit_memory/000")
     assert {path.name for path in first.iterdir()} == {
-        "config.yaml", "metrics.csv", "checkpoints", "tensorboard",
+        "config.yaml", "metrics.csv", "checkpoints", "tensorboard", ".lock",
         "result.json", "learning_curve.png", "trained.safetensors", "trained.json",
     }  # fmt: skip
     assert {path.name for path in (first / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -240,7 +240,7 @@ def test_a_finished_run_that_goes_on_is_not_finished(fpt: Fpt, tiny: list[str]) 
     words = ["--config=bit_memory.yaml", *tiny, *BITS]
     assert fpt("run", *words, "--run_folder=run") == 0
     longer = [*words, "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.max_steps=8"]
-    assert fpt("fit", *longer) == 0
+    assert fpt("fit", *longer, "--overwrite") == 0
     assert not Path("run/result.json").exists()
     assert fpt("run", *longer) == 0
     assert json.loads(Path("run/result.json").read_text())["steps"] == 8

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Never
+from typing import Any
 
 import lightning as L
 from jsonargparse import set_parsing_settings
@@ -25,7 +25,7 @@ from fpt_lightning.command_line.defaults import (
     commands,
     options_of_commands,
 )
-from fpt_lightning.command_line.help_page import HelpPage, asked_for
+from fpt_lightning.command_line.help_page import asked_for, show_help
 from fpt_lightning.command_line.noise import silence_what_no_user_can_mend
 from fpt_lightning.command_line.option_checks import check_options
 from fpt_lightning.command_line.words import with_configs_found
@@ -108,12 +108,9 @@ class FPTCLI(LightningCLI):
         parser.elsewhere = frozenset(options_of_commands())
         folder_help = "Folder of the run; by default runs/TASK/NUMBER."
         parser.add_argument("--run_folder", type=str | None, default=None, help=folder_help)
-        overwrite_help = (
-            "Go over a run that is there: make it anew, or with --ckpt_path go on with one that is finished."
-        )
-        parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
+        parser.add_argument("--overwrite", action="store_true", help="Make a run anew, or go on with a finished one.")
         cache_help = (
-            "Compute what the output layer reads once for all steps and runs: where it trains alone, without dropout."
+            "Compute what an output layer that trains alone, without dropout, reads: once for all steps and runs."
         )
         parser.add_argument("--cache_features", type=bool, default=False, help=cache_help)
         for name, callback in CALLBACKS.items():
@@ -128,19 +125,9 @@ class FPTCLI(LightningCLI):
     def parse_arguments(self, parser: ArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         """Parses the words given; unlike Lightning's it does not mind that the process has words of its own."""
         if (group := asked_for(args)[0]) is not None:
-            self._show_help(parser, group, asked_for(args)[1])
+            show_help(self._command, parser, self._parser(self._command), group, asked_for(args)[1])
         self.config = parser.parse_args(["--help" if word == "--help-all" else word for word in args])
         check_options(self.config[self.config.subcommand].as_dict(), {"trainer": FPTTrainer, **CALLBACKS})
-
-    def _show_help(self, parser: ArgumentParser, group: str, words: list[str]) -> Never:
-        own = self._parser(self._command)
-        try:
-            config = parser.parse_args(words)[self._command].as_dict()
-        except UsageError:  # no task is chosen yet
-            config = own.get_defaults().as_dict()
-        page = HelpPage(self._command, own, config)
-        print(page.of(group) if group else page.first())
-        raise SystemExit(0)
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as it is: it decides, and the checkpoint is compared with the model when it is loaded."""
@@ -275,15 +262,11 @@ class FPTCLI(LightningCLI):
     def _use_run_folder(self, trainer: Any) -> None:
         config = self.config[self.subcommand]
         tests_only = self.subcommand == "run" and config.test == "only"
+        elsewhere = [file.parent for file in kept(config).values() if file.is_absolute()]
         claimed = claim(
-            self.datamodule.task.name,
-            config.run_folder,
-            config.ckpt_path,
-            overwrite=config.overwrite,
-            tests_only=tests_only,
-            kept_in=[file.parent for file in kept(config).values() if file.is_absolute()],
-            first=getattr(rank_zero_only, "rank", 0) == 0,
-        )
+            self.datamodule.task.name, config.run_folder, config.ckpt_path, overwrite=config.overwrite,
+            tests_only=tests_only, kept_in=elsewhere, first=getattr(rank_zero_only, "rank", 0) == 0,
+        )  # fmt: skip
         self.run_folder = self._held.enter_context(claimed)
         self.save_config_kwargs["begin"] = self.run_folder.begin
         trainer.default_root_dir = str(self.run_folder.path)
@@ -302,6 +285,9 @@ class FPTCLI(LightningCLI):
 
 class ParsedCommand(FPTCLI):
     """Reads a command and does nothing: whether options and configs fit together is known before anything runs."""
+
+    def before_instantiate_classes(self) -> None:
+        """Leaves checkpoints to the run: a sweep sets aside what is damaged."""
 
     def instantiate_classes(self) -> None:
         """Builds nothing."""

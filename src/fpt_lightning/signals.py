@@ -11,7 +11,6 @@ from typing import ClassVar
 SAME_WISH = 2.0
 """Seconds within which a second signal asks for no more than the first."""
 
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -7,7 +7,7 @@ import textwrap
 from argparse import Action
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never
 
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
@@ -184,3 +184,22 @@ def _value(config: Mapping[str, Any], name: str, default: Any) -> Any:
             return None if default == "==SUPPRESS==" else default
         value = value[part]
     return value
+
+
+def show_help(command: str, parser: ArgumentParser, own: Any, group: str, words: Sequence[str]) -> Never:
+    """Prints the page of a group of a command's options, or the first, and ends.
+
+    Args:
+        command: The command.
+        parser: That of all commands.
+        own: That of this one.
+        group: The group; empty for the first page.
+        words: The command line without what asks for help: configs say the values that options have.
+    """
+    try:
+        config = parser.parse_args(list(words))[command].as_dict()
+    except UsageError:  # no task is chosen yet
+        config = own.get_defaults().as_dict()
+    page = HelpPage(command, own, config)
+    print(page.of(group) if group else page.first())
+    raise SystemExit(0)

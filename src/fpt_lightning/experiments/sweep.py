@@ -12,6 +12,7 @@ from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.packing import packed
 from fpt_lightning.experiments.screen import Screen
+from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.lock import is_locked
 from fpt_lightning.runs.outcome import Outcome, State, read_outcome
 
@@ -60,6 +61,9 @@ class Sweep:
             for name, outcome in grid.outcomes().items()
         }
         self.packs: dict[str, list[str]] = {}  # the ids of the runs that were handed over together
+        for run in grid.all_runs():
+            if self.outcomes[run.id].state is State.FINISHED and not is_locked(run.folder):
+                RunFolder(run.folder).clear_parts()  # of a kill that came behind the result
         self.given: dict[str, tuple[Run, float]] = {}  # runs without a verdict, and when they were handed over
         self.ended: set[tuple[str, bool]] = set()  # with a test, or without
         self.later: dict[str, float] = {}  # runs of other sweeps, and when to ask again

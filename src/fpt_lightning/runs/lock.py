@@ -14,6 +14,9 @@ from fpt_lightning.files import naming
 
 LOCK, HOLDER = ".lock", ".holder"
 
+PATIENCE = 2.0
+"""Seconds to wait for a lock: longer than a look at it takes, shorter than anyone minds."""
+
 
 class HeldError(FPTError):
     """Another process is at the run."""
@@ -28,12 +31,8 @@ def lock_of(folder: Path) -> FileLock:
 
 
 @contextmanager
-def hold(folder: Path, patience: float = 0.0) -> Iterator[None]:
+def hold(folder: Path) -> Iterator[None]:
     """Holds the lock of a run folder, which must exist, for the block; again where this process holds it already.
-
-    Args:
-        folder: The run folder.
-        patience: Seconds to wait for it.
 
     Raises:
         HeldError: If another process holds it.
@@ -45,7 +44,7 @@ def hold(folder: Path, patience: float = 0.0) -> Iterator[None]:
         return
     try:
         with naming(folder):
-            lock.acquire(timeout=patience)
+            lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise HeldError(f"{folder} is in use: {holder_of(folder) or 'another process'} holds it") from None
     try:

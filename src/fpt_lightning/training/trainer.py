@@ -46,6 +46,10 @@ class StopWhenTold(L.Callback):
     def on_test_batch_start(self, *_: Any, **__: Any) -> None:
         self.on_train_batch_start()
 
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if Ending.of_process is not None:
+            Ending.of_process.take_over(yields=False)
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Tells the processes that Lightning started; at Ctrl-C it does so itself."""
         launcher = trainer.strategy.launcher

@@ -236,6 +236,21 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_comes_to_the_same(damaged
     assert found["run"] == found["whole"]
 
 
+def test_a_sweep_says_what_it_sets_aside() -> None:
+    experiments = write_experiments(Path("experiments.yaml"), seeds=1)
+    assert sweep(experiments, "runs", "--jobs", "1").returncode == 0
+    whole = measured("runs")
+    (result,) = Path("runs").glob("*/result.json")
+    result.unlink()
+    last = RunFolder(result.parent).last
+    last.write_bytes(last.read_bytes()[:-2000])
+    done = sweep(experiments, "runs", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    assert f"{result.parent.name}  {last} is not a checkpoint" in done.stdout
+    assert "it was set aside\n" in done.stdout
+    assert measured("runs") == whole
+
+
 def test_a_damaged_best_of_a_run_that_is_only_to_be_tested_is_made_again() -> None:
     run = _run("run")
     with LocalLauncher(jobs=1, threads=1) as launcher:

@@ -15,9 +15,6 @@ from fpt_lightning.runs.lock import HeldError, hold
 from fpt_lightning.runs.outcome import State, read_finished, write_failure
 from fpt_lightning.runs.result import DamagedResultError
 
-PATIENCE = 2.0
-"""Seconds that a worker waits for a lock: longer than a look at it takes, shorter than anyone minds."""
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -42,7 +39,7 @@ def carry_out(run: Run) -> Verdict:
         return _carry_out_pack(run)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        with hold(run.folder, PATIENCE):  # which the run itself then holds too
+        with hold(run.folder):  # which the run itself then holds too
             return _carry_out(run)
     except HeldError:
         return Verdict(run.id, State.RUNNING)
