@@ -40,7 +40,9 @@ def completion(words: Sequence[str]) -> None:
     try:
         shtab: Any = import_module("shtab")
     except ImportError as error:
-        raise FPTError("fpt completion needs a package that is missing: pip install shtab") from error
+        raise FPTError(
+            'fpt completion needs a package that is missing: pip install "fpt-lightning[completion]"'
+        ) from error
     from fpt_lightning.experiments.tables import read_experiments
 
     names = {

@@ -113,7 +113,7 @@ def _is_begun_here(run: Run, held: ExitStack) -> bool:
 
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        held.enter_context(hold(run.folder, PATIENCE))
+        held.enter_context(hold(run.folder))
         if read_finished(run.folder, run.makes_backbone) is not None:
             return False
     except (HeldError, DamagedResultError, OSError):
