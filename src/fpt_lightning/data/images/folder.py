@@ -168,6 +168,9 @@ class ImageFolder(ImageTask):
         for split, share in shares.items():
             if not len(rows[split]):
                 rows["train"], rows[split] = cut_by_class(rows["train"], labels, share, self.split_seed)
+        for split in shares:  # class after class, the first batches alone would be of few classes
+            order = torch.randperm(len(rows[split]), generator=torch.Generator().manual_seed(self.split_seed))
+            rows[split] = rows[split][order]
         return rows
 
     def normalisation(self) -> tuple[list[float], list[float]]:
