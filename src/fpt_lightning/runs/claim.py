@@ -47,20 +47,10 @@ def claim(
     if inherited is not None and os.environ.get("LOCAL_RANK", "0") != "0":  # a process that Lightning started
         yield RunFolder(Path(inherited))
         return
-    if folder is None and checkpoint is not None and Path(checkpoint).parent.name == "checkpoints":
-        folder = str(Path(checkpoint).parent.parent)
-    if folder is None and ("TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1):
-        raise UsageError("processes started from outside must agree on a run folder: pass --run_folder PATH")
-    place = Path(folder) if folder is not None else Path("runs") / name
-    missing = [path for path in (place, *place.parents) if not path.exists()]
-    if folder is None:
-        place = _make_next(place)
-        missing.insert(0, place)
-    elif first:
-        place.mkdir(parents=True, exist_ok=True)
+    place, made = _choose(name, folder, checkpoint, first)
     run = RunFolder(place)
     if not (place / LOCK).exists():
-        missing = [place / HOLDER, place / LOCK, *missing]
+        made = [place / HOLDER, place / LOCK, *made]
     with hold(place) if first else nullcontext():
         before = run.files()
         goes_on = _goes_on(run, checkpoint, kept_in)
@@ -72,7 +62,23 @@ def claim(
             yield run
         finally:
             if first and not run.has_begun:
-                _leave(run.files() - before, missing)
+                _leave(run.files() - before, made)
+
+
+def _choose(name: str, folder: str | None, checkpoint: str | None, first: bool) -> tuple[Path, list[Path]]:
+    """The folder, made where it is missing, and what was made: it first, then its parents."""
+    if folder is None and checkpoint is not None and Path(checkpoint).parent.name == "checkpoints":
+        folder = str(Path(checkpoint).parent.parent)
+    if folder is None and ("TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1):
+        raise UsageError("processes started from outside must agree on a run folder: pass --run_folder PATH")
+    place = Path(folder) if folder is not None else Path("runs") / name
+    made = [path for path in (place, *place.parents) if not path.exists()]
+    if folder is None:
+        place = _make_next(place)
+        return place, [place, *made]
+    if first:
+        place.mkdir(parents=True, exist_ok=True)
+    return place, made
 
 
 def _goes_on(run: RunFolder, checkpoint: str | None, kept_in: Sequence[str | Path]) -> bool:
