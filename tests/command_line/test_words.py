@@ -64,7 +64,7 @@ def test_a_run_folder_is_enough_for_every_command(
     assert len(read_rows(Path("answers.csv"))) == 10
     assert fpt("prepare", run_folder) == 0
     assert "20 test" in capsys.readouterr().out
-    assert fpt("fit", run_folder, "--trainer.max_steps=6") == 0
+    assert fpt("fit", run_folder, "--trainer.max_steps=6", "--overwrite") == 0
     steps = [row["step"] for row in read_rows(run_folder / "metrics.csv") if row["train_loss"]]
     assert steps == ["0", "1", "2", "3", "4", "5"]
 

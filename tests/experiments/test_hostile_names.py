@@ -15,6 +15,8 @@ from fpt_lightning.runs.outcome import write_failure
 
 NAME = "[red]a[/red] [link=x] \\x1b[31m \\x1b]0;title\\x07 \\r \\n ["
 
+ARM = "[red]a[/red] [link=x] ["  # a name has no control characters
+
 EXPERIMENTS = f"""
 tasks:
   bit_xor: {{title: "{NAME}", config: bit_xor.yaml, lr: 1.0e-3, chance: 50}}
@@ -29,7 +31,7 @@ tables:
     title: "{NAME}"
     source: here
     tasks: [bit_xor]
-    arms: {{"{NAME}": {{backbone: language}}}}
+    arms: {{"{ARM}": {{backbone: language}}}}
 """
 
 

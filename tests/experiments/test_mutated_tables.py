@@ -23,7 +23,7 @@ tasks:
   xor: {title: xor, config: bit_xor.yaml, lr: 1.0e-3, chance: 50, reference_split: validation}
   fit: {title: fit, config: bit_memory.yaml, lr: 1.0e-4, metric: r2}
 protocols:
-  paper: {seeds: [0, 1], settings: {trainer.max_steps: 3}, tasks: {xor: {data.n: 5}}}
+  paper: {configs: [train/paper.yaml], seeds: [0, 1], settings: {trainer.max_steps: 3}, tasks: {xor: {data.n: 5}}}
   fair: {lr: [1.0e-3, 1.0e-2], seeds: [0, 1], grid_seeds: 1, finalists: 1}
 profiles:
   smoke:

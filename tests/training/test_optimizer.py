@@ -161,7 +161,7 @@ def test_resuming_goes_on_with_the_schedule(fpt: Fpt, tiny: list[str], words: li
     assert fpt(*call, "--trainer.max_steps=8", "--run_folder=whole") == 0
     assert fpt(*call, "--trainer.max_steps=4", "--run_folder=part") == 0
     resumed = f"--ckpt_path=part/{LAST}"
-    assert fpt(*call, "--trainer.max_steps=8", "--run_folder=part", resumed) == 0
+    assert fpt(*call, "--trainer.max_steps=8", "--run_folder=part", "--overwrite", resumed) == 0
     whole, part = (read_checkpoint(f"{folder}/{LAST}") for folder in ("whole", "part"))
     assert whole["lr_schedulers"] == part["lr_schedulers"]
     for name, tensor in whole["state_dict"].items():
