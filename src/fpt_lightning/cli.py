@@ -124,8 +124,9 @@ class FPTCLI(LightningCLI):
 
     def parse_arguments(self, parser: ArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         """Parses the words given; unlike Lightning's it does not mind that the process has words of its own."""
-        if (group := asked_for(args)[0]) is not None:
-            show_help(self._command, parser, self._parser(self._command), group, asked_for(args)[1])
+        group, words = asked_for(args)
+        if group is not None:
+            show_help(self._command, parser, self._parser(self._command), group, words)
         self.config = parser.parse_args(["--help" if word == "--help-all" else word for word in args])
         check_options(self.config[self.config.subcommand].as_dict(), {"trainer": FPTTrainer, **CALLBACKS})
 

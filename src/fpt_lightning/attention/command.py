@@ -54,7 +54,7 @@ def _batches(data: FPTDataModule, examples: int) -> Iterator[tuple[Batch, torch.
     stop = min(examples, len(dataset))
     for start in range(0, stop, size):
         fetched = dataset.__getitems__(range(start, min(start + size, stop)))
-        batch = data.on_after_batch_transfer(data.transfer_batch_to_device(fetched, device, 0), 0)
+        batch = data.as_met(fetched, device)
         yield batch, data.needed_tokens(batch)
 
 

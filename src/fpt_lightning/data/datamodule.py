@@ -232,6 +232,10 @@ class FPTDataModule(L.LightningDataModule):
         """The first training examples as a model meets them, at most so many; the same in every process."""
         dataset = self.examples("train")
         fetched = dataset.__getitems__(range(min(examples, len(dataset))))
+        return self.as_met(fetched, device)
+
+    def as_met(self, fetched: Any, device: torch.device) -> Batch:
+        """What a model meets of a batch as its dataset fetched it, on a device."""
         batch: Batch = self.on_after_batch_transfer(self.transfer_batch_to_device(fetched, device, 0), 0)
         return batch
 

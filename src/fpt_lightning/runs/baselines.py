@@ -65,9 +65,7 @@ def _batches(datamodule: FPTDataModule, split: Split, indices: Sequence[int]) ->
     """Examples as a model meets them, on the CPU."""
     for start in range(0, len(indices), CHUNK):
         fetched = datamodule.examples(split).__getitems__(indices[start : start + CHUNK])
-        yield datamodule.on_after_batch_transfer(
-            datamodule.transfer_batch_to_device(fetched, torch.device("cpu"), 0), 0
-        )
+        yield datamodule.as_met(fetched, torch.device("cpu"))
 
 
 def _features_of(task: TaskSpec) -> int:

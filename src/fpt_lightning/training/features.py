@@ -109,7 +109,7 @@ class FeatureData(FPTDataModule):
         features, targets = [], []
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             for chunk in self.data.in_chunks(split):
-                batch = self.data.on_after_batch_transfer(self.data.transfer_batch_to_device(chunk, device, 0), 0)
+                batch = self.data.as_met(chunk, device)
                 features.append(model.features(batch.tokens, batch.mask).to("cpu", dtype))
                 targets.append(batch.target.cpu())
         model.train(training)

@@ -15,7 +15,7 @@ from fpt_lightning.models.packed import PackedTransformer, share_frozen
 from fpt_lightning.training.logger import is_logging_step
 from fpt_lightning.training.optimizer import parameter_groups
 from fpt_lightning.training.packs.adam import PackedAdam
-from fpt_lightning.training.packs.replica import Replica, streams
+from fpt_lightning.training.packs.replica import Replica
 
 
 class Pack(L.LightningModule):
@@ -66,7 +66,7 @@ class Pack(L.LightningModule):
         """The sum of the runs' losses, so that each has the gradient of its own."""
         own = [batches[self.replicas.index(replica)] for replica in self.running]
         tokens, masks = [batch.tokens for batch in own], [batch.mask for batch in own]
-        with replicated(streams(self.running), looped=self.looped):
+        with replicated([replica.stream for replica in self.running], looped=self.looped):
             if self.packed is None:
                 logits: Sequence[Tensor] = [self.running[0].model(tokens[0], masks[0])]
             else:

@@ -1,6 +1,6 @@
 """One run of a pack: its model, data, callbacks and files, and the Trainer that those believe to be alone with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -191,8 +191,3 @@ class Replica:
     def _log_dict(self, values: dict[str, Any], *_: Any, **__: Any) -> None:
         for name, value in values.items():
             self._log(name, value)
-
-
-def streams(replicas: Sequence[Replica]) -> list[torch.Generator]:
-    """The random numbers of each."""
-    return [replica.stream for replica in replicas]
