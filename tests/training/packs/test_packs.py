@@ -2,8 +2,9 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fpt_lightning.data.bits import BitXOR
+from fpt_lightning.data.columnar.sequence_file import SequenceFile
+from fpt_lightning.data.datamodule import FPTDataModule
+from fpt_lightning.data.images.folder import ImageFolder
+from fpt_lightning.data.images.mnist import MNIST
+from fpt_lightning.data.proteins.datamodule import RemoteHomology
 from fpt_lightning.errors import DivergedError, FPTError
 from fpt_lightning.models.packed import PackedTransformer
 from fpt_lightning.training.callbacks import EarlyStopping
@@ -39,19 +45,27 @@ LOOP: dict[str, Any] = {
 
 
 def parts(
-    folder: Path, lr: float, seed: int, max_steps: int = 10, patience: int | None = None, **model: Any
-) -> tuple[FPTClassifier, BitXOR, FPTTrainer]:
+    folder: Path,
+    lr: float,
+    seed: int,
+    max_steps: int = 10,
+    patience: int | None = None,
+    task: Callable[..., FPTDataModule] = BitXOR,
+    **model: Any,
+) -> tuple[FPTClassifier, FPTDataModule, FPTTrainer]:
     """What a run is made of, its random numbers at their start."""
     L.seed_everything(seed, verbose=False)
-    data = BitXOR(seed=seed, batch_size=4, eval_batch_size=8)
+    data = task(seed=seed, batch_size=4, eval_batch_size=8)
+    data.prepare_data()
     options = {"backbone": "tiny", "backbone_seed": 7, "dropout": 0.1, **model}
     classifier = FPTClassifier(data.task, lr=lr, seed=seed, **options)
     best, last = (
         ModelCheckpoint(folder, filename=name, monitor=monitor, mode="max", enable_version_counter=False)
-        for name, monitor in (("best", "val_accuracy"), ("last", None))
+        for name, monitor in (("best", f"val_{data.task.metric}"), ("last", None))
     )
+    stop = EarlyStopping(best.monitor or "", patience=patience)
     trainer = FPTTrainer(
-        **LOOP, max_steps=max_steps, logger=RunLogger(folder), callbacks=[EarlyStopping(patience=patience), best, last],
+        **LOOP, max_steps=max_steps, logger=RunLogger(folder), callbacks=[stop, best, last],
         default_root_dir=folder,
     )  # fmt: skip
     return classifier, data, trainer
@@ -127,6 +141,28 @@ def test_packed_runs_are_those_alone_to_the_last_bit(count: int) -> None:
         alone(folder, lr, seed)
     packed(folders("packed", runs), runs)
     for one, other in zip(folders("alone", runs), folders("packed", runs), strict=True):
+        compare(one, other)
+
+
+@pytest.mark.parametrize(
+    ("folder", "task"),
+    [
+        ("mnist_root", partial(MNIST, validation_examples=10, download=False)),
+        ("image_root", partial(ImageFolder, image_size=32, patch_size=8, augment=True)),
+        ("tape_root", partial(RemoteHomology, limit=64)),
+        ("weights_csv", partial(SequenceFile, "weight", train_file="weights.csv", regression=True)),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else value.func.__name__,
+)
+def test_every_kind_of_data_is_packed(
+    folder: str, task: Callable[..., FPTDataModule], request: pytest.FixtureRequest
+) -> None:
+    """Images, whose batches are made on the device, in epochs that differ; lengths that differ; a regression."""
+    task = partial(task, root=str(where.parent if (where := request.getfixturevalue(folder)).is_file() else where))
+    for own, (lr, seed) in zip(folders("alone"), RUNS, strict=True):
+        alone(own, lr, seed, task=task)
+    packed(folders("packed"), RUNS, task=task)
+    for one, other in zip(folders("alone"), folders("packed"), strict=True):
         compare(one, other)
 
 

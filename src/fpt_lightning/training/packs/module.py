@@ -227,6 +227,7 @@ class PackData(L.LightningDataModule):
         return self._each("on_after_batch_transfer", batch, dataloader_idx)
 
     def _each(self, hook: str, batch: Any, *arguments: Any) -> Any:
-        if isinstance(batch, Batch):
+        assert self.trainer is not None
+        if not self.trainer.training:  # validation: one split for all
             return getattr(self.members[0], hook)(batch, *arguments)
         return [getattr(member, hook)(own, *arguments) for member, own in zip(self.members, batch, strict=True)]
