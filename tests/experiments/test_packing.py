@@ -85,6 +85,25 @@ def test_a_sweep_packs_what_shares_a_body_and_comes_out_as_it_does_alone(
     assert before == {file: file.stat().st_mtime_ns for file in Path("together").rglob("*.ckpt")}
 
 
+def test_runs_whose_pack_dies_go_on_alone(experiments: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Killed by a system without memory, or by a fault that only the pack has."""
+    Path("killing.py").write_text(
+        "import os, signal, lightning as L\n"
+        "class KillPack(L.Callback):\n"
+        "    def on_train_start(self, trainer, module):\n"
+        "        if not isinstance(trainer, L.Trainer):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    Path("killing.yaml").write_text("trainer: {callbacks: [{class_path: killing.KillPack}]}\n")
+    experiments.write_text(EXPERIMENTS.replace("[backbones/tiny.yaml], s", "[backbones/tiny.yaml, killing.yaml], s"))
+    words = [*SWEEP, "--arms", "fixed", "--rates", "1e-3", "--seeds", "0,1", "--pack", "2"]
+    assert main([*words, "--folder", "made"]) == 0
+    assert "2 runs in one pass ended by: killed" in capfd.readouterr().out
+    made = results("made")
+    assert len(made) == 2
+    assert not any("pack" in result for result in made.values())
+
+
 def test_a_dry_run_says_what_goes_together(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a drawn body the seeds differ, so only their rates share one."""
     assert main([*SWEEP, "--dry-run", "--pack", "8"]) == 0

@@ -10,6 +10,7 @@ from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.launchers.base import Launcher
+from fpt_lightning.experiments.launchers.verdict import Verdict
 from fpt_lightning.experiments.packing import packed
 from fpt_lightning.experiments.screen import Screen
 from fpt_lightning.runs.folder import RunFolder
@@ -41,7 +42,8 @@ def check_commands(grid: Grid, runs: Sequence[Run], launcher: Launcher) -> None:
 class Sweep:
     """Makes every run of a table that is missing, stopped or failed; each once.
 
-    Runs that another sweep is making are waited for, and taken over if it dies.
+    Runs that another sweep is making are waited for, and taken over if it dies. Those of a pack whose process died go on
+    alone, so that none is lost to another's fault, or to memory that is enough for one.
 
     Args:
         grid: The table.
@@ -61,6 +63,7 @@ class Sweep:
             for name, outcome in grid.outcomes().items()
         }
         self.packs: dict[str, list[str]] = {}  # the ids of the runs that were handed over together
+        self.alone: set[str] = set()  # runs whose pack died
         for run in grid.all_runs():
             if self.outcomes[run.id].state is State.FINISHED and not is_locked(run.folder):
                 RunFolder(run.folder).clear_parts()  # of a kill that came behind the result
@@ -85,7 +88,8 @@ class Sweep:
         ready = [run for run in self.grid.due(self.outcomes) if self._is_ready(run, now)]
         if ready:
             self.given.update({run.id: (run, now) for run in ready})
-            packs = packed(ready, self.pack, self.launcher.slots or 1)
+            shared = [replace(run, shared=None) if run.id in self.alone else run for run in ready]
+            packs = packed(shared, self.pack, self.launcher.slots or 1)
             self.packs.update({pack.id: [run.id for run in pack.members or (pack,)] for pack in packs})
             self.launcher.submit(packs)
 
@@ -101,7 +105,9 @@ class Sweep:
 
     def _collect(self) -> None:
         came = self.launcher.wait(LOOK)
-        for verdict in (each for one in came for each in one.members or (one,)):
+        for dead in (one for one in came if one.members and one.cause):
+            self._unpack(dead)
+        for verdict in (each for one in came if not one.members or not one.cause for each in one.members or (one,)):
             run, since = self.given.pop(verdict.id)
             if verdict.state is State.RUNNING:
                 self.later[run.id] = time.monotonic() + BUSY
@@ -116,3 +122,11 @@ class Sweep:
             if verdict.state is State.FINISHED and verdict.cause:
                 self.screen.console.print(Text(f"{run.folder.name}  {verdict.cause}"), soft_wrap=True)
             self.screen.ended(run, outcome, time.monotonic() - since)
+
+    def _unpack(self, dead: Verdict) -> None:
+        self.screen.console.print(
+            Text(f"{len(dead.members)} runs in one pass ended by: {dead.cause}; they go on alone"), soft_wrap=True
+        )
+        for member in dead.members:
+            del self.given[member.id]
+            self.alone.add(member.id)
