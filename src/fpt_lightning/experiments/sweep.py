@@ -42,8 +42,8 @@ def check_commands(grid: Grid, runs: Sequence[Run], launcher: Launcher) -> None:
 class Sweep:
     """Makes every run of a table that is missing, stopped or failed; each once.
 
-    Runs that another sweep is making are waited for, and taken over if it dies. Those of a pack whose process died go on
-    alone, so that none is lost to another's fault, or to memory that is enough for one.
+    Runs that another sweep is making are waited for, and taken over if it dies. Those of a pack whose process died go
+    on alone, so that none is lost to another's fault, or to memory that is enough for one.
 
     Args:
         grid: The table.
