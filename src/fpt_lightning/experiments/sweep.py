@@ -104,29 +104,38 @@ class Sweep:
         return run.needs is None or self.outcomes[run.needs.id].state is State.FINISHED
 
     def _collect(self) -> None:
-        came = self.launcher.wait(LOOK)
-        for dead in (one for one in came if one.members and one.cause):
-            self._unpack(dead)
-        for verdict in (each for one in came if not one.members or not one.cause for each in one.members or (one,)):
-            run, since = self.given.pop(verdict.id)
-            if verdict.state is State.RUNNING:
-                self.later[run.id] = time.monotonic() + BUSY
-                self.outcomes[run.id] = Outcome(State.RUNNING)
-                continue
-            self.later.pop(run.id, None)
-            self.ended.add((run.id, run.test))
-            outcome = read_outcome(run.folder, run.makes_backbone)
-            if verdict.state is State.FAILED:  # a failed test takes nothing from the choice that asked for it
-                outcome = Outcome(State.FAILED, outcome.result, verdict.cause)
-            self.outcomes[run.id] = outcome
-            if verdict.state is State.FINISHED and verdict.cause:
-                self.screen.console.print(Text(f"{run.folder.name}  {verdict.cause}"), soft_wrap=True)
-            self.screen.ended(run, outcome, time.monotonic() - since)
+        for verdict in self.launcher.wait(LOOK):
+            if not verdict.members:
+                self._take(verdict)
+            elif verdict.cause:
+                self._unpack(verdict)
+            else:
+                for member in verdict.members:
+                    self._take(member)
+
+    def _take(self, verdict: Verdict) -> None:
+        """Keeps what became of one run."""
+        run, since = self.given.pop(verdict.id)
+        if verdict.state is State.RUNNING:
+            self.later[run.id] = time.monotonic() + BUSY
+            self.outcomes[run.id] = Outcome(State.RUNNING)
+            return
+        self.later.pop(run.id, None)
+        self.ended.add((run.id, run.test))
+        outcome = read_outcome(run.folder, run.makes_backbone)
+        if verdict.state is State.FAILED:  # a failed test takes nothing from the choice that asked for it
+            outcome = Outcome(State.FAILED, outcome.result, verdict.cause)
+        self.outcomes[run.id] = outcome
+        if verdict.state is State.FINISHED and verdict.cause:
+            self._say(f"{run.folder.name}  {verdict.cause}")
+        self.screen.ended(run, outcome, time.monotonic() - since)
 
     def _unpack(self, dead: Verdict) -> None:
-        self.screen.console.print(
-            Text(f"{len(dead.members)} runs in one pass ended by: {dead.cause}; they go on alone"), soft_wrap=True
-        )
+        """Has the runs of a pack whose process died made again, each alone."""
+        self._say(f"{len(dead.members)} runs in one pass ended by: {dead.cause}; they go on alone")
         for member in dead.members:
             del self.given[member.id]
             self.alone.add(member.id)
+
+    def _say(self, line: str) -> None:
+        self.screen.console.print(Text(line), soft_wrap=True)

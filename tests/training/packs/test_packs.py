@@ -158,7 +158,8 @@ def test_every_kind_of_data_is_packed(
     folder: str, task: Callable[..., FPTDataModule], request: pytest.FixtureRequest
 ) -> None:
     """Images, whose batches are made on the device, in epochs that differ; lengths that differ; a regression."""
-    task = partial(task, root=str(where.parent if (where := request.getfixturevalue(folder)).is_file() else where))
+    place = request.getfixturevalue(folder)
+    task = partial(task, root=str(place.parent if place.is_file() else place))
     for own, (lr, seed) in zip(folders("alone"), RUNS, strict=True):
         alone(own, lr, seed, task=task)
     packed(folders("packed"), RUNS, task=task)

@@ -20,7 +20,8 @@ from fpt_lightning.runs.result import DamagedResultError
 class Verdict:
     """What became of the run of an id: finished, diverged, failed and why, or running: somebody else is at it.
 
-    The cause of one that is finished says what had to be set aside before; a pack has a verdict for every member.
+    The cause of one that is finished says what had to be set aside before. A pack has a verdict for every member, and
+    a cause only where its process died.
     """
 
     id: str
