@@ -39,8 +39,8 @@ def test_mnist_has_the_papers_sizes(mnist_root: Path) -> None:
     assert (data.task.max_length, data.task.token_width, data.task.classes) == (64, 16, 10)
 
 
-def test_pixels_are_padded_and_normalised(mnist_root: Path) -> None:
-    data = _mnist(mnist_root)
+def test_pixels_are_padded_and_normalised_where_that_is_asked_for(mnist_root: Path) -> None:
+    data = _mnist(mnist_root, pixels="normalised")
     tokens = on_cpu(data, data.dataset("test").__getitems__([3])).tokens
     whole = tokens.reshape(8, 8, 4, 4).permute(0, 2, 1, 3).reshape(32, 32)
     pixels = (whole * 0.3081 + 0.1307) * 255
@@ -188,8 +188,8 @@ def test_a_split_that_leaves_nothing_to_train_on_is_refused(mnist_root: Path) ->
         data.train_dataloader()
 
 
-def test_raw_pixels_are_those_of_the_file(mnist_root: Path) -> None:
-    normalised, raw = _mnist(mnist_root), _mnist(mnist_root, pixels="raw")
+def test_pixels_are_those_of_the_file(mnist_root: Path) -> None:
+    normalised, raw = _mnist(mnist_root, pixels="normalised"), _mnist(mnist_root)
     stored = (mnist_root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16 + 3 * 784 :][:784]
     whole = on_cpu(raw, raw.dataset("test").__getitems__([3])).tokens.reshape(8, 8, 4, 4).transpose(1, 2)
     assert torch.equal(whole.reshape(32, 32)[2:30, 2:30], torch.tensor(list(stored)).view(28, 28) / 255)
@@ -198,7 +198,7 @@ def test_raw_pixels_are_those_of_the_file(mnist_root: Path) -> None:
 
 
 def test_as_released_is_raw_whatever_else_is_said(mnist_root: Path) -> None:
-    assert _mnist(mnist_root, as_released=True).fingerprint() == _mnist(mnist_root, pixels="raw").fingerprint()
+    assert _mnist(mnist_root).fingerprint() == _mnist(mnist_root, pixels="raw").fingerprint()
     both = _mnist(mnist_root, as_released=True, pixels="normalised")
     assert both.fingerprint() == _mnist(mnist_root, pixels="raw").fingerprint()
 

@@ -100,7 +100,8 @@ class ImageTask(FPTDataModule):
         split_seed: Which images are set aside; the same for all runs that are compared.
         device_resident_mb: The largest table, in MiB, that is put on a GPU; a larger one stays in main memory, and
             each batch is copied.
-        pixels: ``normalised`` by :meth:`normalisation`, or ``raw``: between 0 and 1, as they are.
+        pixels: ``normalised`` by :meth:`normalisation`, or ``raw``: between 0 and 1, as they are; by default what is
+            the task's own.
         kwargs: Those of :class:`FPTDataModule`.
 
     Attributes:
@@ -108,25 +109,25 @@ class ImageTask(FPTDataModule):
         channels: 1 for grey, 3 for colour.
         image_size: Pixels along a side.
         augmentation: What happens to training images; None for nothing.
-        released_pixels: Those of the reference implementation.
+        own_pixels: Those of the reference implementation, which are also the better of the two (docs/results.md).
     """
 
     name: str
     channels: int
     image_size: int
     augmentation: Augmentation | None = None
-    released_pixels: Pixels = "normalised"
+    own_pixels: Pixels = "normalised"
 
     def __init__(
         self,
         patch_size: int,
         split_seed: int = 0,
         device_resident_mb: int = 2048,
-        pixels: Pixels = "normalised",
+        pixels: Pixels | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.pixels = self.released_pixels if self.as_released else pixels
+        self.pixels = self.own_pixels if self.as_released or pixels is None else pixels
         self.patch_size = patch_size
         self.split_seed = split_seed
         self.device_resident_mb = device_resident_mb

@@ -20,8 +20,8 @@ class MNIST(PublishedImages):
 
     60,000 training images, of which a fixed seed sets ``validation_examples`` aside, and 10,000 test images. An image
     of 28x28 pixels is padded to 32x32 and cut into 64 patches of 4x4, as in the paper; ``image_size: 28`` gives the 49
-    patches of the reference implementation. Pixels are scaled to [0, 1], then normalised by the mean and standard
-    deviation of the training images; the reference implementation leaves them ``raw``.
+    patches of the reference implementation. Pixels are scaled to [0, 1] and stay so, as in the reference; where they
+    are ``normalised``, it is by the mean and standard deviation of the training images.
 
     Args:
         image_size: Pixels along a side after padding with black; at least 28.
@@ -35,7 +35,7 @@ class MNIST(PublishedImages):
     advice = "Set data.root to the folder above MNIST/raw, or unpack the four files there by hand."
     channels = 1
     mean, std = (0.1307,), (0.3081,)
-    released_pixels = "raw"
+    own_pixels = "raw"
     SIDE = 28
     MIRRORS: tuple[str, ...] = (
         "https://ossci-datasets.s3.amazonaws.com/mnist/",  # torchvision's
