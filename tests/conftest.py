@@ -76,16 +76,21 @@ def write_idx(path: Path, values: torch.Tensor) -> None:
     path.write_bytes(header + values.to(torch.uint8).numpy().tobytes())
 
 
+def write_mnist(root: Path, train: int, test: int) -> Path:
+    """Writes so many images of random pixels in MNIST's four files, in torchvision's layout."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for prefix, count in (("train", train), ("t10k", test)):
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", torch.randint(256, (count, 28, 28), generator=generator))
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", torch.arange(count) % 10)
+    return root
+
+
 @pytest.fixture
 def mnist_root(tmp_path: Path) -> Path:
     """The four files of MNIST in torchvision's layout, with 60 training and 30 test images of random pixels."""
-    raw = tmp_path / "mnist" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(0)
-    for prefix, count in (("train", 60), ("t10k", 30)):
-        write_idx(raw / f"{prefix}-images-idx3-ubyte", torch.randint(256, (count, 28, 28), generator=generator))
-        write_idx(raw / f"{prefix}-labels-idx1-ubyte", torch.arange(count) % 10)
-    return tmp_path / "mnist"
+    return write_mnist(tmp_path / "mnist", train=60, test=30)
 
 
 @pytest.fixture(scope="session")
