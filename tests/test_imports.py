@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,8 @@ ORDER = (
     {"errors", "files", "machine", "plain_yaml", "signals"},
 )
 LEVELS = {room: level for level, rooms in enumerate(reversed(ORDER)) for room in rooms}
+
+MOST_LINES, MOST_FILES = 300, 14  # of a file, of a folder
 
 # the commands with options of their own, which the door imports by name
 DOOR = {"fpt_lightning.experiments.commands", "fpt_lightning.attention.command", "fpt_lightning.completion"}
@@ -73,6 +76,16 @@ FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__
 
 def _room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_has_three_screens_at_most(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+def test_a_folder_has_a_screen_of_files_at_most() -> None:
+    files = Counter(str(path.parent.relative_to(PACKAGE)) for path in FILES if path.name != "__init__.py")
+    assert {folder: count for folder, count in files.items() if count > MOST_FILES} == {}
 
 
 def test_every_file_is_in_a_room_and_every_room_has_a_file() -> None:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from fpt_lightning.data.text.datamodule import TextFolder as TextFolder
     from fpt_lightning.models.fpt import FrozenPretrainedTransformer as FrozenPretrainedTransformer
     from fpt_lightning.runs.saved import load as load
+    from fpt_lightning.training.artifacts.export import export_trained as export_trained
+    from fpt_lightning.training.artifacts.export import load_trained as load_trained
     from fpt_lightning.training.classification import FPTClassifier as FPTClassifier
-    from fpt_lightning.training.export import export_trained as export_trained
-    from fpt_lightning.training.export import load_trained as load_trained
     from fpt_lightning.training.language.pretraining import LanguageModel as LanguageModel
     from fpt_lightning.training.trainer import FPTTrainer as FPTTrainer
 
@@ -50,9 +50,9 @@ _HOME = {
     "SequenceFile": "data.columnar.sequence_file",
     "TaskSpec": "data.spec",
     "TextFolder": "data.text.datamodule",
-    "export_trained": "training.export",
+    "export_trained": "training.artifacts.export",
     "load": "runs.saved",
-    "load_trained": "training.export",
+    "load_trained": "training.artifacts.export",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -39,8 +39,8 @@ from fpt_lightning.runs.finish import finish, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.resume import add_what_is_left, kept, way_on
 from fpt_lightning.runs.saved_config import SaveRunConfig
+from fpt_lightning.training.artifacts.checkpoint import ENCODING, read_checkpoint
 from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary
-from fpt_lightning.training.checkpoint import ENCODING, read_checkpoint
 from fpt_lightning.training.choice import check_callback
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.features import FeatureData
@@ -282,19 +282,6 @@ class FPTCLI(LightningCLI):
         if tests_only:
             trainer.logger = False  # a test alone logs at step 0, before everything that is there
         rank_zero_info(f"run folder: {self.run_folder.path}")
-
-
-class ParsedCommand(FPTCLI):
-    """Reads a command and does nothing: whether options and configs fit together is known before anything runs."""
-
-    def before_instantiate_classes(self) -> None:
-        """Leaves checkpoints to the run: a sweep sets aside what is damaged."""
-
-    def instantiate_classes(self) -> None:
-        """Builds nothing."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Runs nothing."""
 
 
 def _as_list(value: Any) -> list[Any]:

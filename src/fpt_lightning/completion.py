@@ -90,8 +90,8 @@ def _lightning_options(command: str) -> dict[str, tuple[str, ...]]:
     """The options of a Lightning command, with those of every model and task of the package."""
     import lightning as L
 
-    from fpt_lightning.cli import ParsedCommand
     from fpt_lightning.command_line.help_page import HelpPage
+    from fpt_lightning.command_line.parsed import ParsedCommand
     from fpt_lightning.data.datamodule import FPTDataModule
 
     parsed = ParsedCommand([command, "--config", find_config("bit_xor.yaml")])

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from fpt_lightning.cli import FPTCLI
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.packed import PackedTransformer, share_frozen
+from fpt_lightning.training.artifacts.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.callbacks import ProgressBar
-from fpt_lightning.training.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.choice import check_choice
 from fpt_lightning.training.packs.module import Pack, PackData
 from fpt_lightning.training.packs.replica import Replica

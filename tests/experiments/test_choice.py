@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fpt_lightning.experiments.arms import Arm
 from fpt_lightning.experiments.cells import Cell, Run
-from fpt_lightning.experiments.tables import Arm, Protocol
+from fpt_lightning.experiments.tables import Protocol
 from fpt_lightning.runs.outcome import Outcome, State
 from fpt_lightning.runs.result import Result
 

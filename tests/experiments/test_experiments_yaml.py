@@ -13,10 +13,11 @@ from fpt_lightning.command_line.option_checks import options_of
 from fpt_lightning.command_line.words import with_configs_found
 from fpt_lightning.config_files import find_config, shipped
 from fpt_lightning.data.images.mnist import MNIST
+from fpt_lightning.experiments.arms import Reference
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.composition import PLACES, compose
 from fpt_lightning.experiments.grid import Grid, Selection, make_grid
-from fpt_lightning.experiments.tables import Experiments, Reference, read_experiments
+from fpt_lightning.experiments.tables import Experiments, read_experiments
 
 PROFILES = ("smoke", "laptop", "paper")
 PROTOCOLS = ("paper", "fair")

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from fpt_lightning.errors import UsageError
-from fpt_lightning.experiments.tables import Arm, Change, Reference, read_experiments
+from fpt_lightning.experiments.arms import Arm, Change, Reference
+from fpt_lightning.experiments.tables import read_experiments
 
 Content = dict[str, Any]
 

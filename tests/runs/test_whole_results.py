@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Fpt
-from fpt_lightning.training.checkpoint import read_checkpoint
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
 PATIENCE = 300  # seconds; machines are shared
 BITS = ("--config=bit_memory.yaml", "--data.n=20", "--data.patch_size=5", "--data.batch_size=4")

@@ -16,8 +16,8 @@ from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-from fpt_lightning.training.checkpoint import read_checkpoint
-from fpt_lightning.training.export import export_trained, load_trained
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
+from fpt_lightning.training.artifacts.export import export_trained, load_trained
 
 BITS = ("--config=bit_memory.yaml", "--data.n=20", "--data.patch_size=5", "--data.batch_size=4", "--run_folder=run")
 Change = Callable[[bytes, random.Random], bytes]

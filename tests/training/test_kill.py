@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import read_rows
-from fpt_lightning.training.checkpoint import read_checkpoint
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
 STEPS = 240
 LAST = Path("run/checkpoints/last.ckpt")

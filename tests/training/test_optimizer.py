@@ -11,7 +11,7 @@ from conftest import Fpt, read_rows
 from fpt_lightning.data.bits import BitMemory
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import UsageError
-from fpt_lightning.training.checkpoint import read_checkpoint
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.trainer import FPTTrainer
 

@@ -8,7 +8,7 @@ import torch
 
 from conftest import Fpt, read_rows, write_table
 from fpt_lightning import FPTClassifier, FPTTrainer, SequenceFile, load
-from fpt_lightning.training.checkpoint import read_checkpoint
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
 Columns = dict[str, list[object]]
 BEST = "--ckpt_path=run/checkpoints/best.ckpt"

@@ -7,7 +7,7 @@ from fpt_lightning.cli import FPTCLI
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import UsageError
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.training.checkpoint import read_checkpoint, verify
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint, verify
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.trainer import FPTTrainer
 

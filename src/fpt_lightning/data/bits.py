@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.loading import ENDLESS, BatchDataset, CountedStream
+from fpt_lightning.data.options import at_least
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError
 from fpt_lightning.machine import expect_memory

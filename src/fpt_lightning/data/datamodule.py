@@ -20,6 +20,7 @@ from fpt_lightning.data.loading import (
     expect_batch_fits,
     make_loader,
 )
+from fpt_lightning.data.options import at_least
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError
 
@@ -284,28 +285,6 @@ class FPTDataModule(L.LightningDataModule):
     @property
     def _processes(self) -> int:
         return self.trainer.world_size if self.trainer else 1
-
-
-def at_least(least: int, **options: int | None) -> None:
-    """Refuses options of a datamodule that are too small; None means that one is not given.
-
-    Raises:
-        UsageError: If one is.
-    """
-    for name, value in options.items():
-        if value is not None and value < least:
-            raise UsageError(f"data.{name} must be at least {least}, got {value}")
-
-
-def proper_shares(**options: float) -> None:
-    """Refuses shares of a datamodule's examples that are none of them, or all.
-
-    Raises:
-        UsageError: If one is.
-    """
-    for name, share in options.items():
-        if not 0 < share < 1:
-            raise UsageError(f"data.{name} lies between 0 and 1, got {share}")
 
 
 def _size(examples: int) -> str:

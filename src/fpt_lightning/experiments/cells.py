@@ -6,7 +6,7 @@ from math import isnan
 from pathlib import Path
 from statistics import fmean
 
-from fpt_lightning.experiments.tables import Arm, Reference
+from fpt_lightning.experiments.arms import Arm, Reference
 from fpt_lightning.runs.outcome import Outcome, State
 
 ROUNDING = 1e-9

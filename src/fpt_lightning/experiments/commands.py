@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.experiments.arms import Rates, Seeds
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.base import Launcher
 from fpt_lightning.experiments.packing import LARGEST, in_words, packed
-from fpt_lightning.experiments.tables import Rates, Seeds, read_experiments
+from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.experiments.typed_yaml import convert, expect_different
 from fpt_lightning.machine import visible_cores, visible_gpus
 from fpt_lightning.options import OptionParser

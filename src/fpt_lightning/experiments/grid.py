@@ -9,10 +9,11 @@ from typing import Any
 from msgspec import structs
 
 from fpt_lightning.errors import UsageError, did_you_mean
+from fpt_lightning.experiments.arms import Arm, Backbone, Making
 from fpt_lightning.experiments.cells import Cell, Run
 from fpt_lightning.experiments.composition import as_words, compose, identity, plain
 from fpt_lightning.experiments.packing import shared
-from fpt_lightning.experiments.tables import Arm, Backbone, Experiments, Making, Profile, Protocol, Table
+from fpt_lightning.experiments.tables import Experiments, Profile, Protocol, Table
 from fpt_lightning.runs.archive import Archive, RunFolders, open_runs
 from fpt_lightning.runs.outcome import Outcome
 

@@ -13,8 +13,8 @@ from fpt_lightning.machine import machine
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.learning_curve import plot_learning_curve
 from fpt_lightning.runs.result import read_json
+from fpt_lightning.training.artifacts.export import export_trained
 from fpt_lightning.training.classification import FPTClassifier
-from fpt_lightning.training.export import export_trained
 
 # arguments of the model that a result holds in another form, or not at all
 OTHERWISE = ("backbone", "initialization", "trainable", "seed")

@@ -6,7 +6,7 @@ from typing import Any
 
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.training.checkpoint import read_checkpoint
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
 
 def kept(config: Any) -> dict[str, Path]:

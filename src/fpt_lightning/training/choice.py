@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from fpt_lightning.errors import FPTError, UsageError, brief
-from fpt_lightning.training.checkpoint import chosen_step
+from fpt_lightning.training.artifacts.checkpoint import chosen_step
 from fpt_lightning.training.classification import FPTClassifier
 
 LOGGED = ("train_loss", "train_accuracy", "samples_per_second", "epoch", "step")  # besides those of a validation

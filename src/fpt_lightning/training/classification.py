@@ -21,7 +21,8 @@ from fpt_lightning.models.input_layer import InputInitialization
 from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.models.parts import PAPER
 from fpt_lightning.training.alignment import FitInput
-from fpt_lightning.training.export import load_trained
+from fpt_lightning.training.artifacts.export import load_trained
+from fpt_lightning.training.artifacts.portable import PortableModule
 from fpt_lightning.training.logger import is_logging_step
 from fpt_lightning.training.metrics import Accuracy, split_metrics
 from fpt_lightning.training.optimizer import (
@@ -34,7 +35,6 @@ from fpt_lightning.training.optimizer import (
     chosen,
     parameter_groups,
 )
-from fpt_lightning.training.portable import PortableModule
 
 
 class FPTClassifier(PortableModule):

@@ -15,8 +15,8 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from fpt_lightning.errors import UsageError
 from fpt_lightning.signals import Ending
+from fpt_lightning.training.artifacts.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.callbacks import Throughput
-from fpt_lightning.training.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.choice import check_choice, chosen
 from fpt_lightning.training.divergence import StopWhenDiverged
 from fpt_lightning.training.random_state import RandomState

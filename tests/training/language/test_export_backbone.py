@@ -13,7 +13,7 @@ from fpt_lightning.errors import UsageError
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.lora import LoraOptions
-from fpt_lightning.training.checkpoint import WholeCheckpointIO
+from fpt_lightning.training.artifacts.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.language.export_backbone import save_body, whole_body
 from fpt_lightning.training.trainer import FPTTrainer
 

@@ -21,8 +21,8 @@ from fpt_lightning.data.images.mnist import MNIST
 from fpt_lightning.data.proteins.datamodule import RemoteHomology
 from fpt_lightning.errors import DivergedError, FPTError
 from fpt_lightning.models.packed import PackedTransformer
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 from fpt_lightning.training.callbacks import EarlyStopping
-from fpt_lightning.training.checkpoint import read_checkpoint
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.logger import RunLogger
 from fpt_lightning.training.packs.module import Pack, PackData

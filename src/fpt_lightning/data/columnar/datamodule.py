@@ -10,7 +10,8 @@ import torch
 
 from fpt_lightning.data.columnar.columns import Kind, TableSource, read_sequences, read_targets
 from fpt_lightning.data.columnar.encoding import Codes, Columns, Units, digest, mean_and_std
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least, proper_shares
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.options import at_least, proper_shares
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError

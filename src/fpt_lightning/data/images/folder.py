@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fpt_lightning.data.cache import cache_file, content_hash, kept
-from fpt_lightning.data.datamodule import SPLITS, Split, proper_shares
+from fpt_lightning.data.datamodule import SPLITS, Split
 from fpt_lightning.data.images.augmentation import Augmentation
 from fpt_lightning.data.images.datamodule import ImageSplit, ImageTable, ImageTask, NewImages
 from fpt_lightning.data.images.files import (
@@ -22,6 +22,7 @@ from fpt_lightning.data.images.files import (
     list_images,
     new_images,
 )
+from fpt_lightning.data.options import proper_shares
 from fpt_lightning.errors import UsageError
 
 

@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from fpt_lightning.data.cache import Tensors, cache_file, content_hash, kept
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.listops.files import FILES, READER_VERSION, read_official, source_hash
 from fpt_lightning.data.listops.grammar import CLOSE, GENERATOR_VERSION, WORDS, Grammar
+from fpt_lightning.data.options import at_least
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec, Trivial
 from fpt_lightning.errors import UsageError, did_you_mean

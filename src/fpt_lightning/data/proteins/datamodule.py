@@ -6,8 +6,9 @@ from typing import Any, Literal
 import numpy as np
 
 from fpt_lightning.data.cache import content_hash
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.download import RemoteFile, fetch, unpack
+from fpt_lightning.data.options import at_least
 from fpt_lightning.data.proteins.records import FOLDS, VOCABULARY
 from fpt_lightning.data.proteins.tape import EXAMPLES, find_split, read_proteins, require_lmdb
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable

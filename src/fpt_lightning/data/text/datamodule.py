@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split, at_least
+from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.loading import BatchDataset, CountedStream
+from fpt_lightning.data.options import at_least
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.data.text.corpus import Corpus, open_corpus
 from fpt_lightning.data.text.files import divide, list_books

@@ -124,7 +124,7 @@ def _is_begun_here(run: Run, held: ExitStack) -> bool:
 
 def _of_one_step(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that stand at the same step, where there are several: those go on together."""
-    from fpt_lightning.training.checkpoint import read_checkpoint
+    from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
     groups: dict[int, list[Run]] = {}
     for run in runs:
@@ -181,7 +181,7 @@ def _forget_peak_memory() -> None:
 
 def check(words: Sequence[str]) -> str | None:
     """What the command line says against a command, None where nothing."""
-    from fpt_lightning.cli import ParsedCommand
+    from fpt_lightning.command_line.parsed import ParsedCommand
 
     try:
         ParsedCommand(words)

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
+from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error
 from fpt_lightning.experiments.report.svg import Chart, Dots, Level, Point, Series, x_axis, y_axis
 from fpt_lightning.experiments.report.units import UNITS, rate, short
-from fpt_lightning.experiments.tables import Task
 
 MOST_POINTS = 120
 """Points of a drawn curve: more cannot be told apart at its size."""

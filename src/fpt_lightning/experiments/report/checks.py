@@ -6,9 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from fpt_lightning import __version__
+from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.report.units import UNITS, rate
-from fpt_lightning.experiments.tables import Task
 from fpt_lightning.runs.metrics import CONVERGED
 from fpt_lightning.runs.outcome import State
 

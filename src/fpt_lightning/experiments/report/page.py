@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
+from fpt_lightning.experiments.arms import Reference
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.report.charts import charts_of
 from fpt_lightning.experiments.report.checks import warnings_of
@@ -16,7 +17,7 @@ from fpt_lightning.experiments.report.results import Column, Entry, Results
 from fpt_lightning.experiments.report.statistics import Comparison, standard_error
 from fpt_lightning.experiments.report.svg import Chart, Dots
 from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
-from fpt_lightning.experiments.tables import MEASURES, Profile, Reference, Table
+from fpt_lightning.experiments.tables import MEASURES, Profile, Table
 from fpt_lightning.runs.outcome import Outcome, State
 
 ABSENT = {

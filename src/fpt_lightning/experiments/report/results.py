@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
+from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.cells import Cell, Run
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report.statistics import Comparison, compare, holm
 from fpt_lightning.experiments.report.units import COUNT, UNITS, Unit
-from fpt_lightning.experiments.tables import Task
 from fpt_lightning.runs.metrics import Curve
 from fpt_lightning.runs.outcome import Outcome, State
 from fpt_lightning.runs.result import Result

@@ -19,7 +19,7 @@ from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.backbones.room import cut, expect_room
 from fpt_lightning.models.kernels.attention import use_attention
-from fpt_lightning.training import checkpoint as checkpoints
+from fpt_lightning.training.artifacts import checkpoint as checkpoints
 from fpt_lightning.training.language.generation import continue_texts, copying_gain
 from fpt_lightning.training.language.schedule import decayed_groups, warm_cosine
 from fpt_lightning.training.logger import is_logging_step

@@ -12,8 +12,8 @@ from torchmetrics import Metric
 
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import DivergedError
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 from fpt_lightning.training.callbacks import PartsSummary, PredictionWriter
-from fpt_lightning.training.checkpoint import read_checkpoint
 from fpt_lightning.training.choice import chosen
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.random_state import current_state, restore

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import Fpt, read_rows
 from fpt_lightning.errors import FPTError
-from fpt_lightning.training.checkpoint import read_checkpoint
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
 LAST = "checkpoints/last.ckpt"
 

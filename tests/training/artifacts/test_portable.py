@@ -116,7 +116,7 @@ def test_the_folder_is_what_is_pushed(run: Path, monkeypatch: pytest.MonkeyPatch
         assert repo_id == "me/bits"
         return f"cache/snapshot/{filename}"
 
-    for module in ("huggingface_hub.hub_mixin", "fpt_lightning.training.portable"):
+    for module in ("huggingface_hub.hub_mixin", "fpt_lightning.training.artifacts.portable"):
         monkeypatch.setattr(f"{module}.hf_hub_download", download)
     assert torch.equal(FPTClassifier.from_pretrained("me/bits")(TOKENS), model(TOKENS))
 

@@ -9,7 +9,7 @@ from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-from fpt_lightning.training.export import export_trained, load_trained
+from fpt_lightning.training.artifacts.export import export_trained, load_trained
 
 TASK = TaskSpec("image", max_length=6, classes=3, token_width=4)
 

@@ -16,8 +16,8 @@ from fpt_lightning.errors import FPTError
 from fpt_lightning.files import write_whole
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.lora import LoraOptions
-from fpt_lightning.training import checkpoint as checkpoints
-from fpt_lightning.training.export import load_trained, write_trained
+from fpt_lightning.training.artifacts import checkpoint as checkpoints
+from fpt_lightning.training.artifacts.export import load_trained, write_trained
 
 LIBRARY = "fpt-lightning"
 CHOICES = ("optimizer", "lr_scheduler")

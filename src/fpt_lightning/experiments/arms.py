@@ -1,0 +1,109 @@
+"""What a table is made of: its columns and rows, and the backbones that rows name, as ``experiments.yaml`` has them."""
+
+from collections.abc import Mapping
+from math import isnan, nan
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import force_setattr, replace
+
+from fpt_lightning.experiments.typed_yaml import Entry
+
+LARGEST = 1e30  # of a number: msgspec has no other way to refuse infinity
+
+Name = Annotated[str, Meta(min_length=1)]
+Names = tuple[Name, ...]
+Rate = Annotated[float, Meta(gt=0, le=LARGEST)]
+Rates = Annotated[tuple[Rate, ...], Meta(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**32)], ...], Meta(min_length=1)]
+Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+
+
+class Reference(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A figure of a paper: its mean and, where it was given, its standard error, in the column's units."""
+
+    mean: Finite
+    standard_error: Annotated[float, Meta(ge=0, le=LARGEST)] | None = None
+
+
+class Task(Entry, frozen=True):
+    """A column: a task config, the paper's learning rate, and what judges a run, the higher the better.
+
+    ``chance`` is what guessing reaches, in percent: 0 by default for ``r2``, where the mean is guessed;
+    ``reference_split`` is the split that the published figures are of, where it is not the test split.
+    """
+
+    name: str
+    title: str
+    config: Name
+    lr: Rate
+    chance: Annotated[float, Meta(ge=0, le=100)] = nan
+    metric: Literal["accuracy", "r2"] = "accuracy"
+    reference_split: Literal["test", "validation"] = "test"
+
+    def __post_init__(self) -> None:
+        if isnan(self.chance):
+            if self.metric == "accuracy":
+                raise ValueError("chance: expected the accuracy of guessing in percent, got none")
+            force_setattr(self, "chance", 0.0)
+
+
+class Making(Entry, frozen=True):
+    """A run whose exported body is the backbone of other runs: the paper's "Bit"."""
+
+    configs: Names
+    settings: Mapping[str, Any] = {}
+
+
+class Backbone(Entry, frozen=True):
+    """What a profile takes for a backbone that arms name by its role, or why the profile leaves it out.
+
+    Its configs stand behind that of the task; ``lr`` is that of the paper protocol where it is not the task's.
+    """
+
+    configs: Names = ()
+    settings: Mapping[str, Any] = {}
+    tasks: Mapping[str, Mapping[str, Any]] = {}
+    lr: Rate | None = None
+    made_by: Making | None = None
+    missing: str | None = None
+
+
+class Change(Entry, frozen=True):
+    """What of an arm is otherwise on a single task: another backbone or learning rate, more configs and options."""
+
+    backbone: str | None = None
+    configs: Names = ()
+    settings: Mapping[str, Any] = {}
+    lr: Rate | None = None
+
+
+class Arm(Entry, frozen=True):
+    """A row of a table.
+
+    Attributes:
+        backbone: A role, which the profile turns into configs.
+        configs: Configs behind those of the backbone and of the table.
+        lr: The learning rate of the paper protocol where it is not the backbone's or the task's.
+        reference: The paper's figures in the order of the table's columns, None where it has none.
+    """
+
+    name: str
+    backbone: str
+    configs: Names = ()
+    settings: Mapping[str, Any] = {}
+    lr: Rate | None = None
+    tasks: Mapping[str, Change] = {}
+    reference: tuple[Finite | Reference | None, ...] = ()
+
+    def on(self, task: str) -> "Arm":
+        """The arm as it is on one task."""
+        change = self.tasks.get(task, Change())
+        return replace(
+            self,
+            backbone=change.backbone or self.backbone,
+            configs=(*self.configs, *change.configs),
+            settings={**self.settings, **change.settings},
+            lr=change.lr or self.lr,
+        )

@@ -1,0 +1,1 @@
+"""What a training leaves behind: checkpoints, trained parts alone, a model to carry elsewhere."""
