@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.regression import MeanAbsoluteError
+from torchmetrics import Metric
 
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.spec import Batch, Prediction, TaskSpec, as_batch
@@ -24,7 +23,7 @@ from fpt_lightning.training.alignment import FitInput
 from fpt_lightning.training.artifacts.export import load_trained
 from fpt_lightning.training.artifacts.portable import PortableModule
 from fpt_lightning.training.logger import is_logging_step
-from fpt_lightning.training.metrics import Accuracy, split_metrics
+from fpt_lightning.training.metrics import Accuracy, split_metrics, update
 from fpt_lightning.training.optimizer import (
     build_optimizer,
     build_schedule,
@@ -270,11 +269,5 @@ class FPTClassifier(PortableModule):
         answers, target, loss = self._answer(batch, self._places(batch))
         for name, metric in metrics.items():
             assert isinstance(metric, Metric)
-            if isinstance(metric, MeanMetric):
-                metric.update(loss, weight=target.numel())
-            elif isinstance(metric, MeanAbsoluteError):
-                metric.update(answers * self.task.target_std, target * self.task.target_std)
-            else:
-                # R2 is the same in standard units, where its sums neither cancel out nor vanish in rounding
-                metric.update(answers, target)
+            update(metric, answers, target, loss, self.task.target_std)
             self.log(name, metric, on_epoch=True, prog_bar=name.endswith(self.task.metric))

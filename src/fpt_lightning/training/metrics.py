@@ -19,6 +19,25 @@ def split_metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
     return nn.ModuleDict({prefix + name: metric for name, metric in metrics.items()})
 
 
+def update(metric: Metric, answers: torch.Tensor, target: torch.Tensor, loss: torch.Tensor, std: float = 1.0) -> None:
+    """Adds the answers of a batch to one of a split's metrics.
+
+    Args:
+        metric: One of :func:`split_metrics`.
+        answers: Logits ``[answers, classes]``, or numbers ``[answers]`` in standard units.
+        target: ``[answers]`` int64 classes, or numbers in standard units.
+        loss: Their mean over the batch.
+        std: What a standard unit is in the data's own.
+    """
+    if isinstance(metric, MeanMetric):
+        metric.update(loss, weight=target.numel())
+    elif isinstance(metric, MeanAbsoluteError):
+        metric.update(answers * std, target * std)
+    else:
+        # R2 is the same in standard units, where its sums neither cancel out nor vanish in rounding
+        metric.update(answers, target)
+
+
 class Accuracy(MulticlassAccuracy):
     """The share of answers that are right, among those of examples that were left out too (FPT: remote homology).
 

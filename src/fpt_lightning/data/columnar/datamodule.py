@@ -6,10 +6,9 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import torch
-
 from fpt_lightning.data.columnar.columns import Kind, TableSource, read_sequences, read_targets
 from fpt_lightning.data.columnar.encoding import Codes, Columns, Units, digest, mean_and_std
+from fpt_lightning.data.columnar.splits import cut
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.options import at_least, proper_shares
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
@@ -157,7 +156,7 @@ class TableTask(FPTDataModule):
         read = {split: self._read(source, sizes) for split in SPLITS if (source := self.source(split)) is not None}
         codes = Codes.from_plain(learnt) if learnt else Codes.of(read["train"], self.kind, unknown=self.unknown)
         encoded = {split: codes.encode(columns, self.token_width) for split, columns in read.items()}
-        splits = self._with_all_splits(encoded)
+        splits = cut(encoded, self.shares, self.split_seed, self.default_name, regression=self.regression)
         facts = {
             "examples": {split: digest(part) for split, part in splits.items()},
             "vocabulary": None if codes.words is None else codes.words.to_pylist(),
@@ -256,24 +255,6 @@ class TableTask(FPTDataModule):
         if len(self.input_columns) > 1 and self.kind == "characters":
             raise UsageError("data.kind characters reads the text of one column: set data.input_columns to it")
         return self.input_columns
-
-    def _with_all_splits(self, examples: dict[Split, LabelledSequences]) -> dict[Split, LabelledSequences]:
-        """Cuts the splits that have no table of their own from the training table."""
-        whole, rows = examples["train"], len(examples["train"].lengths)
-        least = 2 if self.regression else 1  # R2 of a single number is not defined
-        order = torch.randperm(rows, generator=torch.Generator().manual_seed(self.split_seed)).numpy()
-        for split in SPLITS[1:]:
-            if split not in examples:
-                count = max(least, round(self.shares[split] * rows))
-                examples[split], order = whole.take(order[:count]), order[count:]
-            if len(examples[split].lengths) < least:
-                raise FPTError(f"{self.default_name}: a regression needs two rows for {split}, to measure R2 on")
-        if len(order) == 0:
-            raise UsageError(f"data.validation_share and data.test_share leave none of {rows} rows to train on")
-        if len(order) < rows:
-            order.sort()  # as they stand in the table
-            examples["train"] = whole.take(order)
-        return {split: examples[split] for split in SPLITS}
 
     def _sizes(self, codes: Codes, examples: dict[Split, LabelledSequences]) -> TaskSpec:
         mean, std = 0.0, 1.0

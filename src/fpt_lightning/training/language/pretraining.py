@@ -23,7 +23,7 @@ from fpt_lightning.training.artifacts import checkpoint as checkpoints
 from fpt_lightning.training.language.generation import continue_texts, copying_gain
 from fpt_lightning.training.language.schedule import decayed_groups, warm_cosine
 from fpt_lightning.training.logger import is_logging_step
-from fpt_lightning.training.metrics import split_metrics
+from fpt_lightning.training.metrics import split_metrics, update
 
 SAMPLE_STARTS = ("The ", "It was ")
 SAMPLE_TOKENS = 48
@@ -219,12 +219,10 @@ class LanguageModel(L.LightningModule):
     def _evaluate(self, batch: Batch, metrics: nn.ModuleDict) -> None:
         logits = self(batch.tokens).flatten(0, 1).float()  # [batch * length, vocabulary]
         target = batch.target.flatten()
+        loss = F.cross_entropy(logits, target)
         for name, metric in metrics.items():
             assert isinstance(metric, Metric)
-            if isinstance(metric, MeanMetric):
-                metric.update(F.cross_entropy(logits, target), weight=target.numel())
-            else:
-                metric.update(logits, target)
+            update(metric, logits, target, loss)
             self.log(name, metric, on_epoch=True)
 
     def _log_perplexity(self, metrics: nn.ModuleDict) -> None:
