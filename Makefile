@@ -45,7 +45,7 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## freeze the language model pocket, train it on bit-xor, draw what it looks at (a minute on 2 cores)
 	$(BIN)/fpt run --config bit_xor.yaml --config backbones/pocket.yaml --trainer.max_steps 1000 \
 		--run_folder $(DEMO) $(ARGS)
-	$(BIN)/fpt attention --checkpoint $(DEMO)
+	$(BIN)/fpt attention $(DEMO)
 
 $(TASKS): $(INSTALLED)
 	$(BIN)/fpt run --config $(subst -,_,$@).yaml $(ARGS)

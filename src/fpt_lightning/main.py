@@ -27,7 +27,7 @@ COMMANDS = {
     "sweep": "make every run of a table that is missing: fpt sweep TABLE",
     "status": "which runs of a table are done, running, failed or missing",
     "report": "print a table beside the paper's figures: fpt report TABLE --format html",
-    "attention": "draw what the answers of a run look at: fpt attention --checkpoint RUN",
+    "attention": "draw what the answers of a run look at: fpt attention RUN",
     "completion": "print the script that lets a shell complete all this: fpt completion bash",
 }
 

@@ -25,7 +25,7 @@ def _figures(run: str = "run") -> dict[str, Any]:
 
 def test_a_run_of_bit_xor(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert fpt("run", "--config=bit_xor.yaml", *tiny, "--run_folder=run") == 0
-    assert fpt("attention", "--checkpoint=run", "--layer=2", "--examples=40") == 0
+    assert fpt("attention", "run", "--layer=2", "--examples=40") == 0
     figures = _figures()
     assert figures["tokens"] == ["a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3", "b4", "b5"]
     assert (figures["layer"], figures["examples"], figures["checkpoint"]) == (2, 40, "checkpoints/best.ckpt")
@@ -77,7 +77,6 @@ def test_what_a_run_folder_lacks_is_named(fpt: Fpt, tiny: list[str], capsys: pyt
     assert "there is no run folder nowhere" in error("--checkpoint=nowhere")
     Path("empty").mkdir()
     assert "empty has no config.yaml: it is not a run folder" in error("--checkpoint=empty")
-    assert "arguments are required: --checkpoint" in error()
     assert "unrecognized arguments: --layr=3" in error("--checkpoint=run", "--layr=3")
     assert "--examples must be at least 1, got 0" in error("--checkpoint=run", "--examples=0")
     assert fpt("run", "--config=bit_xor.yaml", *tiny, "--run_folder=run") == 0
@@ -89,6 +88,12 @@ def test_what_a_run_folder_lacks_is_named(fpt: Fpt, tiny: list[str], capsys: pyt
     assert "best.ckpt is not a checkpoint" in error("--checkpoint=run")
     Path("run/config.yaml").write_text("model: [")
     assert "run/config.yaml is not YAML" in error("--checkpoint=run/checkpoints/other.ckpt")
+
+
+def test_one_run_is_drawn(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["run", "--checkpoint=run"]):
+        assert fpt("attention", *words) == 2
+        assert "fpt attention RUN draws the attention of one run" in capsys.readouterr().err
 
 
 def test_runs_without_a_map_say_why(

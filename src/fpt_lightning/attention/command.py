@@ -30,13 +30,16 @@ def attention(words: Sequence[str]) -> None:
         FPTError: If the run cannot be read.
     """
     parser = OptionParser(prog="fpt attention", description="What the answers of a run look at, on test examples.")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a run folder, or a checkpoint in it")
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder, or a checkpoint in it")
+    parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="the same")
     parser.add_argument("--layer", type=int, default=1, help="the layer, counted from 1 (default 1)")
     parser.add_argument("--examples", type=int, default=100, help="test examples to average over (default 100)")
     arguments = parser.parse_args(words)
     if arguments.examples < 1:
         raise UsageError(f"--examples must be at least 1, got {arguments.examples}")
-    folder, checkpoint = find_run(arguments.checkpoint)
+    if (arguments.run is None) == (arguments.checkpoint is None):
+        raise UsageError("fpt attention RUN draws the attention of one run: name its folder, or a checkpoint in it")
+    folder, checkpoint = find_run(arguments.run or arguments.checkpoint)
     module, data = rebuild(folder, checkpoint)
     if module.model.shuffle is not None:
         raise UsageError(f"{folder.path} reads its tokens in random orders: their places say nothing")

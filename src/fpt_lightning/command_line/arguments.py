@@ -1,6 +1,5 @@
 """The parser of the command line: short messages for wrong words, and configs of one command that serve another."""
 
-import importlib
 import re
 from textwrap import shorten
 from typing import Any, Never
@@ -11,7 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fpt_lightning.command_line.option_checks import options_of
+from fpt_lightning.command_line.option_checks import imported, options_of
 from fpt_lightning.errors import UsageError, brief, did_you_mean
 from fpt_lightning.plain_yaml import load_plain
 from fpt_lightning.training.optimizer import RATES, rate_given_twice
@@ -114,8 +113,7 @@ def _said_of_a_class(path: str, owner: str, message: str) -> str | None:
     if match := re.match(r"Option '([^']+)' is not accepted", message):
         if RATES.get(path) == match[1]:
             return rate_given_twice(path)
-        module = importlib.import_module(owner.rpartition(".")[0])
-        known = options_of(getattr(module, name))
+        known = options_of(imported(owner))
         return (
             f"{path}: {name} has no option '{match[1]}'{did_you_mean(match[1], known)} "
             f"Its options are {', '.join(known)}."

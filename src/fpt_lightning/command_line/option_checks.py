@@ -58,7 +58,7 @@ def check_options(config: Mapping[str, Any], groups: Mapping[str, type]) -> None
         _refuse_null(config[name], name, owner)
     for name in config.keys() - groups:
         for option, spec in _classes(config[name], name):
-            _refuse_null(spec["init_args"], option, _imported(spec["class_path"]))
+            _refuse_null(spec["init_args"], option, imported(spec["class_path"]))
     _check_numbers(config)
 
 
@@ -156,7 +156,8 @@ def _classes(value: Any, option: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _classes(part, f"{option}.{name}")
 
 
-def _imported(class_path: str) -> type:
+def imported(class_path: str) -> type:
+    """The class that a path names; an ImportError or AttributeError where there is none."""
     module, _, name = class_path.rpartition(".")
     found: type = getattr(importlib.import_module(module), name)
     return found

@@ -20,7 +20,7 @@ from fpt_lightning.data.loading import (
     expect_batch_fits,
     make_loader,
 )
-from fpt_lightning.data.options import at_least
+from fpt_lightning.data.options import MOST_WORKERS, at_least
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError
 
@@ -31,10 +31,6 @@ SAMPLE = 4096
 """Examples that stand for an endless training split."""
 CHUNK = 256
 """Examples that are made at a time where all of a split are looked at."""
-
-
-MOST_WORKERS = 1000
-"""Processes that a loader may start; each takes half a second and 200 MB."""
 
 
 class FPTDataModule(L.LightningDataModule):
@@ -206,6 +202,7 @@ class FPTDataModule(L.LightningDataModule):
             self.use_encoding({})
             self._check_batch_size()
             self._check_epochs()
+            self._check_test()
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of the training stream, without end for a generated task."""
@@ -260,6 +257,17 @@ class FPTDataModule(L.LightningDataModule):
                 f"{self.task.name} is generated without end and has no epochs: "
                 "set trainer.max_steps to say how long it trains, and leave trainer.max_epochs away"
             )
+
+    def _check_test(self) -> None:
+        """Refuses a share of the test split that is not one batch, which would come out after the training."""
+        share = self.trainer.limit_test_batches if self.trainer else 1.0
+        if isinstance(share, float) and 0 < share < 1:
+            batches = len(self.test_dataloader())
+            if int(share * batches) < 1:
+                raise UsageError(
+                    f"trainer.limit_test_batches {share} of {batches} batches is none: say {1 / batches:.2g} or more, "
+                    "or a number of batches"
+                )
 
     def _loader(
         self, dataset: BatchDataset, batch_size: int, *, training: bool = False, in_order: bool = False

@@ -2,6 +2,9 @@
 
 from fpt_lightning.errors import UsageError
 
+MOST_WORKERS = 1000
+"""Processes that a loader may start; each takes half a second and 200 MB."""
+
 
 def at_least(least: int, **options: int | None) -> None:
     """Refuses options of a datamodule that are too small; None means that one is not given.

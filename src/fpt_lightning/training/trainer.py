@@ -11,7 +11,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
 from fpt_lightning.errors import UsageError
 from fpt_lightning.signals import Ending
@@ -62,12 +62,18 @@ class FPTTrainer(L.Trainer):
 
     A kill never leaves a broken checkpoint, see :class:`WholeCheckpointIO`, a resumed run draws the random numbers of
     one that never stopped, see :class:`RandomState`, and one that diverged ends, see :class:`StopWhenDiverged`.
+
+    Raises:
+        UsageError: If the strategy spawns or forks its processes.
     """
 
     callbacks: list[L.Callback]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
+            # what a run leaves is written by the process that began it, which would have trained nothing
+            raise UsageError(f"trainer.strategy {kwargs['strategy']} trains in processes of its own: use ddp")
         self.throughput = Throughput()
         # the last: what other callbacks draw at the start of a resumed training does not count
         self.callbacks = [self.throughput, StopWhenDiverged(), StopWhenTold(), *self.callbacks, RandomState()]

@@ -43,6 +43,7 @@ def test_pixels_are_those_of_the_file_normalised_by_channel(cifar_root: Path) ->
     mean, std = (torch.tensor(values)[:, None, None] for values in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
     assert torch.allclose(whole, (_stored(cifar_root, "test_batch", 7) / 255 - mean) / std, atol=1e-5)
     assert batch.target.item() == 7
+    assert data.class_names[7] == "horse"
 
 
 def test_the_lra_variant_is_one_grey_pixel_a_token(cifar_root: Path) -> None:

@@ -1,5 +1,6 @@
 """CIFAR-10, in colour and in the grey of Long Range Arena."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,10 @@ class CIFAR10(PublishedImages):
         super().__init__(patch_size, **kwargs)
         self.augment = augment
         self.augmentation = Augmentation() if augment else None
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
     @property
     def files(self) -> list[str]:

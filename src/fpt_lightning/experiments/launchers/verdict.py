@@ -69,7 +69,7 @@ def _carry_out(run: Run) -> Verdict:
     elif tests:
         commands.append(partial(FPTCLI, [*run.command, "--test=only", f"--ckpt_path={files.best}"]))
     if run.attention and not files.attention.is_file():
-        commands.append(partial(attention, ["--checkpoint", str(run.folder)]))
+        commands.append(partial(attention, [str(run.folder)]))
     files.failure.unlink(missing_ok=True)
     for command in commands:
         _write_output_to(run.folder / "log.txt")
@@ -94,11 +94,11 @@ def _carry_out_pack(pack: Run) -> Verdict:
 
     with ExitStack() as held:
         for group in _of_one_step([run for run in pack.members if _is_begun_here(run, held)]):
-            log = group[0].folder / "log.txt"
-            for run in group:
+            first = group[0].folder
+            for run in group[1:]:
                 _write_output_to(run.folder / "log.txt")
-                print(f"trained in one pass with {len(group) - 1} others, which {log} tells of", flush=True)
-            _write_output_to(log)
+                print(f"trained in one pass of {len(group)} runs, which the log in {first} tells of", flush=True)
+            _write_output_to(first / "log.txt")
             _forget_peak_memory()
             try:
                 run_together([run.command for run in group])
