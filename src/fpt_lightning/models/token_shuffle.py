@@ -53,4 +53,4 @@ class TokenShuffle(nn.Module):
         else:
             stream = CountedStream(torch.from_numpy, length, EVALUATION_KEY)
             numbers = stream.__getitems__(range(size) if places is None else places)
-        return shuffle(tokens, numbers.to(tokens.device), mask)
+        return shuffle(tokens, numbers.to(tokens.device, non_blocking=True), mask)

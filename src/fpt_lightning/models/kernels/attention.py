@@ -30,8 +30,28 @@ def use_attention(config: PretrainedConfig, *, blockwise: bool = False) -> None:
 def register_attention(config: PretrainedConfig, name: str, function: Any) -> None:
     """Makes a model of transformers use an attention function of ours, with the bool masks of sdpa."""
     AttentionInterface.register(name, function)
-    AttentionMaskInterface.register(name, sdpa_mask)
+    AttentionMaskInterface.register(name, bool_mask)
     config._attn_implementation = name
+
+
+def bool_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    """The mask of sdpa; on a GPU made without a look at what is padded, for which the host would wait."""
+    if attention_mask is not None and attention_mask.device.type != "cpu":
+        if not any(attention_mask.stride()):
+            attention_mask = None
+        else:
+            options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return sdpa_mask(attention_mask=attention_mask, **options)
+
+
+def nothing_padded(embeddings: Tensor) -> Tensor | None:
+    """The mask ``[batch, length]`` of a batch without padding: one number for all, by which :func:`bool_mask` knows it.
+
+    With no mask at all transformers reads position ids, and waits for a GPU to find several sequences in a row.
+    """
+    if embeddings.device.type == "cpu":
+        return None
+    return torch.ones(1, 1, dtype=torch.bool, device=embeddings.device).expand(embeddings.shape[:2])
 
 
 def attention(

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig
 
 from fpt_lightning.errors import UsageError, first_line
-from fpt_lightning.models.kernels.attention import use_attention
+from fpt_lightning.models.kernels.attention import nothing_padded, use_attention
 from fpt_lightning.models.parts import PartTable
 
 # every name under which a config of transformers keeps the dropout of a body
@@ -149,6 +149,9 @@ class HubFamily(Family):
             body.config.layer_types = [kinds[index] for index in chosen]
 
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        mask = nothing_padded(embeddings) if mask is None else mask
+        if mask is None and self.asks_for_attention:
+            mask = nothing_padded(embeddings)
         return body(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
 
