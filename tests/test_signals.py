@@ -138,4 +138,6 @@ def test_slurm_puts_a_job_in_line_again_and_it_goes_on(monkeypatch: pytest.Monke
     assert f"{left} is whole: --run_folder run --ckpt_path {left} goes on from it" in said
     more = ["--ckpt_path=last", "--trainer.max_steps=1", "--trainer.limit_test_batches=1"]
     done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=PATIENCE)
-    assert f"Restoring states from the checkpoint path at {left}" in done.stderr
+    assert done.returncode == 0, done.stderr
+    # begun anew it would have ended at step 1; the checkpoint is from behind the first validation
+    assert json.loads(Path("run/result.json").read_text())["steps"] >= 20
