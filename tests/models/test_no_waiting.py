@@ -8,13 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers as hf
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import masking_utils
 
+from fake_gpu import differentiate, fake_gpu, move
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.backbones.families.own import OWN_BODIES
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+from fpt_lightning.models.kernels.replicas import replicated
+from fpt_lightning.models.packed import PackedTransformer
+from fpt_lightning.models.token_shuffle import TokenShuffle
 
 WORDS = TaskSpec("words", max_length=12, classes=7, vocabulary_size=9)
 NUMBERS = TaskSpec("bits", max_length=12, classes=2, token_width=5, answer_tokens=3, answers_per_token=2)
@@ -48,52 +50,69 @@ BODIES = [
 ]
 
 
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
-    """A machine of fake devices; transformers must take them for real, or it leaves out what waits."""
-    monkeypatch.setattr(masking_utils, "is_tracing", lambda *_: False)
-    return FakeTensorMode(allow_non_fake_inputs=False)
+def _batch(task: TaskSpec, padded: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    shape = (4, task.max_length, *([task.token_width] if task.token_width else []))
+    tokens = torch.zeros(shape, device="cuda", dtype=torch.float32 if task.token_width else torch.int64)
+    return tokens, torch.ones(4, task.max_length, dtype=torch.bool, device="cuda") if padded else None
 
 
-def _move(model: torch.nn.Module, device: str, mode: FakeTensorMode) -> None:
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            moved = mode.from_tensor(parameter).detach().to(device)
-            setattr(module, name, torch.nn.Parameter(moved, requires_grad=parameter.requires_grad))
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, mode.from_tensor(buffer).to(device))
+def _loss(logits: torch.Tensor) -> torch.Tensor:
+    logits = logits.flatten(0, 1)
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device="cuda"))
 
 
 @pytest.mark.parametrize(("task", "padded"), [(WORDS, True), (NUMBERS, False)], ids=["padded", "whole"])
 @pytest.mark.parametrize("name", BODIES)
 def test_a_step_never_waits_for_the_gpu(
-    name: str, task: TaskSpec, padded: bool, tmp_path: Path, fake: FakeTensorMode
+    name: str, task: TaskSpec, padded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name in CONFIGS:
         CONFIGS[name].save_pretrained(tmp_path)
-    choice = BackboneChoice(str(tmp_path) if name in CONFIGS else name, "random")
-    # torch asks a real GPU in the backward pass, so that runs on its device of shapes
-    for device in ("cuda", "meta"):
-        model = FrozenPretrainedTransformer(task, choice)
-        with fake:
-            _move(model, device, fake)
-            shape = (4, task.max_length, *([task.token_width] if task.token_width else []))
-            tokens = torch.zeros(shape, device=device, dtype=torch.float32 if task.token_width else torch.int64)
-            mask = torch.ones(4, task.max_length, dtype=torch.bool, device=device) if padded else None
-            logits = model(tokens, mask).flatten(0, 1)
-            loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=device))
-            if device == "meta":
-                loss.backward()
-        assert loss.device.type == device
-    assert all(parameter.grad is not None for parameter in model.trained_parameters().values())
+    model = FrozenPretrainedTransformer(task, BackboneChoice(str(tmp_path) if name in CONFIGS else name, "random"))
+    with fake_gpu(monkeypatch):
+        move(model)
+        gradients = differentiate(_loss(model(*_batch(task, padded))))
+    assert set(gradients) == set(model.trained_parameters().values())
 
 
-def test_what_waits_is_seen(fake: FakeTensorMode) -> None:
-    def asks(row: torch.Tensor) -> tuple[Callable[[], object], ...]:
-        return row.sum().item, lambda: bool(row.all()), row.nonzero, lambda: torch.ones(2) + row
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "whole"])
+def test_a_step_of_a_pack_never_waits_for_the_gpu(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = [BackboneChoice("tiny", seed=seed, backbone_seed=0) for seed in (0, 1)]
+    models = [FrozenPretrainedTransformer(WORDS, choice) for choice in choices]
+    packed = PackedTransformer(models)
+    packed.model.shuffle = TokenShuffle()  # whose numbers the host draws
+    with fake_gpu(monkeypatch), replicated([torch.Generator()] * 2):
+        move(packed)
+        (tokens, mask), (others, _) = _batch(WORDS, padded), _batch(WORDS, False)
+        answers = packed([tokens, others[:, : 8 if padded else None]], [mask, None])
+        gradients = differentiate(_loss(torch.cat(answers)))
+    assert len(gradients) == sum(len(model.trained_parameters()) for model in models)
 
-    for device in ("cuda", "meta"):
-        with fake:
-            for waiting in asks(torch.ones(2, device=device)):
-                with pytest.raises(RuntimeError, match=r"_local_scalar_dense|nonzero|same device"):
-                    waiting()
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda row: row.sum().item(),
+        lambda row: bool(row.all()),
+        lambda row: row.nonzero(),
+        lambda row: torch.ones(2) + row,
+        lambda row: row.cpu(),
+        lambda row: torch.ones(2).to(row.device),
+        lambda row: row.copy_(torch.ones(2)),
+    ],
+)
+def test_what_waits_is_seen(waiting: Callable[[torch.Tensor], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_gpu(monkeypatch):
+        row = torch.ones(2, device="cuda")
+        row.add_(torch.ones(2).to(row.device, non_blocking=True))
+        with pytest.raises(RuntimeError, match=r"_local_scalar_dense|nonzero|same device|waits"):
+            waiting(row)
+
+
+def test_gradients_are_those_of_torch() -> None:
+    model = FrozenPretrainedTransformer(NUMBERS, BackboneChoice("tiny"), dropout=0.0)
+    loss = model(torch.ones(4, 12, 5)).square().mean()
+    ours = differentiate(loss)
+    model(torch.ones(4, 12, 5)).square().mean().backward()
+    for parameter in model.trained_parameters().values():
+        torch.testing.assert_close(ours[parameter], parameter.grad)

@@ -149,7 +149,6 @@ class HubFamily(Family):
             body.config.layer_types = [kinds[index] for index in chosen]
 
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        mask = nothing_padded(embeddings) if mask is None else mask
         if mask is None and self.asks_for_attention:
             mask = nothing_padded(embeddings)
         return body(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
