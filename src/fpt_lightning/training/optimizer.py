@@ -119,7 +119,7 @@ def build_optimizer(choice: Mapping[str, Any] | None, groups: Sequence[dict[str,
         on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
         adam = torch.optim.Adam(groups, lr=lr, foreach=not on_gpu, fused=on_gpu or None)
         # Lightning unscales and clips gradients; it refuses to where an optimizer could unscale them itself
-        adam._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        adam._step_supports_amp_scaling = False
         return adam
     kind = _imported(choice["class_path"], "optimizer", torch.optim, Optimizer)
     if kind is torch.optim.SparseAdam:
