@@ -10,8 +10,13 @@ os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib")
 import csv
 import json
 import pickle
+import shlex
+import shutil
 import struct
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -47,6 +52,37 @@ def fpt() -> Fpt:
         return main([str(word) for word in words])
 
     return call
+
+
+@pytest.fixture(scope="session")
+def _warm_folder() -> Iterator[Path]:
+    """``python`` and ``fpt`` that fork from a process which has imported all that takes seconds."""
+    here, folder = Path(__file__).parent / "warm", Path(mkdtemp(prefix="fpt-warm-"))  # a socket's path is short
+    real = shlex.quote(sys.executable)
+    client = f"{real} -I -S {shlex.quote(str(here / 'client.py'))} {shlex.quote(str(folder / 'door'))}"
+    (folder / "fpt").write_text(f'#!/bin/sh\nexec {client} -m fpt_lightning "$@"\n')
+    # options of the interpreter want a new one
+    choice = f'case "$1" in -m | [!-]*) exec {client} "$@" ;; *) exec {real} "$@" ;; esac'
+    (folder / "python").write_text(f"#!/bin/sh\n{choice}\n")
+    for name in ("fpt", "python"):
+        (folder / name).chmod(0o755)
+    command = [sys.executable, str(here / "server.py"), str(folder / "door"), str(folder / "python")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def warm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test starts as ``sys.executable`` begins without the seconds of an import: see ``warm/server.py``."""
+    if sys.platform == "linux":  # elsewhere forks are no safe ground, and it starts as ever
+        folder: Path = request.getfixturevalue("_warm_folder")
+        monkeypatch.setattr(sys, "executable", str(folder / "python"))
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def test_a_command_of_the_page_runs(fpt: Fpt, tiny: list[str], command: str, hub
         assert ("test_r2" if "majority.ShareOfOnes" in words else "test_accuracy") in measured
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_test_of_the_page_passes() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_majority.py"],

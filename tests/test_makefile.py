@@ -57,7 +57,7 @@ READ |= {"clean": "rm -rf .venv"}
 
 def _make(target: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Runs a target in the environment of these tests."""
-    binaries = [f"BIN={Path(sys.prefix) / 'bin'}", "INSTALLED=pyproject.toml"] if "-n" not in words else []
+    binaries = [f"BIN={Path(sys.executable).parent}", "INSTALLED=pyproject.toml"] if "-n" not in words else []
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
         ["make", "-C", str(ROOT), target, *binaries, *words],
@@ -71,6 +71,7 @@ def test_every_target_is_in_the_help_and_tried_here() -> None:
 
 
 @pytest.mark.parametrize("target", sorted(RUNS.keys() - PREPARED))
+@pytest.mark.usefixtures("warm")
 def test_a_run_leaves_a_result(target: str, tmp_path: Path, mnist_root: Path, tape_root: Path) -> None:
     more = RUNS[target].format(mnist_root=mnist_root, tape_root=tape_root)
     if target == "listops":
@@ -101,12 +102,14 @@ def test_the_demos_folder_is_new_each_time() -> None:
 
 
 @pytest.mark.parametrize("target", sorted(PREPARED))
+@pytest.mark.usefixtures("warm")
 def test_a_run_without_its_data_says_what_is_missing(target: str, tmp_path: Path) -> None:
     done = _make(target, f"ARGS={TINY} --data.root={tmp_path} --data.download=false")
     assert done.returncode != 0
     assert f"CIFAR-10: data_batch_1, data_batch_2, data_batch_3, data_batch_4, data_batch_5, test_batch, batches.meta not found in {tmp_path}" in done.stderr  # fmt: skip
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_benchmark_of_the_data(tmp_path: Path, mnist_root: Path) -> None:
     out = tmp_path / "data.json"
     budget = f"--backbone=tiny --seconds=0.05 --steps=1 --device=cpu --root mnist={mnist_root} --out={out}"
@@ -118,6 +121,7 @@ def test_the_benchmark_of_the_data(tmp_path: Path, mnist_root: Path) -> None:
     assert "cifar             left out: no --root cifar=FOLDER" in done.stdout
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
     out = tmp_path / "train_step.json"
     budget = "--backbone=tiny --seconds=0.05 --repeats=1 --steps=4 --device=cpu --cases 'bit-memory, batch 4'"
@@ -129,6 +133,7 @@ def test_the_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
     assert f"{result['overhead']['added']:.1%} added" in done.stdout
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_benchmark_of_the_lstm(tmp_path: Path) -> None:
     out = tmp_path / "lstm.json"
     done = _make("benchmark-lstm", f"ARGS=--width 8 --length 10 --seconds 0 --repeats 1 --device cpu --out {out}")
@@ -138,6 +143,7 @@ def test_the_benchmark_of_the_lstm(tmp_path: Path) -> None:
     assert all(value > 0 for value in case["steps_per_second"].values())
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_benchmark_of_pretraining(tmp_path: Path) -> None:
     out = tmp_path / "pretraining.json"
     sizes = "--layers 1 --width 8 --heads 2 --context 16 --batch_size 2 --steps 5 --accelerator cpu"
@@ -168,6 +174,7 @@ def _make_table(table: str, folder: Path, root: Path, *more: str) -> subprocess.
     return _make(table, "PROFILE=smoke", "JOBS=1", f"ARGS={budget}")
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_table(tmp_path: Path) -> None:
     done = _make_table("table15", tmp_path / "runs", tmp_path, "--tasks=bit_xor")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -190,6 +197,7 @@ def enough_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # MNIST's files stand beside ListOps', which are made here; CIFAR-10's checksums hold in these processes too
 @pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
+@pytest.mark.usefixtures("warm")
 def test_every_table(table: str, runs_of_all_tables: Path, enough_images: Path) -> None:
     experiments = read_experiments(str(ROOT / "experiments.yaml"))
     tasks = experiments.tables[table].tasks
@@ -205,6 +213,7 @@ def test_every_table(table: str, runs_of_all_tables: Path, enough_images: Path) 
     assert "runs are finished" in done.stdout
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_benchmark_of_packs(tmp_path: Path) -> None:
     out = tmp_path / "pack.json"
     budget = "--tasks bit_xor --sizes 1 4 --steps 1 --jobs 1 --rates 1e-3 1e-2 --seeds 0 1"
@@ -217,6 +226,7 @@ def test_the_benchmark_of_packs(tmp_path: Path) -> None:
     assert sum(together["sizes"]) <= 4
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_benchmark_of_a_sweep(tmp_path: Path) -> None:
     out = tmp_path / "sweep.json"
     done = _make("benchmark-sweep", f"ARGS=--runs 2 --steps 2 --jobs 1 --folders 20 --out {out}")

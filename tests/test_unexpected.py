@@ -22,7 +22,7 @@ def _fpt(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(autouse=True)
-def _broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _broken(warm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.py").write_text(TASK)
     (tmp_path / "broken.yaml").write_text("data: {class_path: broken.Broken}\n")
     (tmp_path / "kept").mkdir()

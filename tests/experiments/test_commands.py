@@ -95,6 +95,7 @@ def _leave_result(command: list[str], value: float) -> None:
     (folder / "result.json").write_text(json.dumps({**result, "versions": {}}))
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_run_that_diverges_is_done_and_chooses_nothing(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["both", "--profile", "smoke", "--protocol", "fair", "--tasks", "bit_xor", "--arms", "FPT"]
     words += ["--rates", "1e-3,1e25", "--seeds", "0"]
@@ -112,6 +113,7 @@ def test_a_run_that_diverges_is_done_and_chooses_nothing(experiments: Path, caps
     assert {result["lr"]: "test_accuracy" in result for result in results} == {1e-3: True, 1e25: False}
 
 
+@pytest.mark.usefixtures("warm")
 def test_only_what_was_chosen_is_tested(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["both", "--profile", "smoke", "--protocol", "fair", "--tasks", "bit_xor", "--arms", "FPT", "--jobs", "1"]
     assert main(["sweep", *words]) == 0
@@ -129,6 +131,7 @@ def test_only_what_was_chosen_is_tested(experiments: Path, capsys: pytest.Captur
     assert "runs so far" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_sweep_makes_what_is_missing_and_no_more(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["made", "--profile", "smoke", "--jobs", "1"]
     assert main(["sweep", *words]) == 0
@@ -149,6 +152,7 @@ def test_a_sweep_makes_what_is_missing_and_no_more(experiments: Path, capsys: py
     assert all(path.stat().st_mtime_ns == time for path, time in results.items() if path != damaged)
 
 
+@pytest.mark.usefixtures("warm")
 def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
     experiments: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def results(folder: str) -> dict[str, dict[str, Any]]:
     return {file.parent.name: json.loads(file.read_text()) for file in Path(folder).rglob("result.json")}
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_sweep_packs_what_shares_a_body_and_comes_out_as_it_does_alone(
     experiments: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_sweep_packs_what_shares_a_body_and_comes_out_as_it_does_alone(
     assert before == {file: file.stat().st_mtime_ns for file in Path("together").rglob("*.ckpt")}
 
 
+@pytest.mark.usefixtures("warm")
 def test_runs_whose_pack_dies_go_on_alone(experiments: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Killed by a system without memory, or by a fault that only the pack has."""
     Path("killing.py").write_text(

@@ -77,6 +77,7 @@ def _figures(folder: str) -> list[list[float]]:
     ]
 
 
+@pytest.mark.usefixtures("warm")
 def test_figures_do_not_depend_on_batches_and_devices(fpt: Fpt, tiny: list[str], image_root: Path) -> None:
     words = [word for word in tiny if "limit" not in word and "steps" not in word and "interval" not in word]
     words += [

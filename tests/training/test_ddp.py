@@ -55,6 +55,7 @@ def test_two_processes_give_the_loss_curve_of_one(
         assert _curve(two, name) == pytest.approx(_curve(one, name), abs=1e-5), name
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_run_on_two_processes_leaves_one_result_and_resumes() -> None:
     words = ("--config=trainer/ddp.yaml", "--trainer.devices=2", "--model.dropout=0.1")
     whole = _run("whole", *words, command="run")

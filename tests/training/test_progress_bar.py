@@ -48,6 +48,7 @@ def _left_on_screen(shown: str) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo terminals are POSIX")
+@pytest.mark.usefixtures("warm")
 def test_a_terminal_shows_one_bar_that_goes_when_the_run_ends() -> None:
     shown = _in_a_terminal(*WORDS, "--run_folder=run")
     assert re.search(r"Training .*40/40", shown)

@@ -135,6 +135,7 @@ def test_predictions_are_written_in_the_datas_own_units(fpt: Fpt, tiny: list[str
         assert len(row["target"]) < 12, "no digits that single precision does not have"
 
 
+@pytest.mark.usefixtures("warm")
 def test_two_processes_measure_what_one_does(weights_csv: Path) -> None:
     """The 7 validation rows are shared 4 to 3, in batches of 3 and 1."""
 

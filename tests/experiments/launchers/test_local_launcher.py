@@ -47,6 +47,7 @@ def _verdicts(launcher: LocalLauncher, count: int) -> dict[str, Verdict]:
     return found
 
 
+@pytest.mark.usefixtures("warm")
 def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
     orders = [
         replace(_run("good"), attention=True),
@@ -80,6 +81,7 @@ def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
     assert "Traceback" in Path("crash/log.txt").read_text()
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_killed_worker_is_named_and_replaced() -> None:
     with LocalLauncher(jobs=1, threads=1) as launcher:
         launcher.submit([_run("killed", steps=LONG), _run("next")])
@@ -91,6 +93,7 @@ def test_a_killed_worker_is_named_and_replaced() -> None:
     assert verdicts["next"].state is State.FINISHED
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_run_that_somebody_else_is_at_is_left_alone() -> None:
     Path("taken").mkdir()
     with LocalLauncher(jobs=1, threads=1) as launcher, lock_of(Path("taken")):
@@ -99,6 +102,7 @@ def test_a_run_that_somebody_else_is_at_is_left_alone() -> None:
     assert [path.name for path in Path("taken").iterdir()] == [".lock"]
 
 
+@pytest.mark.usefixtures("warm")
 def test_wrong_options_are_known_before_anything_runs() -> None:
     with LocalLauncher(jobs=1) as launcher:
         good, bad = launcher.check([_run("good").command, _run("bad", "--data.nn=3").command])
@@ -144,6 +148,7 @@ def test_an_option_of_another_launcher_is_refused(words: list[str], said: str) -
         sweep_command(["small", "--experiments", str(experiments), "--profile", "smoke", *words])
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_sweep_makes_its_runs_once_and_picks_up_what_failed() -> None:
     experiments = write_experiments(Path("experiments.yaml"))
     done = sweep(experiments, "runs", "--jobs", "2")
@@ -161,6 +166,7 @@ def test_a_sweep_makes_its_runs_once_and_picks_up_what_failed() -> None:
     assert other.stat().st_mtime_ns == before[other]
 
 
+@pytest.mark.usefixtures("warm")
 def test_orders_of_a_grid_are_its_commands() -> None:
     grid = grid_of(write_experiments(Path("experiments.yaml"), seeds=3))
     orders = orders_of(grid)
@@ -172,6 +178,7 @@ def test_orders_of_a_grid_are_its_commands() -> None:
     assert [line.split()[1:] for line in printed] == [run.command for run in orders]
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_test_that_fails_leaves_the_choice_as_it_is() -> None:
     experiments = write_experiments(Path("experiments.yaml"), rates=(1e-3, 1e-2), seeds=1)
     grid = grid_of(experiments)
@@ -218,6 +225,7 @@ def _unfinished(folder: str, *words: str) -> Run:
         (["best", "last"], "best.ckpt best.ckpt.aside last.ckpt last.ckpt.aside"),
     ],
 )
+@pytest.mark.usefixtures("warm")
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_comes_to_the_same(damaged: list[str], left: str) -> None:
     run, whole = _unfinished("run"), _run("whole", "--trainer.val_check_interval=2", steps=6)
     for name in damaged:
@@ -236,6 +244,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_comes_to_the_same(damaged
     assert found["run"] == found["whole"]
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_sweep_says_what_it_sets_aside() -> None:
     experiments = write_experiments(Path("experiments.yaml"), seeds=1)
     assert sweep(experiments, "runs", "--jobs", "1").returncode == 0
@@ -251,6 +260,7 @@ def test_a_sweep_says_what_it_sets_aside() -> None:
     assert measured("runs") == whole
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_damaged_best_of_a_run_that_is_only_to_be_tested_is_made_again() -> None:
     run = _run("run")
     with LocalLauncher(jobs=1, threads=1) as launcher:
@@ -264,6 +274,7 @@ def test_a_damaged_best_of_a_run_that_is_only_to_be_tested_is_made_again() -> No
     assert "best.ckpt is not a checkpoint" in str(verdict.cause)
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_worker_that_is_told_to_end_ends_and_says_so() -> None:
     with LocalLauncher(jobs=1, threads=1) as launcher:
         launcher.submit([_run("told", steps=LONG)])
