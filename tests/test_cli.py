@@ -20,7 +20,14 @@ CONFIG_FOLDER = shipped("configs")
 CONFIGS = sorted(path.relative_to(CONFIG_FOLDER).as_posix() for path in CONFIG_FOLDER.rglob("*.yaml"))
 TASKS = [name for name in CONFIGS if "/" not in name]
 # those are in test_ddp, test_pretraining and test_export_backbone
-ELSEWHERE = ("trainer/ddp.yaml", "pretrain/language.yaml", "pretrain/bit_memory.yaml")
+ELSEWHERE = (
+    "trainer/ddp.yaml",
+    "pretrain/copies.yaml",
+    "pretrain/dyck.yaml",
+    "pretrain/memorised.yaml",
+    "pretrain/language.yaml",
+    "pretrain/bit_memory.yaml",
+)
 FRAGMENTS = [name for name in CONFIGS if "/" in name and name not in ELSEWHERE]
 HUB = ("bert", "gpt2", "gpt2_large", "gpt2_medium", "longformer", "pythia", "qwen", "t5", "vit")
 NEEDS = {

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fpt_lightning.data.spec import Prediction as Prediction
     from fpt_lightning.data.spec import TaskSpec as TaskSpec
     from fpt_lightning.data.text.datamodule import TextFolder as TextFolder
+    from fpt_lightning.data.text.generated import CopiedTokens as CopiedTokens
+    from fpt_lightning.data.text.generated import MemorisedTokens as MemorisedTokens
+    from fpt_lightning.data.text.generated import ShuffleDyck as ShuffleDyck
     from fpt_lightning.models.fpt import FrozenPretrainedTransformer as FrozenPretrainedTransformer
     from fpt_lightning.runs.saved import load as load
     from fpt_lightning.training.artifacts.export import export_trained as export_trained
@@ -36,6 +39,7 @@ _HOME = {
     "BitXOR": "data.bits",
     "CIFAR10": "data.images.cifar",
     "CIFAR10LRA": "data.images.cifar",
+    "CopiedTokens": "data.text.generated",
     "FPTClassifier": "training.classification",
     "FPTDataModule": "data.datamodule",
     "FPTTrainer": "training.trainer",
@@ -45,9 +49,11 @@ _HOME = {
     "LanguageModel": "training.language.pretraining",
     "ListOps": "data.listops.datamodule",
     "MNIST": "data.images.mnist",
+    "MemorisedTokens": "data.text.generated",
     "Prediction": "data.spec",
     "RemoteHomology": "data.proteins.datamodule",
     "SequenceFile": "data.columnar.sequence_file",
+    "ShuffleDyck": "data.text.generated",
     "TaskSpec": "data.spec",
     "TextFolder": "data.text.datamodule",
     "export_trained": "training.artifacts.export",

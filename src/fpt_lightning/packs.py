@@ -18,7 +18,7 @@ from fpt_lightning.training.choice import check_choice
 from fpt_lightning.training.packs.module import Pack, PackData
 from fpt_lightning.training.packs.replica import Replica
 
-OF_THE_RUN = ("callbacks", "default_root_dir", "enable_checkpointing", "logger", "max_steps", "plugins")
+OF_THE_RUN = ("callbacks", "captured", "default_root_dir", "enable_checkpointing", "logger", "max_steps", "plugins")
 """Arguments of the Trainer that are each run's own."""
 SIZES = (1, 3, 9, 27)
 """Runs in one pass whose time is compared."""

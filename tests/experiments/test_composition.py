@@ -79,10 +79,12 @@ def test_what_is_published_is_said_of_every_task() -> None:
         match[1]
         for file in (Path(composition.__file__).parents[1] / "data").rglob("*.py")
         for match in re.finditer(
-            r"^class (\w+)\((?:\w*Task|FPTDataModule|PublishedImages|CIFAR10)\)", file.read_text(), re.M
+            r"^class (\w+)\((?:\w*Task|FPTDataModule|PublishedImages|CIFAR10|GeneratedLanguage)\)",
+            file.read_text(),
+            re.M,
         )
     }
-    abstract = {"BitTask", "TableTask", "ImageTask", "PublishedImages"}
+    abstract = {"BitTask", "GeneratedLanguage", "TableTask", "ImageTask", "PublishedImages"}
     assert tasks - abstract == own | PUBLISHED
 
 

@@ -284,7 +284,8 @@ class FPTDataModule(L.LightningDataModule):
             process=self.trainer.global_rank if self.trainer else 0,
             processes=self._processes,
         )
-        return make_loader(dataset, sampler, self.num_workers)
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return make_loader(dataset, sampler, self.num_workers, pin_memory=on_gpu)
 
     @property
     def _predicts(self) -> bool:

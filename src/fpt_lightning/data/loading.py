@@ -196,8 +196,10 @@ class ResumableLoader(DataLoader[Any]):
         self._resume_at = self._handed_out = state["batches"]
 
 
-def make_loader(dataset: BatchDataset, sampler: GlobalBatchSampler, num_workers: int = 0) -> ResumableLoader:
-    """Loads whole batches of a dataset in the order of a sampler."""
+def make_loader(
+    dataset: BatchDataset, sampler: GlobalBatchSampler, num_workers: int = 0, *, pin_memory: bool = False
+) -> ResumableLoader:
+    """Loads whole batches of a dataset in the order of a sampler; pinned ones are copied to a GPU while it computes."""
     return ResumableLoader(
         dataset,
         batch_size=sampler.local_batch_size,
@@ -205,6 +207,7 @@ def make_loader(dataset: BatchDataset, sampler: GlobalBatchSampler, num_workers:
         num_workers=num_workers,
         collate_fn=unchanged,
         persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
         # of its own: starting an epoch must not draw from the generator that dropout uses
         generator=torch.Generator().manual_seed(sampler.seed),
     )

@@ -43,7 +43,12 @@ PLACES = frozenset(
 )
 """Options that say where and how a run is made rather than what it is: its id does not depend on them."""
 
-PUBLISHED = frozenset({"BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "ListOps", "MNIST", "RemoteHomology"})
+PUBLISHED = frozenset(
+    {
+        "BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "CopiedTokens", "ListOps", "MNIST", "MemorisedTokens",
+        "RemoteHomology", "ShuffleDyck",
+    }
+)  # fmt: skip
 """Our tasks whose data is published or generated: the same wherever ``data.root`` lies."""
 
 

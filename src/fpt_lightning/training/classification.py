@@ -1,6 +1,6 @@
 """The experiment itself: loss, metrics and optimizer of a frozen transformer that answers with classes or numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -88,7 +88,12 @@ class FPTClassifier(PortableModule):
     Raises:
         UsageError: If the arguments contradict each other or the task.
         FPTError: If the backbone or the trained parts cannot be read.
+
+    Attributes:
+        captured: What takes the place of :meth:`answer` in training, see :mod:`fpt_lightning.training.captured`.
     """
+
+    captured: Callable[[Batch], tuple[torch.Tensor, ...]] | None = None
 
     def __init__(
         self,
@@ -150,7 +155,7 @@ class FPTClassifier(PortableModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The mean cross-entropy, or squared error in standard units, over all answers of the batch."""
-        answers, target, loss = self._answer(as_batch(batch, self.task))
+        answers, target, loss = (self.captured or self.answer)(as_batch(batch, self.task))
         # only at the steps that are shown: at the paper's tiny batches a step costs less than its bookkeeping
         if is_logging_step(self.trainer, self.trainer.global_step):
             figures: dict[str, torch.Tensor | float] = {"train_loss": loss}
@@ -245,7 +250,7 @@ class FPTClassifier(PortableModule):
         processes = self.trainer.world_size
         return range(self.global_rank + processes * first, self.global_rank + processes * self._seen, processes)
 
-    def _answer(
+    def answer(
         self, batch: Batch, places: Sequence[int] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits ``[batch * answers, classes]``, or numbers ``[batch * answers]`` in standard units; targets; loss."""
@@ -266,7 +271,7 @@ class FPTClassifier(PortableModule):
                     metric.kept_share = datamodule.kept_share(split)
 
     def _evaluate(self, batch: Batch, metrics: nn.ModuleDict) -> None:
-        answers, target, loss = self._answer(batch, self._places(batch))
+        answers, target, loss = self.answer(batch, self._places(batch))
         for name, metric in metrics.items():
             assert isinstance(metric, Metric)
             update(metric, answers, target, loss, self.task.target_std)

@@ -116,7 +116,11 @@ def build_optimizer(choice: Mapping[str, Any] | None, groups: Sequence[dict[str,
         UsageError: If there is no such class, or it does not take the arguments or what trains.
     """
     if choice is None:
-        return torch.optim.Adam(groups, lr=lr, foreach=True)
+        on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
+        adam = torch.optim.Adam(groups, lr=lr, foreach=not on_gpu, fused=on_gpu or None)
+        # Lightning unscales and clips gradients; it refuses to where an optimizer could unscale them itself
+        adam._step_supports_amp_scaling = False
+        return adam
     kind = _imported(choice["class_path"], "optimizer", torch.optim, Optimizer)
     if kind is torch.optim.SparseAdam:
         raise UsageError("optimizer: SparseAdam moves sparse gradients alone, and all gradients here are dense")

@@ -17,6 +17,7 @@ from fpt_lightning.errors import UsageError
 from fpt_lightning.signals import Ending
 from fpt_lightning.training.artifacts.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.callbacks import Throughput
+from fpt_lightning.training.captured import CaptureSteps
 from fpt_lightning.training.choice import check_choice, chosen
 from fpt_lightning.training.divergence import StopWhenDiverged
 from fpt_lightning.training.random_state import RandomState
@@ -58,10 +59,14 @@ class StopWhenTold(L.Callback):
 
 
 class FPTTrainer(L.Trainer):
-    """Lightning's Trainer; every argument means what it means there.
+    """Lightning's Trainer; every other argument means what it means there.
 
     A kill never leaves a broken checkpoint, see :class:`WholeCheckpointIO`, a resumed run draws the random numbers of
     one that never stopped, see :class:`RandomState`, and one that diverged ends, see :class:`StopWhenDiverged`.
+
+    Args:
+        captured: On a GPU, replay a training step as one CUDA graph; packs and other machines train as ever.
+        kwargs: Lightning's.
 
     Raises:
         UsageError: If the strategy spawns or forks its processes.
@@ -69,14 +74,15 @@ class FPTTrainer(L.Trainer):
 
     callbacks: list[L.Callback]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, captured: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
             # what a run leaves is written by the process that began it, which would have trained nothing
             raise UsageError(f"trainer.strategy {kwargs['strategy']} trains in processes of its own: use ddp")
         self.throughput = Throughput()
         # the last: what other callbacks draw at the start of a resumed training does not count
-        self.callbacks = [self.throughput, StopWhenDiverged(), StopWhenTold(), *self.callbacks, RandomState()]
+        own = [self.throughput, StopWhenDiverged(), StopWhenTold(), *([CaptureSteps()] if captured else [])]
+        self.callbacks = [*own, *self.callbacks, RandomState()]
         # others write folders of their own; and where somebody has chosen another way, that stays
         one_file = isinstance(self.strategy, SingleDeviceStrategy | DDPStrategy)
         if one_file and type(self.strategy.checkpoint_io) is TorchCheckpointIO:

@@ -211,7 +211,10 @@ class ImageTask(FPTDataModule):
         move = super().transfer_batch_to_device  # does not wait for the device
         rows = move(batch.rows, device, dataloader_idx)
         here = rows if rows.device == table.pixels.device else batch.rows
-        pixels = move(table.pixels[here], device, dataloader_idx).float()
+        picked = table.pixels[here]
+        if picked.device != device and device.type == "cuda":
+            picked = picked.pin_memory()  # or its copy would be waited for
+        pixels = move(picked, device, dataloader_idx).float()
         labels = move(table.labels[here], device, dataloader_idx)
         if batch.epoch is not None:
             pixels = warp(pixels, self._affine_of(batch.epoch, device)[rows])

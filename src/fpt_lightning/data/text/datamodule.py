@@ -151,7 +151,7 @@ class RandomWindows(CountedStream):
         for window, (_, repeat, *span) in zip(windows, uniform, strict=True):
             if repeat < self.repeat_share:
                 repeat_span(window, *span)
-        return _as_batch(windows)
+        return as_batch(windows)
 
 
 class ConsecutiveWindows(BatchDataset):
@@ -174,7 +174,7 @@ class ConsecutiveWindows(BatchDataset):
         return len(self.windows)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        return _as_batch(_windows_at(self.tokens, self.windows[np.asarray(indices)] * self.context, self.context))
+        return as_batch(_windows_at(self.tokens, self.windows[np.asarray(indices)] * self.context, self.context))
 
 
 def _windows_at(tokens: np.ndarray, starts: np.ndarray, context: int) -> np.ndarray:
@@ -182,7 +182,7 @@ def _windows_at(tokens: np.ndarray, starts: np.ndarray, context: int) -> np.ndar
     return tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
 
 
-def _as_batch(windows: np.ndarray) -> Batch:
+def as_batch(windows: np.ndarray) -> Batch:
     """Tokens ``[batch, context]`` and the one behind each as target, of windows ``[batch, context + 1]``."""
     whole = torch.from_numpy(windows)
     return Batch(tokens=whole[:, :-1], target=whole[:, 1:])

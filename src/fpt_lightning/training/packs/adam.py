@@ -60,8 +60,10 @@ class PackedAdam(Optimizer):
         self.steps = [step + 1 for step in self.steps]
         self.first.lerp_(self.gradients, 1 - beta1)
         self.second.mul_(beta2).addcmul_(self.gradients, self.gradients, value=1 - beta2)
-        scale = torch.tensor([(1 - beta2**step) ** 0.5 for step in self.steps], dtype=torch.float64)
-        divisor = self.second.sqrt().div_(scale.to(self.values)[:, None]).add_(self.eps)
+        divisor = self.second.sqrt()
+        # by numbers, not by a tensor of them: a GPU would wait for its copy
+        torch._foreach_div_(list(divisor), [(1 - beta2**step) ** 0.5 for step in self.steps])
+        divisor.add_(self.eps)
         slices = list(self._slices())
         torch._foreach_addcdiv_(
             [self.values[run, columns] for run, columns, _ in slices],

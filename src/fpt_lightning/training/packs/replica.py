@@ -14,12 +14,13 @@ from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import DivergedError
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 from fpt_lightning.training.callbacks import PartsSummary, PredictionWriter
+from fpt_lightning.training.captured import CaptureSteps
 from fpt_lightning.training.choice import chosen
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.random_state import current_state, restore
 from fpt_lightning.training.trainer import FPTTrainer
 
-OF_THE_PACK = (callbacks.ProgressBar, PartsSummary, PredictionWriter)
+OF_THE_PACK = (callbacks.ProgressBar, CaptureSteps, PartsSummary, PredictionWriter)
 """Callbacks that many runs together need once, or not at all."""
 OF_THE_RUN = frozenset({"default_root_dir", "log_dir", "logger", "loggers", "max_steps", "throughput"})
 """What a run's own Trainer knows better than the pack's."""
