@@ -44,6 +44,7 @@ from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary
 from fpt_lightning.training.choice import check_callback
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.features import FeatureData
+from fpt_lightning.training.language.pretraining import LanguageModel
 from fpt_lightning.training.logger import RunLogger
 from fpt_lightning.training.packs.replica import Replica
 from fpt_lightning.training.trainer import FPTTrainer
@@ -223,8 +224,10 @@ class FPTCLI(LightningCLI):
         """
         if self.run_folder is None:
             raise UsageError("fpt run writes a result, which trainer.fast_dev_run forbids: use fpt fit for a trial")
-        if not isinstance(self.model, FPTClassifier):
-            raise UsageError("fpt run writes the result of a task: train a language model with fpt fit")
+        if not isinstance(self.model, FPTClassifier | LanguageModel):
+            raise UsageError(
+                f"fpt run writes the result of a task, which {type(self.model).__name__} is not: use fpt fit"
+            )
         trained = untested_result(self.run_folder) if kwargs["test"] == "only" else {}
         seed = self._get(self.config, "seed_everything")
         named = self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"]
@@ -237,7 +240,7 @@ class FPTCLI(LightningCLI):
             raise
         if self.trainer.is_global_zero:
             result = trained or what_ran(*named) | more
-            if not trained and kwargs["baselines"]:
+            if not trained and kwargs["baselines"] and isinstance(self.model, FPTClassifier):
                 result["baselines"] = baselines(self.datamodule)
             finish(self.run_folder, {**result, **measured}, self.model)
 

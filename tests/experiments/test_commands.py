@@ -20,6 +20,10 @@ profiles:
     backbones:
       language: {configs: [backbones/tiny.yaml]}
       made: {made_by: {configs: [pretrain/bit_memory.yaml, backbones/tiny.yaml], settings: {data.n: 20, data.patch_size: 5, trainer.max_steps: 2, trainer.limit_val_batches: 1, trainer.limit_test_batches: 1}}}
+      brackets:
+        made_by:
+          configs: [pretrain/dyck.yaml]
+          settings: {data.context: 16, data.evaluation_windows: 4, model.width: 16, model.layers: 1, model.heads: 2, model.positions: 128, model.warmup_steps: 1, trainer.max_steps: 2, trainer.val_check_interval: 2}
       absent: {missing: no such weights here}
     settings: {trainer.max_steps: 2, trainer.limit_val_batches: 1, trainer.limit_test_batches: 1, data.eval_batch_size: 16}
     tasks:
@@ -37,6 +41,11 @@ tables:
     source: here
     tasks: [bit_xor]
     arms: {Bit: {backbone: made}}
+  brackets:
+    title: A body of another language
+    source: here
+    tasks: [bit_xor]
+    arms: {Dyck: {backbone: brackets}}
 """
 
 
@@ -60,6 +69,18 @@ def test_a_dry_run_prints_commands_that_run_by_hand(experiments: Path, capsys: p
     capsys.readouterr()
     assert main(["status", "both", "--profile", "smoke", "--all"]) == 0
     assert capsys.readouterr().out.count("finished") == 1
+
+
+def test_a_sweep_makes_the_body_of_a_language_first(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["brackets", "--profile", "smoke", "--trainer.accelerator=cpu", "--jobs", "1"]
+    assert main(["sweep", *words]) == 0
+    (made,) = Path("runs/tables").glob("backbone-*")
+    results = [json.loads(result.read_text()) for result in Path("runs/tables").glob("*/result.json")]
+    assert sorted(result["task"] for result in results) == ["bit_xor", "bit_xor", "shuffle_dyck"]
+    assert {result["backbone"] for result in results if result["task"] == "bit_xor"} == {f"{made}/backbone"}
+    capsys.readouterr()
+    assert main(["status", *words[:3], "--all"]) == 0
+    assert capsys.readouterr().out.count("finished") == 3
 
 
 def test_the_fair_protocol_waits_for_a_choice_before_it_runs_the_other_seeds(

@@ -15,29 +15,42 @@ from fpt_lightning.runs.learning_curve import plot_learning_curve
 from fpt_lightning.runs.result import read_json
 from fpt_lightning.training.artifacts.export import export_trained
 from fpt_lightning.training.classification import FPTClassifier
+from fpt_lightning.training.language.pretraining import LanguageModel
 
 # arguments of the model that a result holds in another form, or not at all
 OTHERWISE = ("backbone", "initialization", "trainable", "seed")
 
 
 def what_ran(
-    model: FPTClassifier, datamodule: FPTDataModule, trainer: L.Trainer, seed: int, arm: str | None, protocol: str
+    model: FPTClassifier | LanguageModel,
+    datamodule: FPTDataModule,
+    trainer: L.Trainer,
+    seed: int,
+    arm: str | None,
+    protocol: str,
 ) -> dict[str, Any]:
     """The part of a result that is known before the run, under the names of ``result.json``.
 
-    Where ``arm`` is None, backbone and initialisation name it.
+    Where ``arm`` is None, backbone and initialisation name it; a body that is being made has neither.
     """
-    choice, chooser = model.model.choice, trainer.checkpoint_callback
+    chooser = trainer.checkpoint_callback
     assert isinstance(chooser, ModelCheckpoint)
+    trained = {name: parameter for name, parameter in model.model.named_parameters() if parameter.requires_grad}
+    named: dict[str, Any] = {"arm": arm or "language model"}
+    if isinstance(model, FPTClassifier):
+        choice, trained = model.model.choice, model.model.trained_parameters()
+        named = {
+            "arm": arm or f"{choice.name} {choice.resolved_initialization}",
+            "backbone": choice.name,
+            "initialization": choice.resolved_initialization,
+            "trainable": model.trainable,
+        }
     ran_on = machine(trainer.strategy.root_device.type)
     options = {name: model.hparams[name] for name in model.hparams if name not in OTHERWISE and name[0] != "_"}
     return {
         "task": datamodule.task.name,
-        "arm": arm or f"{choice.name} {choice.resolved_initialization}",
-        "backbone": choice.name,
+        **named,
         **options,
-        "initialization": choice.resolved_initialization,
-        "trainable": model.trainable,
         "protocol": protocol,
         "batch_size": datamodule.batch_size,
         "precision": str(trainer.precision),
@@ -45,7 +58,7 @@ def what_ran(
         "threads": ran_on["threads"],
         "checkpoint": {"monitor": chooser.monitor, "mode": chooser.mode},
         "seed": seed,
-        "trained_parameters": sum(parameter.numel() for parameter in model.model.trained_parameters().values()),
+        "trained_parameters": sum(parameter.numel() for parameter in trained.values()),
         "total_parameters": sum(parameter.numel() for parameter in model.model.parameters()),
         "data_fingerprint": datamodule.fingerprint(),
     }
@@ -67,7 +80,7 @@ def untested_result(folder: RunFolder) -> dict[str, Any]:
     return result
 
 
-def finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> None:
+def finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier | LanguageModel) -> None:
     """Leaves the result in the run folder, first of all, then what is made of it, and says what it is.
 
     Raises:
@@ -79,7 +92,7 @@ def finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier) -> N
     scores = {name: result[f"{split}_{metric}"] for split, name in names.items() if f"{split}_{metric}" in result}
     split, score = next(iter(scores.items()))
     files = ["result.json", "metrics.csv", "checkpoints/best.ckpt"]
-    if "test" in scores:  # which has put the model back to the best checkpoint
+    if "test" in scores and isinstance(model, FPTClassifier):  # which has put the model back to the best checkpoint
         export_trained(model.model, folder.path / "trained.safetensors", model.encoding.get("class_names"))
         files.append("trained.safetensors")
     title = f"{result['task']} on {result['arm']}: {split} {metric} {score:.3f}"

@@ -99,7 +99,11 @@ def test_a_body_that_read_it_serves_another_task(fpt: Fpt, tiny: list[str], name
     small = ["--data.context=32", "--data.evaluation_windows=4", "--model.width=16", "--model.layers=1"]
     small += ["--model.heads=2", "--model.positions=64", "--model.warmup_steps=2", "--trainer.max_steps=4"]
     small += ["--trainer.val_check_interval=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    assert fpt("fit", f"--config=pretrain/{name}.yaml", *small, "--run_folder=made") == 0
+    assert fpt("run", f"--config=pretrain/{name}.yaml", *small, "--run_folder=made") == 0
+    made = json.loads(Path("made/result.json").read_text())
+    assert (made["task"], made["arm"], made["steps"]) == (LANGUAGES[name].task.name, "language model", 4)
+    assert made["trained_parameters"] == made["total_parameters"] > 16 * 64
+    assert 0 <= made["test_accuracy"] <= 1
     kept = json.loads(Path("made/backbone/config.json").read_text())
     assert (kept["n_layer"], kept["n_positions"]) == (1, 64)
     words = [word for word in tiny if "backbone" not in word]
