@@ -35,7 +35,7 @@ from fpt_lightning.errors import DivergedError, FPTError, UsageError, first_line
 from fpt_lightning.machine import visible_cores
 from fpt_lightning.runs.baselines import baselines
 from fpt_lightning.runs.claim import claim
-from fpt_lightning.runs.finish import finish, untested_result, what_ran
+from fpt_lightning.runs.finish import finish, leave_paused, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.resume import add_what_is_left, kept, way_on
 from fpt_lightning.runs.saved_config import SaveRunConfig
@@ -238,7 +238,10 @@ class FPTCLI(LightningCLI):
                 diverged = {**what_ran(*named), **more, **trainer.cost(), "diverged_step": error.step}
                 self.run_folder.write_result(diverged, status="diverged")
             raise
-        if self.trainer.is_global_zero:
+        if (step := self.trainer.pause.step) is not None:
+            if self.trainer.is_global_zero:
+                leave_paused(self.run_folder, step)
+        elif self.trainer.is_global_zero:
             result = trained or what_ran(*named) | more
             if not trained and kwargs["baselines"] and isinstance(self.model, FPTClassifier):
                 result["baselines"] = baselines(self.datamodule)

@@ -32,6 +32,7 @@ class Member(FPTCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs nothing yet."""
         self.kwargs = self._prepare_subcommand_kwargs(subcommand)
+        self.trainer.pause.at = self.kwargs["pause_at"]
         self.replica = Replica(self.model, self.datamodule, self.trainer, self.kwargs["ckpt_path"])
         checkpoints = self.trainer.checkpoint_callbacks
         check_choice([each for each in checkpoints if isinstance(each, ModelCheckpoint)])

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from fpt_lightning.experiments.arms import Arm, Reference
+from fpt_lightning.experiments.halving import Rung, going_on
 from fpt_lightning.runs.outcome import Outcome, State
 
 ROUNDING = 1e-9
@@ -23,6 +24,8 @@ class Run:
         task: The task's name, or that of what is made.
         lr: Learning rate; None of one that makes a backbone.
         steps: Most training steps, where the config says.
+        interval: Steps between two validations, where the config says it in steps.
+        until: The step of the validation at which it pauses; None of one that goes to its end.
         needs: The run that makes its backbone.
         makes_backbone: Whether it leaves a backbone for others.
         attention: Whether it leaves its attention maps.
@@ -38,6 +41,8 @@ class Run:
     lr: float | None
     seed: int
     steps: int | None = None
+    interval: int | None = None
+    until: int | None = None
     needs: "Run | None" = None
     makes_backbone: bool = False
     attention: bool = False
@@ -49,15 +54,28 @@ class Run:
     def command(self) -> list[str]:
         """What follows ``fpt``: starts the run, or goes on with it."""
         untested = [] if self.test else ["--test=never"]
-        return [*self.words, *untested, f"--run_folder={self.folder}", "--ckpt_path=last"]
+        pausing = [] if self.until is None else [f"--pause_at={self.until}"]
+        return [*self.words, *untested, *pausing, f"--run_folder={self.folder}", "--ckpt_path=last"]
 
     def is_done(self, outcome: Outcome) -> bool:
         """Whether it left all that is asked of it, also the test and the attention maps, or diverged for good."""
         if outcome.state is State.DIVERGED:
             return True
+        if self.until is not None:  # what failed behind the rung is tried again
+            return outcome.state is State.FINISHED or (outcome.cause is None and outcome.has_reached(self.until))
         if outcome.state is not State.FINISHED or (self.test and not outcome.is_tested):
             return False
         return not self.attention or outcome.attention is not None
+
+    def and_as(self, other: "Run") -> "Run":
+        """The same run where two cells ask for it: tested if either tests it, and as far as the farther goes."""
+        ends = (self.until, other.until)
+        return replace(
+            self,
+            test=self.test or other.test,
+            attention=self.attention or other.attention,
+            until=None if None in ends else max(end for end in ends if end is not None),
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,7 @@ class Cell:
         seeds: Seeds of the figure.
         reference: The paper's figures, by measure.
         most_finalists: How many learning rates run all seeds.
+        rungs: Where the grid leaves learning rates behind.
         missing: Why it has no runs, where it has none.
     """
 
@@ -80,6 +99,7 @@ class Cell:
     seeds: tuple[int, ...] = ()
     reference: Mapping[str, Reference] = field(default_factory=dict)
     most_finalists: int = 2
+    rungs: tuple[Rung, ...] = ()
     missing: str | None = None
 
     @property
@@ -87,9 +107,21 @@ class Cell:
         """The grid."""
         return sorted({lr for lr, _ in self.runs})
 
-    def grid_runs(self) -> list[Run]:
-        """The runs that every learning rate has."""
-        return self._runs(self.rates, self.grid_seeds)
+    def reach(self, outcomes: Mapping[str, Outcome]) -> dict[float, int | None]:
+        """How far the grid's runs of each learning rate go, as far as it is decided: to the step of a rung, or the end.
+
+        At a rung decides the mean over the grid's seeds of the best validation up to it.
+        """
+        left, reach = self.rates, dict[float, int | None]()
+        lost = {lr for (lr, _), run in self.runs.items() if _is_lost(outcomes[run.id])}
+        for rung in self.rungs:
+            reach |= dict.fromkeys(left, rung.step)
+            there = {run.id: outcomes[run.id] for run in self._runs(left, self.grid_seeds)}
+            if not all(outcome.has_reached(rung.step) or _has_ended(outcome) for outcome in there.values()):
+                return reach
+            means = self._means(left, self.grid_seeds, {run: one.best_by(rung.step) for run, one in there.items()})
+            left = going_on(_middle_first(means, sorted(means)), rung.keeps, lost)
+        return reach | dict.fromkeys(left, None)
 
     def chosen(self, outcomes: Mapping[str, Outcome]) -> float | None:
         """The better of the :meth:`finalists`, by mean validation over all seeds; None as long as one is to come.
@@ -99,13 +131,18 @@ class Cell:
         finalists = self.finalists(outcomes)
         if not finalists or not all(_has_ended(outcomes[run.id]) for run in self._runs(finalists, self.seeds)):
             return None
-        return _middle_first(self._means(finalists, self.seeds, outcomes), finalists)[0]
+        means = self._means(finalists, self.seeds, _validation(outcomes))
+        return _middle_first(means, finalists)[0]
 
     def finalists(self, outcomes: Mapping[str, Outcome]) -> list[float]:
-        """The learning rates of the best :meth:`validation`; none as long as a run of the grid is to come."""
-        if not all(_has_ended(outcomes[run.id]) for run in self.grid_runs()):
+        """The learning rates of the best :meth:`validation` among those that go to the end.
+
+        None as long as a run of the grid is to come.
+        """
+        to_the_end = [lr for lr, until in self.reach(outcomes).items() if until is None]
+        if not all(_has_ended(outcomes[run.id]) for run in self._runs(to_the_end, self.grid_seeds)):
             return []
-        means = self.validation(outcomes)
+        means = {lr: mean for lr, mean in self.validation(outcomes).items() if lr in to_the_end}
         if self.most_finalists == 1 and len(self.grid_seeds) < len(self.seeds):
             return sorted(means, key=lambda lr: (-means[lr], lr))[:1]
         return _middle_first(means, sorted(means))[:2]
@@ -116,7 +153,7 @@ class Cell:
         A run that diverged or failed takes its learning rate out of the choice, whatever its seed.
         """
         passed = {run.lr for run in self.runs.values() if _is_lost(outcomes[run.id])}
-        return self._means([lr for lr in self.rates if lr not in passed], self.grid_seeds, outcomes)
+        return self._means([lr for lr in self.rates if lr not in passed], self.grid_seeds, _validation(outcomes))
 
     def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
         """All runs that are decided on so far: the grid, and once it is done every seed of the two best rates.
@@ -124,28 +161,34 @@ class Cell:
         Only those of the chosen rate are tested, and leave attention maps, which are of test examples.
         """
         if len(self.rates) == 1:
-            return self.grid_runs()
+            return self._runs(self.rates, self.grid_seeds)
         lr = self.chosen(outcomes)
         lost = [run for run in self.runs.values() if _is_lost(outcomes[run.id])]
-        decided = [*self.grid_runs(), *self._runs(self.finalists(outcomes), self.seeds), *lost]
-        others = {run.id: replace(run, test=False, attention=False) for run in decided if run.lr != lr}
-        return [*others.values(), *(self.runs[lr, seed] for seed in self.seeds if lr is not None)]
+        ends = self.reach(outcomes).items()
+        grid = [replace(run, until=until) for lr, until in ends for run in self._runs([lr], self.grid_seeds)]
+        decided: dict[str, Run] = {}
+        for run in (*grid, *self._runs(self.finalists(outcomes), self.seeds), *lost):
+            decided.setdefault(run.id, run)
+        others = [replace(run, test=False, attention=False) for run in decided.values() if run.lr != lr]
+        return [*others, *(self.runs[lr, seed] for seed in self.seeds if lr is not None)]
 
     def size(self, outcomes: Mapping[str, Outcome]) -> int:
         """Runs in all, those included that are not decided on yet."""
         later = len(self.seeds) - len(self.grid_seeds)
-        return max(len(self.grid_runs()) + min(self.most_finalists, len(self.rates)) * later, len(self.due(outcomes)))
+        left = self.rungs[-1].keeps if self.rungs else len(self.rates)
+        grid = len(self.rates) * len(self.grid_seeds)
+        return max(grid + min(self.most_finalists, left) * later, len(self.due(outcomes)))
 
     def _runs(self, rates: Sequence[float], seeds: Sequence[int]) -> list[Run]:
         return [self.runs[lr, seed] for lr in rates for seed in seeds]
 
     def _means(
-        self, rates: Sequence[float], seeds: Sequence[int], outcomes: Mapping[str, Outcome]
+        self, rates: Sequence[float], seeds: Sequence[int], values: Mapping[str, float | None]
     ) -> dict[float, float]:
-        """Mean validation, 0 to 1, by learning rate; of those that have all of these seeds."""
-        results = {lr: [outcomes[run.id].result for run in self._runs([lr], seeds)] for lr in rates}
-        values = {lr: [result.validation for result in of if result is not None] for lr, of in results.items()}
-        return {lr: fmean(values[lr]) for lr in rates if len(values[lr]) == len(seeds)}
+        """Means by learning rate of what runs have, by their ids; of those that have a number for all seeds."""
+        of_rates = {lr: [values[run.id] for run in self._runs([lr], seeds)] for lr in rates}
+        numbers = {lr: [value for value in of if value is not None] for lr, of in of_rates.items()}
+        return {lr: fmean(of) for lr, of in numbers.items() if len(of) == len(seeds)}
 
 
 def _has_ended(outcome: Outcome) -> bool:
@@ -155,6 +198,10 @@ def _has_ended(outcome: Outcome) -> bool:
 def _is_lost(outcome: Outcome) -> bool:
     """Whether a run ended without a number on validation; one whose test failed has it."""
     return _has_ended(outcome) and (outcome.result is None or isnan(outcome.result.validation))
+
+
+def _validation(outcomes: Mapping[str, Outcome]) -> dict[str, float | None]:
+    return {run: None if outcome.result is None else outcome.result.validation for run, outcome in outcomes.items()}
 
 
 def _middle_first(means: Mapping[float, float], rates: Sequence[float]) -> list[float]:

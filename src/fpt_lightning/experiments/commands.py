@@ -58,7 +58,7 @@ def sweep(words: Sequence[str]) -> None:
 
 
 def status(words: Sequence[str]) -> None:
-    """``fpt status TABLE``: which runs are done, running, failed, missing."""
+    """``fpt status TABLE``: which runs are done, paused, running, failed, missing."""
     parser = _parser("status", "which runs of a table are done, running, failed or missing")
     parser.add_argument("--all", action="store_true", help="list every run, not only those that need attention")
     options, grid = _read(parser, words)
@@ -145,7 +145,8 @@ def _parser(command: str, about: str, *parents: argparse.ArgumentParser) -> argp
     add = parser.add_argument
     add("table", nargs="?", metavar="TABLE", help="its name in experiments.yaml")
     add("--profile", default="laptop", help="the budget: smoke, laptop (default) or paper")
-    add("--protocol", help="paper: one learning rate; fair: a grid for every arm; by default the table's")
+    add("--protocol", help="paper: one learning rate; fair: a grid for every arm; halving: the grid, whose worse rates "
+        "stop early; by default the table's")  # fmt: skip
     add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"of the runs; by default {DEFAULT_FOLDER}")
     add("--experiments", metavar="FILE", help="another experiments.yaml")
     add("--arms", action="append", default=[], metavar="ARM", help="only this row; may be repeated")
@@ -236,6 +237,8 @@ def _sum_up(grid: Grid, outcomes: Mapping[str, Outcome], report_command: str) ->
     left = [run for run in due if not run.is_done(outcomes[run.id])]
     diverged = sum(outcomes[run.id].state is State.DIVERGED for run in due)
     among = f", {diverged} of which diverged" if diverged else ""
+    paused = sum(run.until is not None and outcomes[run.id].state is not State.FINISHED for run in due)
+    among += f", {paused} pause at a rung" if paused else ""
     print(f"{len(due) - len(left)} of {len(due)} runs are finished{among}: `{report_command}` shows the table")
     if left:
         causes = [f"  {run.folder}: {outcomes[run.id].cause or 'its backbone could not be made'}" for run in left]

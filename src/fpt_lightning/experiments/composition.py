@@ -28,6 +28,7 @@ PLACES = frozenset(
         "last_checkpoint.auto_insert_metric_name",
         "last_checkpoint.dirpath",
         "last_checkpoint.verbose",
+        "pause_at",
         "predictions",
         "progress",
         "protocol",

@@ -1,7 +1,7 @@
 """A table as runs: which run is which, and which are due."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.arms import Arm, Backbone, Making
 from fpt_lightning.experiments.cells import Cell, Run
 from fpt_lightning.experiments.composition import as_words, compose, identity, plain
+from fpt_lightning.experiments.halving import Rung, rungs_of, shares_of, validation_interval
 from fpt_lightning.experiments.packing import shared
 from fpt_lightning.experiments.tables import Experiments, Profile, Protocol, Table
 from fpt_lightning.runs.archive import Archive, RunFolders, open_runs
-from fpt_lightning.runs.outcome import Outcome
+from fpt_lightning.runs.outcome import Outcome, State
 
 DEFAULT_FOLDER = Path("runs/tables")
 
@@ -67,8 +68,9 @@ class Grid:
         """Every run decided on so far once, those first that others need."""
         asked = [run for cell in self.cells for run in cell.due(outcomes)]
         makers = [run.needs for run in asked if run.needs is not None]
-        # one that two cells share is tested where either asks for it
-        by_id = {run.id: run for run in [*makers, *asked]} | {run.id: run for run in asked if run.test}
+        by_id: dict[str, Run] = {}
+        for run in (*makers, *asked):
+            by_id[run.id] = run.and_as(by_id.get(run.id, run))
         return list(by_id.values())
 
     def size(self, outcomes: Mapping[str, Outcome]) -> int:
@@ -83,7 +85,15 @@ class Grid:
 
     def outcomes(self) -> dict[str, Outcome]:
         """What became of :meth:`all_runs`, by id."""
-        return {run.id: self.records.outcome(run.folder.name, run.makes_backbone) for run in self.all_runs()}
+        return {run.id: self.outcome(run) for run in self.all_runs()}
+
+    def outcome(self, run: Run) -> Outcome:
+        """What became of a run; with its course on validation where rungs ask for it."""
+        outcome = self.records.outcome(run.folder.name, run.makes_backbone)
+        if self.protocol.reduction is None or run.makes_backbone or outcome.state is State.MISSING:
+            return outcome
+        curve = self.records.curve(run.folder.name, self.experiments.tasks[run.task].metric)
+        return replace(outcome, validations=tuple(curve.validation))
 
     def _cell(self, arm: Arm, task: str) -> Cell:
         backbone, reference = self.profile.backbones[arm.backbone], self.table.reference(arm, task)
@@ -94,7 +104,27 @@ class Grid:
         runs = {(lr, seed): self._run(arm, backbone, task, lr, seed) for lr in rates for seed in seeds}
         # one learning rate is no choice: all its seeds are decided on
         first = self.protocol.grid_seeds if len(rates) > 1 else None
-        return Cell(arm, task, runs, seeds[:first], seeds, reference, self.protocol.finalists)
+        rungs = self._rungs(task, next(iter(runs.values())), len(rates))
+        return Cell(arm, task, runs, seeds[:first], seeds, reference, self.protocol.finalists, rungs)
+
+    def _rungs(self, task: str, run: Run, rates: int) -> tuple[Rung, ...]:
+        """Where the rates of a cell are left behind, of which this is a run.
+
+        Raises:
+            UsageError: If there is nothing to choose from, or nowhere to choose.
+        """
+        protocol = self.protocol
+        if protocol.reduction is None:
+            return ()
+        try:
+            if rates < 2:
+                raise ValueError("it chooses among learning rates and the grid has one: name more with --rates")
+            if run.steps is None or run.steps < 1 or run.interval is None:
+                raise ValueError("it goes by steps: set trainer.max_steps, and trainer.val_check_interval in steps")
+            shares = protocol.rungs or shares_of(rates, protocol.reduction)
+            return rungs_of(rates, protocol.reduction, shares, protocol.least, run.steps, run.interval)
+        except ValueError as error:
+            raise UsageError(f"protocol {protocol.name} on {task}: {error}") from error
 
     def _run(self, arm: Arm, backbone: Backbone, task: str, lr: float, seed: int) -> Run:
         first = (self.experiments.tasks[task].config, *self.protocol.configs)
@@ -128,6 +158,7 @@ class Grid:
             lr,
             seed,
             steps=values.get("trainer.max_steps"),
+            interval=validation_interval(values),
             needs=maker,
             attention=self.table.attention and arm.name not in self.experiments.baselines,
             shared=shared(values),

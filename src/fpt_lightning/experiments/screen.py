@@ -51,6 +51,10 @@ class Screen:
         what = f"{run.folder.name}  {describe(run)}"
         if outcome.state is State.DIVERGED:
             said = plain(f"{what}  {outcome.cause}", style=STYLES[State.DIVERGED])
+        elif outcome.state is State.PAUSED:
+            best = outcome.best_by(outcome.paused_at or 0)
+            figure = "" if best is None else f", validation {best:.4f}"
+            said = plain(f"{what}  pauses at step {outcome.paused_at:,}{figure}, {seconds:.0f} s")
         elif outcome.state is not State.FINISHED or outcome.result is None:
             said = plain(f"{what}  failed: {outcome.cause}", style="red")
         elif run.id in self._seconds:
@@ -78,7 +82,7 @@ class Screen:
 
 
 def overview(grid: Grid, outcomes: dict[str, Outcome]) -> Box:
-    """Arms against tasks: finished runs of all, and those that failed or run."""
+    """Arms against tasks: finished runs of all, and those that failed, pause or run."""
     about = f"{grid.table.name} ({grid.profile.name}, {grid.protocol.name}): {grid.table.title}"
     box = Box(title=plain(about))
     box.add_column("")
@@ -109,9 +113,9 @@ def _stand(cell: Cell, outcomes: dict[str, Outcome]) -> Text:
     text = Text(f"{done}/{size}")
     if done == size:
         text.stylize(STYLES[State.FINISHED])
-    for state in (State.RUNNING, State.DIVERGED, State.FAILED):
+    for state in (State.RUNNING, State.PAUSED, State.DIVERGED, State.FAILED):
         if states[state]:
-            text.append(f" {states[state]} {state}", style=STYLES[state])
+            text.append(f" {states[state]} {state}", style=STYLES.get(state, ""))
     return text
 
 

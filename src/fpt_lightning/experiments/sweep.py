@@ -15,7 +15,7 @@ from fpt_lightning.experiments.packing import packed
 from fpt_lightning.experiments.screen import Screen
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.lock import is_locked
-from fpt_lightning.runs.outcome import Outcome, State, read_outcome
+from fpt_lightning.runs.outcome import Outcome, State
 
 LOOK = 1.0
 """Seconds between two looks at what runs."""
@@ -68,7 +68,7 @@ class Sweep:
             if self.outcomes[run.id].state is State.FINISHED and not is_locked(run.folder):
                 RunFolder(run.folder).clear_parts()  # of a kill that came behind the result
         self.given: dict[str, tuple[Run, float]] = {}  # runs without a verdict, and when they were handed over
-        self.ended: set[tuple[str, bool]] = set()  # with a test, or without
+        self.ended: set[tuple[str, bool, int | None]] = set()  # with a test or without, and as far as it was to go
         self.later: dict[str, float] = {}  # runs of other sweeps, and when to ask again
 
     def run(self) -> dict[str, Outcome]:
@@ -94,7 +94,7 @@ class Sweep:
             self.launcher.submit(packs)
 
     def _is_ready(self, run: Run, now: float) -> bool:
-        if run.id in self.given or (run.id, run.test) in self.ended or self.later.get(run.id, 0.0) > now:
+        if run.id in self.given or _asked(run) in self.ended or self.later.get(run.id, 0.0) > now:
             return False
         if run.id in self.later and is_locked(run.folder):  # a look is cheaper than a job
             self.later[run.id] = now + BUSY
@@ -119,13 +119,13 @@ class Sweep:
         if verdict.state is State.RUNNING:
             self.later[run.id] = time.monotonic() + BUSY
             if self.outcomes[run.id].result is None:  # a test elsewhere takes nothing from the choice that asked for it
-                self.outcomes[run.id] = Outcome(State.RUNNING)
+                self.outcomes[run.id] = replace(self.outcomes[run.id], state=State.RUNNING)
             return
         self.later.pop(run.id, None)
-        self.ended.add((run.id, run.test))
-        outcome = read_outcome(run.folder, run.makes_backbone)
+        self.ended.add(_asked(run))
+        outcome = self.grid.outcome(run)
         if verdict.state is State.FAILED:  # a failed test takes nothing from the choice that asked for it
-            outcome = Outcome(State.FAILED, outcome.result, verdict.cause)
+            outcome = replace(outcome, state=State.FAILED, cause=verdict.cause)
         self.outcomes[run.id] = outcome
         if verdict.state is State.FINISHED and verdict.cause:
             self._say(f"{run.folder.name}  {verdict.cause}")
@@ -140,3 +140,8 @@ class Sweep:
 
     def _say(self, line: str) -> None:
         self.screen.console.print(Text(line), soft_wrap=True)
+
+
+def _asked(run: Run) -> tuple[str, bool, int | None]:
+    """What is asked of a run, once: to go so far, and to be tested or not."""
+    return run.id, run.test, run.until

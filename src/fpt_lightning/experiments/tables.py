@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from fpt_lightning.config_files import shipped
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.arms import Arm, Backbone, Names, Rates, Reference, Seeds, Task
+from fpt_lightning.experiments.halving import kept, shares_of
 from fpt_lightning.experiments.typed_yaml import Entry, convert, expect_different, expect_known, read_yaml
 
 T = TypeVar("T")
@@ -70,6 +71,9 @@ class Protocol(Entry, frozen=True):
         grid_seeds: So many of the seeds run the whole grid; the others run with the best rates of it, whose means over
             all seeds then decide. None runs the grid with all.
         finalists: How many rates those are; 1 is the rule of version 0.1, when the grid's seeds alone decided.
+        reduction: How many times fewer learning rates go on from every rung (successive halving); None runs the whole
+            grid to its end.
+        rungs: Where the rungs are, as shares of a run's steps; by default as :func:`shares_of` says.
         tasks: Options for single tasks.
     """
 
@@ -79,13 +83,32 @@ class Protocol(Entry, frozen=True):
     seeds: Seeds = (0,)
     grid_seeds: Annotated[int, Meta(ge=1)] | None = None
     finalists: Annotated[int, Meta(ge=1, le=2)] = 2
+    reduction: Annotated[int, Meta(ge=2)] | None = None
+    rungs: tuple[Annotated[float, Meta(gt=0, lt=1)], ...] = ()
     settings: Mapping[str, Any] = {}
     tasks: Mapping[str, Mapping[str, Any]] = {}
+
+    @property
+    def least(self) -> int:
+        """The fewest learning rates that a rung leaves: those that are to run all seeds."""
+        return self.finalists if self.seeds[: self.grid_seeds] != self.seeds else 1
 
     def how_chosen(self, metric: str) -> str:
         """The rule by which an arm takes one of several learning rates, a sentence's end; see :class:`Cell`."""
         seeds = self.seeds[: self.grid_seeds], self.seeds
         first, every = (f"{len(some)} seeds" if len(some) > 1 else "one seed" for some in seeds)
+        return self._how_halved(metric, first) + self._how_taken(metric, first, every)
+
+    def _how_halved(self, metric: str, first: str) -> str:
+        if self.reduction is None or self.lr is None:
+            return ""
+        shares = self.rungs or shares_of(len(self.lr), self.reduction)
+        rungs = kept(len(self.lr), self.reduction, shares, self.least)
+        left = " and ".join(f"{keeps} from {share:.0%} of the steps on" for share, keeps in rungs.items())
+        worth = f"mean best validation {metric} so far over {first}"
+        return f"by successive halving keeps {left}, by {worth}, and of those " if rungs else ""
+
+    def _how_taken(self, metric: str, first: str, every: str) -> str:
         if self.finalists == 1 and first != every:
             return f"takes the best by mean validation {metric} over {first}, of equal ones the smallest"
         best = "the best" if first == every else f"the better of the two that are best with {first}"
@@ -158,6 +181,10 @@ class Experiments(Entry, frozen=True):
         expect_different(protocol.lr or (), f"{path}.lr")
         expect_different(protocol.seeds, f"{path}.seeds")
         expect_known(protocol.tasks, self.tasks, f"{path}.tasks", "task")
+        if list(protocol.rungs) != sorted(set(protocol.rungs)):
+            raise ValueError(f"{path}.rungs: expected shares in rising order, got {list(protocol.rungs)}")
+        if protocol.rungs and protocol.reduction is None:
+            raise ValueError(f"{path}.rungs: expected a reduction beside them, got none")
 
     def _check_profile(self, profile: Profile) -> None:
         path = f"profiles.{profile.name}"

@@ -91,6 +91,7 @@ class _Line(msgspec.Struct, frozen=True):
     cause: str | None
     result: Result | None
     config: dict[str, Any] | None
+    paused_at: int | None = None
 
 
 _ABSENT = _Line(0, "", State.MISSING, None, None, None)
@@ -115,7 +116,8 @@ class Archive:
     def outcome(self, name: str, makes_backbone: bool = False) -> Outcome:
         line = self._line(name)
         picture = self.folder / ATTENTION / f"{name}.png"
-        return Outcome(line.state, line.result, line.cause, picture if picture.is_file() else None)
+        attention = picture if picture.is_file() else None
+        return Outcome(line.state, line.result, line.cause, attention, paused_at=line.paused_at)
 
     def result(self, name: str) -> dict[str, Any] | None:
         return self._lines[name][0]["result"] if name in self._lines else None
@@ -208,7 +210,7 @@ def _line_of(number: int, name: str, runs: RunFolders | Archive, outcome: Outcom
         "cause": outcome.cause,
         "result": runs.result(name),
         "config": runs.config(name),
-    }
+    } | ({} if outcome.paused_at is None else {"paused_at": outcome.paused_at})
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str)
 
 

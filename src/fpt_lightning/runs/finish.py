@@ -112,6 +112,16 @@ def finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier | Lan
     )
 
 
+def leave_paused(folder: RunFolder, step: int) -> None:
+    """Leaves word in the run folder that the run pauses, and says how it goes on.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    folder.write_pause(step)
+    print(f"{folder.path} pauses at step {step:,}: the same command without --pause_at goes on, with --ckpt_path last")
+
+
 def _beside(worth: dict[str, float], split: str, score: float) -> str:
     """A line, or nothing, that says what the split is worth without a backbone."""
     said = ", ".join(f"{name} {worth[name]:.4f}" for name in sorted(worth, key=lambda name: -worth[name]))

@@ -20,6 +20,7 @@ PACKAGES = (
 OUTCOME = (
     "result.json",
     "failure.json",
+    "paused.json",
     "learning_curve.png",
     "trained.safetensors",
     "trained.json",
@@ -43,6 +44,7 @@ class RunFolder:
         last: The checkpoint to go on from.
         result: The outcome; there only when the run is finished.
         failure: Why the last attempt of a sweep failed; there only if it did.
+        pause: Where the run pauses; there only until it goes on.
         attention: The attention maps as a picture, where somebody asked for them.
         overwritten: Files of an earlier run that go when this one begins.
         has_begun: Whether this run has.
@@ -60,6 +62,7 @@ class RunFolder:
         self.last = self.checkpoints / "last.ckpt"
         self.result = path / "result.json"
         self.failure = path / "failure.json"
+        self.pause = path / "paused.json"
         self.attention = path / "attention.png"
 
     def write_result(self, result: dict[str, Any], status: str = "finished") -> None:
@@ -67,6 +70,17 @@ class RunFolder:
         versions = {name: metadata.version(name) for name in PACKAGES}
         write_whole(self.result, json.dumps({**result, "versions": versions, "status": status}, indent=2) + "\n")
         self.has_begun = True
+
+    def write_pause(self, step: int) -> None:
+        """Says that the run pauses behind so many gradient steps, until it goes on or is made anew."""
+        write_whole(self.pause, json.dumps({"step": step}) + "\n")
+
+    def paused_at(self) -> int | None:
+        """Gradient steps done where the run pauses; None where it does not, or the file is damaged."""
+        try:
+            return int(json.loads(self.pause.read_text())["step"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
 
     def own_files(self) -> frozenset[Path]:
         """What is there that a run made anew writes over."""

@@ -1,8 +1,9 @@
-"""What a run folder says of its run: finished, diverged, running, failed, stopped or missing."""
+"""What a run folder says of its run: finished, diverged, running, failed, paused, stopped or missing."""
 
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isnan
 from pathlib import Path
 
 from fpt_lightning.files import write_whole
@@ -18,6 +19,7 @@ class State(StrEnum):
     DIVERGED = "diverged"
     RUNNING = "running"
     FAILED = "failed"
+    PAUSED = "paused"
     STOPPED = "stopped"
     MISSING = "missing"
 
@@ -32,6 +34,8 @@ class Outcome:
         cause: Why it failed or diverged, or of a finished run its test, in a line.
         attention: The picture of a finished run's attention maps, where somebody asked for them.
         holder: Which process is at a run that is running.
+        paused_at: Gradient steps done where a run pauses.
+        validations: (gradient steps done, metric on validation) as far as the run came, where somebody asked for them.
     """
 
     state: State
@@ -39,11 +43,27 @@ class Outcome:
     cause: str | None = None
     attention: Path | None = None
     holder: str | None = None
+    paused_at: int | None = None
+    validations: tuple[tuple[int, float], ...] = ()
 
     @property
     def is_tested(self) -> bool:
         """Whether there is a result, with a figure of the test split."""
         return self.result is not None and self.result.test is not None
+
+    def has_reached(self, step: int) -> bool:
+        """Whether the run came to a validation at this step, or is finished; without a number there it pauses."""
+        came = max((done for done, _ in self.validations), default=0)
+        return self.state is State.FINISHED or max(came, self.paused_at or 0) >= step
+
+    def best_by(self, step: int) -> float | None:
+        """The best validation up to this step, of a run whose course is lost its result's; None if there is none."""
+        if not self.has_reached(step):
+            return None
+        values = [value for done, value in self.validations if done <= step]
+        if not self.validations and self.result is not None and not isnan(self.result.validation):
+            values = [self.result.validation]
+        return max(values, default=None)
 
 
 def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
@@ -72,6 +92,8 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
         return Outcome(State.FAILED, cause=f"{damage}; the next sweep makes it again")
     if (cause := _cause(folder)) is not None:
         return Outcome(State.FAILED, cause=cause)
+    if (step := RunFolder(folder).paused_at()) is not None:
+        return Outcome(State.PAUSED, paused_at=step)
     return Outcome(State.STOPPED if any(RunFolder(folder).checkpoints.glob("*.ckpt")) else State.MISSING)
 
 

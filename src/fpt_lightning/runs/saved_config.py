@@ -23,8 +23,8 @@ class SaveRunConfig(SaveConfigCallback):
         config = config.clone()
         config.run_folder = config.ckpt_path = None
         config.overwrite = False
-        if "test" in config:
-            config.test = "after"
+        if "test" in config:  # that of run
+            config.test, config.pause_at = "after", None
         super().__init__(parser, config, **kwargs)
         self._begin = begin
 

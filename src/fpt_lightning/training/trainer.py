@@ -58,6 +58,27 @@ class StopWhenTold(L.Callback):
             launcher.kill(signal.SIGTERM)
 
 
+class Pause(L.Callback):
+    """Ends a training at a validation, whose checkpoint goes on with it another time as if it had never stopped.
+
+    Attributes:
+        at: The gradient step at whose validation, or at the next, the training is to pause; None lets it go on.
+        step: Gradient steps done where it paused; None where it did not.
+    """
+
+    at: int | None = None
+    step: int | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Goes no farther where the checkpoint is there already."""
+        self.on_validation_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        ends = trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step  # without a pause, and for good
+        if self.at is not None and trainer.global_step >= self.at and not ends:
+            self.step, trainer.should_stop = trainer.global_step, True
+
+
 class FPTTrainer(L.Trainer):
     """Lightning's Trainer; every other argument means what it means there.
 
@@ -79,10 +100,11 @@ class FPTTrainer(L.Trainer):
         if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
             # what a run leaves is written by the process that began it, which would have trained nothing
             raise UsageError(f"trainer.strategy {kwargs['strategy']} trains in processes of its own: use ddp")
-        self.throughput = Throughput()
-        # the last: what other callbacks draw at the start of a resumed training does not count
+        self.throughput, self.pause = Throughput(), Pause()
         own = [self.throughput, StopWhenDiverged(), StopWhenTold(), *([CaptureSteps()] if captured else [])]
-        self.callbacks = [*own, *self.callbacks, RandomState()]
+        # the last: what other callbacks draw at the start of a resumed training does not count; what ends it for good
+        # comes before what lets it pause
+        self.callbacks = [*own, *self.callbacks, self.pause, RandomState()]
         # others write folders of their own; and where somebody has chosen another way, that stays
         one_file = isinstance(self.strategy, SingleDeviceStrategy | DDPStrategy)
         if one_file and type(self.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -97,6 +119,7 @@ class FPTTrainer(L.Trainer):
         protocol: str = "paper",
         test: Literal["after", "never", "only"] = "after",
         baselines: bool = True,
+        pause_at: int | None = None,
     ) -> dict[str, Any]:
         """Train, choose the checkpoint on validation, test it once, write result.json.
 
@@ -110,25 +133,33 @@ class FPTTrainer(L.Trainer):
                 will count; or only, without training, to test a run that was trained without.
             baselines: Whether the result says what guessing is worth and, on data of one's own, a linear layer: a pass
                 over its splits and some seconds more.
+            pause_at: Gradient steps after whose validation the run pauses: the same command without it, or with a later
+                one, goes on from there with --ckpt_path last, and ends as if it had never stopped.
 
         Returns:
-            What the run measured, under the names of result.json.
+            What the run measured, under the names of result.json; nothing of one that paused.
 
         Raises:
             FPTError: If the run never validated, so that there is no checkpoint to choose, or it was replaced.
             DivergedError: If its numbers are not finite any more.
-            UsageError: If only a test is asked for, and of no checkpoint; or the checkpoints cannot be chosen among.
+            UsageError: If only a test is asked for, and of no checkpoint; or the checkpoints cannot be chosen among; or
+                it is to pause before it begins.
         """
         if test == "only" and ckpt_path is None:
             raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
         if test != "never" and self.limit_test_batches == 0:
             raise UsageError("trainer.limit_test_batches=0 leaves nothing to test: add --test never")
+        if pause_at is not None and pause_at < 1:
+            raise UsageError(f"pause_at must be at least 1, got {pause_at}")
         measured: dict[str, Any] = {}
         if test != "only":
             check_choice(
                 checkpoints := [each for each in self.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
             )
+            self.pause.at = pause_at
             self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            if self.pause.step is not None:
+                return {}
             ckpt_path, measured = chosen(checkpoints[0])
             # before the test, which puts the callbacks back to where they were at the best checkpoint
             measured |= self.cost()

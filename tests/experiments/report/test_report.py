@@ -298,7 +298,7 @@ def test_several_measures_of_a_task() -> None:
 def test_seeds_that_wait_for_the_choice_count_once_they_are_there() -> None:
     grid = grid_of(protocol="frugal", arms=["FPT"], tasks=["bit_xor"])
     cell = grid.cells[0]
-    for run in cell.grid_runs():
+    for run in grid.due(grid.outcomes()):
         finish(run, 0.8, validation=0.9 if run.lr == 1e-3 else 0.6)
     assert "3 of 7 runs so far; 4 missing" in _rendered(grid)
     for (lr, seed), run in cell.runs.items():

@@ -20,8 +20,8 @@ from fpt_lightning.runs.result import DamagedResultError
 class Verdict:
     """What became of the run of an id: finished, diverged, failed and why, or running: somebody else is at it.
 
-    The cause of one that is finished says what had to be set aside before. A pack has a verdict for every member, and
-    a cause only where its process died.
+    One that pauses where it was to is finished here. The cause of one that is finished says what had to be set aside
+    before. A pack has a verdict for every member, and a cause only where its process died.
     """
 
     id: str
@@ -62,6 +62,9 @@ def _carry_out(run: Run) -> Verdict:
     commands: list[Callable[[], object]] = []
     if result is not None and result.status == "diverged":
         return Verdict(run.id, State.DIVERGED)
+    if result is None and _pauses(run):
+        files.failure.unlink(missing_ok=True)
+        return Verdict(run.id, State.FINISHED)
     tests = result is not None and run.test and result.test is None
     said = set_damaged_aside(files) if result is None or tests else []
     if result is None or said:
@@ -115,11 +118,17 @@ def _is_begun_here(run: Run, held: ExitStack) -> bool:
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         held.enter_context(hold(run.folder))
-        if read_finished(run.folder, run.makes_backbone) is not None:
+        if read_finished(run.folder, run.makes_backbone) is not None or _pauses(run):
             return False
     except (HeldError, DamagedResultError, OSError):
         return False  # of which the run alone says more
     return not set_damaged_aside(RunFolder(run.folder))
+
+
+def _pauses(run: Run) -> bool:
+    """Whether a run stands where it is to pause, or farther."""
+    step = RunFolder(run.folder).paused_at()
+    return run.until is not None and step is not None and step >= run.until
 
 
 def _of_one_step(runs: Sequence[Run]) -> list[list[Run]]:

@@ -50,7 +50,7 @@ def _unequal_budgets(results: Results, task: Task) -> Iterator[str]:
 
 def _budget(results: Results, entry: Entry) -> dict[str, Any]:
     """What the runs of a cell really had, as far as it may differ between arms."""
-    ended = (State.FINISHED, State.DIVERGED, State.FAILED)
+    ended = (State.FINISHED, State.DIVERGED, State.FAILED, State.PAUSED)
     tried = {lr for (lr, _), run in entry.cell.runs.items() if results.outcomes[run.id].state in ended}
     batches = sorted({result.batch_size for result in entry.results.values() if result.batch_size is not None})
     config = results.grid.records.config(entry.runs[0].folder.name) or {}

@@ -86,6 +86,8 @@ class Replica:
         """
         if self.diverged is not None:
             raise self.diverged
+        if self.alone.pause.step is not None:
+            return {}
         chooser = self.alone.checkpoint_callback
         assert isinstance(chooser, callbacks.ModelCheckpoint)
         best, measured = chosen(chooser)
