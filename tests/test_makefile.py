@@ -35,6 +35,7 @@ TRIED = [
     "demo",
     "benchmark",
     "benchmark-data",
+    "benchmark-halving",
     "benchmark-lstm",
     "benchmark-pack",
     "benchmark-pretraining",
@@ -224,6 +225,27 @@ def test_the_benchmark_of_packs(tmp_path: Path) -> None:
     assert alone["ratio"] == 1
     assert together["pack"] == 4
     assert sum(together["sizes"]) <= 4
+
+
+def test_the_benchmark_of_halving(tmp_path: Path) -> None:
+    out, picture = tmp_path / "halving.json", tmp_path / "halving.png"
+    rule = "results/laptop/minilm --reductions 3 --least 1"
+    done = _make("benchmark-halving", f"ARGS={rule} --out={out} --picture={picture}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (found,) = json.loads(out.read_text())["rules"]
+    assert (found["grids"], found["same"] + len(found["others"])) == (9, 9)
+    assert found["same"] <= found["as_good"] <= 9
+    assert 0 <= found["lost"] <= found["most_lost"]
+    assert found["steps"] < 0.7  # three rates to the first validation behind a third, one of them on
+    assert "9 grids of 3 rates" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_committed_figures_of_halving_are_those_of_the_committed_runs(tmp_path: Path) -> None:
+    out = tmp_path / "halving.json"
+    done = _make("benchmark-halving", f"ARGS=--out={out}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert out.read_text() == (ROOT / "benchmarks" / "results" / "halving.json").read_text()
 
 
 @pytest.mark.usefixtures("warm")

@@ -1,4 +1,4 @@
-"""Writes the figures of README.md and docs/results.md anew, from the results and benchmarks in the repository.
+"""Writes the figures of the :data:`PAGES` anew, from the results and benchmarks in the repository.
 
     python tools/figures.py
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/halving.md")
 CELL = re.compile(
     r"\**(?:[▲▼] )?(?P<mean>[\d.,]+)(?: ± (?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?"
 )
