@@ -109,7 +109,7 @@ class ImageTask(FPTDataModule):
         channels: 1 for grey, 3 for colour.
         image_size: Pixels along a side.
         augmentation: What happens to training images; None for nothing.
-        own_pixels: Those of the reference implementation, which are also the better of the two (docs/results.md).
+        own_pixels: Those of the reference implementation, from which two language models also learnt more.
     """
 
     name: str
