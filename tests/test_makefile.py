@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import write_mnist
 from fpt_lightning.experiments.tables import read_experiments
@@ -35,6 +36,7 @@ TRIED = [
     "demo",
     "benchmark",
     "benchmark-data",
+    "benchmark-gpu",
     "benchmark-halving",
     "benchmark-lstm",
     "benchmark-pack",
@@ -259,6 +261,27 @@ def test_the_benchmark_of_a_sweep(tmp_path: Path) -> None:
     assert result["look"]["folders"] == 20
     assert "fpt status over 20 finished runs" in done.stdout
     assert "fpt report over 20 finished runs" in done.stdout
+
+
+def test_the_benchmark_of_a_gpu_ends_in_a_line_where_there_is_none() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("here is one")
+    done = _make("benchmark-gpu")
+    assert done.returncode != 0
+    (said,) = (line for line in done.stderr.splitlines() if not line.startswith("make"))
+    assert said == "no figures: torch sees no GPU on this machine"
+
+
+def test_the_benchmark_of_a_gpu_at_a_tiny_budget(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    tiny = "--pack_backbone=tiny --backbone=tiny --plain=tiny --tasks bit_xor --precisions 32-true --steps=1"
+    done = _make("benchmark-gpu", f"ARGS=--device=cpu {tiny} --out={out}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(out.read_text())
+    assert [row["pack"] for row in result["packs"]] == [1, 3, 27]
+    assert [row["loop"] for row in result["steps"]] == ["by hand", "fpt run", "captured"]
+    one, three, _ = result["packs"]
+    assert three["ratio"] == pytest.approx(3 * one["ms"] / three["ms"])
 
 
 @pytest.mark.parametrize("target", READ)
