@@ -57,6 +57,39 @@ def check_name(name: str) -> None:
         raise ValueError(f"a name has no control characters, got {name!r}")
 
 
+def at_least(least: float, prefix: str = "", /, **options: float | None) -> None:
+    """Refuses options that are too small; None means that one is not given.
+
+    Args:
+        least: The smallest value that makes sense.
+        prefix: What stands before the names in the message, such as ``data.``.
+        options: The values, by name.
+
+    Raises:
+        UsageError: If one is.
+    """
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise UsageError(f"{prefix}{name} must be at least {least}, got {value}")
+
+
+def are_shares(prefix: str, /, *, with_0: bool = False, with_1: bool = False, **options: float) -> None:
+    """Refuses options that are no share of something.
+
+    Args:
+        prefix: What stands before the names in the message, such as ``data.``.
+        with_0: Whether nothing is one.
+        with_1: Whether all is one.
+        options: The values, by name.
+
+    Raises:
+        UsageError: If one does not lie between 0 and 1.
+    """
+    for name, share in options.items():
+        if not (0 < share < 1 or (with_0 and share == 0) or (with_1 and share == 1)):
+            raise UsageError(f"{prefix}{name} lies between 0 and 1, got {share}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Ends a sentence: with ``"; did you mean 'x'?"`` for the nearest known word, or a full stop where none is near."""
     nearest = difflib.get_close_matches(word, list(known), n=1)

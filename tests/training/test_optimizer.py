@@ -70,7 +70,7 @@ def test_a_wrong_rate(lr: float, part_lr: dict[str, float], message: str) -> Non
         ({"lr_scheduler": "CosineAnnealingLR"}, "CosineAnnealingLR refuses: .*T_max"),
         ({"lr_scheduler": {"class_path": "OneCycleLR", "init_args": {"max_lr": 1}}}, "leave lr_scheduler.max_lr away"),
         ({"lr_scheduler": {"class_path": "LambdaLR", "init_args": {"lr_lambda": abs}}}, "override .*configure_optim"),
-        ({"warmup_steps": -1}, "model.warmup_steps must be 0 or more"),
+        ({"warmup_steps": -1}, "model.warmup_steps must be at least 0, got -1"),
         ({"label_smoothing": 1.0}, "model.label_smoothing lies between 0 and 1"),
     ],
 )

@@ -12,7 +12,7 @@ from fpt_lightning.attention.picture import draw_attention
 from fpt_lightning.attention.rebuild import rebuild
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import Batch
-from fpt_lightning.errors import UsageError
+from fpt_lightning.errors import UsageError, at_least
 from fpt_lightning.files import write_whole
 from fpt_lightning.options import OptionParser
 from fpt_lightning.runs.find import find_run
@@ -35,8 +35,7 @@ def attention(words: Sequence[str]) -> None:
     parser.add_argument("--layer", type=int, default=1, help="the layer, counted from 1 (default 1)")
     parser.add_argument("--examples", type=int, default=100, help="test examples to average over (default 100)")
     arguments = parser.parse_args(words)
-    if arguments.examples < 1:
-        raise UsageError(f"--examples must be at least 1, got {arguments.examples}")
+    at_least(1, "--", examples=arguments.examples)
     if (arguments.run is None) == (arguments.checkpoint is None):
         raise UsageError("fpt attention RUN draws the attention of one run: name its folder, or a checkpoint in it")
     folder, checkpoint = find_run(arguments.run or arguments.checkpoint)

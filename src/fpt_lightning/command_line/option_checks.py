@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from fpt_lightning.errors import UsageError, brief, check_name
+from fpt_lightning.errors import UsageError, at_least, brief, check_name
 from fpt_lightning.training.optimizer import RATES
 
 AT_LEAST = {
@@ -73,8 +73,7 @@ def _refuse_odd_names(config: Mapping[str, Any]) -> None:
 
 def _check_numbers(config: Mapping[str, Any]) -> None:
     for option, least in AT_LEAST.items():
-        if (value := _value(config, option)) is not None and value < least:
-            raise UsageError(f"{option} must be at least {least}, got {value}")
+        at_least(least, **{option: _value(config, option)})
     for option in ABOVE_ZERO:
         value = _value(config, option)
         if isinstance(value, int | float) and value <= 0:

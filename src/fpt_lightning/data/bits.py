@@ -9,9 +9,8 @@ import torch
 
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.loading import ENDLESS, BatchDataset, CountedStream
-from fpt_lightning.data.options import at_least
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
-from fpt_lightning.errors import UsageError
+from fpt_lightning.errors import UsageError, at_least
 from fpt_lightning.machine import expect_memory
 
 EVALUATION_KEY = 2**64 - 1
@@ -56,8 +55,8 @@ class BitTask(FPTDataModule):
         self.strings = strings
         self.draws = draws
         self.lengths = {"train": ENDLESS, "validation": validation_examples, "test": test_examples}
-        at_least(1, n=n, patterns=patterns, patch_size=patch_size)
-        at_least(1, validation_examples=validation_examples, test_examples=test_examples)
+        at_least(1, "data.", n=n, patterns=patterns, patch_size=patch_size)
+        at_least(1, "data.", validation_examples=validation_examples, test_examples=test_examples)
         judged = max(validation_examples, test_examples)
         expect_memory(8 * max(draws, judged * n), f"data.n {n:,} with {judged:,} examples to judge")
         if n % patch_size:

@@ -20,9 +20,9 @@ from fpt_lightning.data.loading import (
     expect_batch_fits,
     make_loader,
 )
-from fpt_lightning.data.options import MOST_WORKERS, at_least
+from fpt_lightning.data.options import MOST_WORKERS, check_batch_size, check_epochs, check_test
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
-from fpt_lightning.errors import UsageError
+from fpt_lightning.errors import UsageError, at_least
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -79,8 +79,8 @@ class FPTDataModule(L.LightningDataModule):
         self.as_released = as_released
         self.learnt: dict[str, Any] | None = None  # the encoding of another datamodule, see use_encoding
         self._examples: dict[Split, BatchDataset] = {}
-        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        at_least(0, num_workers=num_workers)
+        at_least(1, "data.", batch_size=batch_size, eval_batch_size=eval_batch_size)
+        at_least(0, "data.", num_workers=num_workers)
         if num_workers > MOST_WORKERS:
             raise UsageError(f"data.num_workers must be at most {MOST_WORKERS:,}, got {num_workers:,}")
 
@@ -201,8 +201,9 @@ class FPTDataModule(L.LightningDataModule):
         if stage == "fit":  # before the run has begun
             self.use_encoding({})
             self._check_batch_size()
-            self._check_epochs()
-            self._check_test()
+            if self.trainer is not None:
+                check_epochs(self.trainer, self.task.name, len(self.examples("train")))
+                check_test(self.trainer, lambda: len(self.test_dataloader()))
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of the training stream, without end for a generated task."""
@@ -238,36 +239,8 @@ class FPTDataModule(L.LightningDataModule):
         return batch
 
     def _check_batch_size(self) -> None:
-        if self.batch_size % self._processes:
-            raise UsageError(
-                f"data.batch_size {self.batch_size} counts the examples on all {self._processes} devices together "
-                f"and must be divisible by {self._processes}"
-            )
-        if (available := len(self.examples("train"))) < self.batch_size:
-            raise UsageError(f"data.batch_size {self.batch_size} is more than the {available} training examples")
+        check_batch_size(self.batch_size, self._processes, len(self.examples("train")))
         expect_batch_fits(self.examples("train"), self.task, self.batch_size)
-
-    def _check_epochs(self) -> None:
-        """Refuses a training by epochs where the first would never end."""
-        trainer = self.trainer
-        if trainer is None or not isinstance(trainer.limit_train_batches, float) or (trainer.max_epochs or -1) < 0:
-            return
-        if len(self.examples("train")) >= ENDLESS:
-            raise UsageError(
-                f"{self.task.name} is generated without end and has no epochs: "
-                "set trainer.max_steps to say how long it trains, and leave trainer.max_epochs away"
-            )
-
-    def _check_test(self) -> None:
-        """Refuses a share of the test split that is not one batch, which would come out after the training."""
-        share = self.trainer.limit_test_batches if self.trainer else 1.0
-        if isinstance(share, float) and 0 < share < 1:
-            batches = len(self.test_dataloader())
-            if int(share * batches) < 1:
-                raise UsageError(
-                    f"trainer.limit_test_batches {share} of {batches} batches is none: say {1 / batches:.2g} or more, "
-                    "or a number of batches"
-                )
 
     def _loader(
         self, dataset: BatchDataset, batch_size: int, *, training: bool = False, in_order: bool = False

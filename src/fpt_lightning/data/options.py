@@ -1,28 +1,58 @@
-"""Checks of numbers that a datamodule is given."""
+"""What a datamodule is told, compared with what it holds."""
 
+from collections.abc import Callable
+
+import lightning as L
+
+from fpt_lightning.data.loading import ENDLESS
 from fpt_lightning.errors import UsageError
 
 MOST_WORKERS = 1000
 """Processes that a loader may start; each takes half a second and 200 MB."""
 
 
-def at_least(least: int, **options: int | None) -> None:
-    """Refuses options of a datamodule that are too small; None means that one is not given.
+def check_batch_size(batch_size: int, processes: int, examples: int) -> None:
+    """Refuses a batch that devices cannot share, or that is larger than the training split.
 
     Raises:
-        UsageError: If one is.
+        UsageError: If it is.
     """
-    for name, value in options.items():
-        if value is not None and value < least:
-            raise UsageError(f"data.{name} must be at least {least}, got {value}")
+    if batch_size % processes:
+        raise UsageError(
+            f"data.batch_size {batch_size} counts the examples on all {processes} devices together "
+            f"and must be divisible by {processes}"
+        )
+    if examples < batch_size:
+        raise UsageError(f"data.batch_size {batch_size} is more than the {examples} training examples")
 
 
-def proper_shares(**options: float) -> None:
-    """Refuses shares of a datamodule's examples that are none of them, or all.
+def check_epochs(trainer: L.Trainer, task: str, examples: int) -> None:
+    """Refuses a training by epochs where the first would never end.
 
     Raises:
-        UsageError: If one is.
+        UsageError: If it would not.
     """
-    for name, share in options.items():
-        if not 0 < share < 1:
-            raise UsageError(f"data.{name} lies between 0 and 1, got {share}")
+    by_epochs = isinstance(trainer.limit_train_batches, float) and (trainer.max_epochs or -1) >= 0
+    if by_epochs and examples >= ENDLESS:
+        raise UsageError(
+            f"{task} is generated without end and has no epochs: "
+            "set trainer.max_steps to say how long it trains, and leave trainer.max_epochs away"
+        )
+
+
+def check_test(trainer: L.Trainer, count: Callable[[], int]) -> None:
+    """Refuses a share of the test split that is not one batch, which would come out after the training.
+
+    Args:
+        trainer: The Trainer.
+        count: Says how many batches the whole split has.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    share = trainer.limit_test_batches
+    if isinstance(share, float) and 0 < share < 1 and int(share * (batches := count())) < 1:
+        raise UsageError(
+            f"trainer.limit_test_batches {share} of {batches} batches is none: say {1 / batches:.2g} or more, "
+            "or a number of batches"
+        )

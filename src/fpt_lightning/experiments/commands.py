@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.errors import FPTError, UsageError, at_least, did_you_mean
 from fpt_lightning.experiments.arms import Rates, Seeds
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, Selection, make_grid
@@ -186,9 +186,7 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argpar
             raise UsageError(f"--{name} is what a table decides: change its protocol or profile in experiments.yaml")
         if "." not in name and name not in ("baselines", "cache_features"):
             raise UsageError(f"there is no option '--{name}'{did_you_mean(f'--{name}', own)}")
-    for name in ("jobs", "threads"):
-        if (value := getattr(options, name, None)) is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}")
+    at_least(1, "--", **{name: getattr(options, name, None) for name in ("jobs", "threads")})
     experiments = read_experiments(options.experiments)
     if options.table is None:
         names = "\n".join(f"  {name:<12}{table.title} ({table.source})" for name, table in experiments.tables.items())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.errors import FPTError, UsageError, at_least
 from fpt_lightning.models.parts import Place
 from fpt_lightning.models.random_streams import drawn_from
 
@@ -43,8 +43,7 @@ def add_adapters(body: nn.Module, places: Mapping[str, Place], options: LoraOpti
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise FPTError('model.lora needs peft: pip install "fpt-lightning[lora]"') from error
-    if options.rank < 1:
-        raise UsageError(f"model.lora.rank must be at least 1, got {options.rank}")
+    at_least(1, "model.lora.", rank=options.rank)
     chosen = {name for name, place in places.items() if place.part in options.parts}
     adapted = [
         name

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.spec import Batch, Prediction, TaskSpec, as_batch
-from fpt_lightning.errors import UsageError
+from fpt_lightning.errors import UsageError, are_shares, at_least
 from fpt_lightning.models.backbones.choice import BackboneChoice, Positions
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import InputInitialization
@@ -29,8 +29,6 @@ from fpt_lightning.training.optimizer import (
     build_schedule,
     check_length,
     check_rates,
-    check_shares,
-    check_steps,
     chosen,
     parameter_groups,
 )
@@ -122,8 +120,9 @@ class FPTClassifier(PortableModule):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        check_shares(dropout=dropout, input_dropout=input_dropout, label_smoothing=label_smoothing)
-        check_steps(align_steps=align_steps, warmup_steps=warmup_steps)
+        are_shares("model.", with_0=True, dropout=dropout, input_dropout=input_dropout)
+        are_shares("model.", with_0=True, label_smoothing=label_smoothing)
+        at_least(0, "model.", align_steps=align_steps, warmup_steps=warmup_steps)
         plain = {"lora": asdict(lora) if lora else None, **chosen(optimizer=optimizer, lr_scheduler=lr_scheduler)}
         self.save_hyperparameters(ignore=["task", *plain])
         self.save_hyperparameters(plain)  # checkpoints hold no other values

@@ -53,28 +53,6 @@ def parameter_groups(
     return [{"params": parameters, "lr": part_lr.get(part, lr)} for part, parameters in members.items() if parameters]
 
 
-def check_shares(**shares: float) -> None:
-    """Refuses options of a model that are no share of something.
-
-    Raises:
-        UsageError: If one is not at least 0 and below 1.
-    """
-    for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise UsageError(f"model.{name} lies between 0 and 1, got {share}")
-
-
-def check_steps(**counts: int) -> None:
-    """Refuses negative numbers of steps.
-
-    Raises:
-        UsageError: If one is below 0.
-    """
-    for name, steps in counts.items():
-        if steps < 0:
-            raise UsageError(f"model.{name} must be 0 or more, got {steps}")
-
-
 def chosen(**choices: Mapping[str, Any] | str | None) -> dict[str, dict[str, Any] | None]:
     """What was chosen for ``optimizer`` and ``lr_scheduler``, by :func:`chosen_class`."""
     return {option: chosen_class(choice, option) for option, choice in choices.items()}

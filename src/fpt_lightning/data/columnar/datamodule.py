@@ -10,10 +10,9 @@ from fpt_lightning.data.columnar.columns import Kind, TableSource, read_sequence
 from fpt_lightning.data.columnar.encoding import Codes, Columns, Units, digest, mean_and_std
 from fpt_lightning.data.columnar.splits import cut
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
-from fpt_lightning.data.options import at_least, proper_shares
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.errors import FPTError, UsageError, are_shares, at_least
 
 
 class Content(NamedTuple):
@@ -85,8 +84,8 @@ class TableTask(FPTDataModule):
         self.shares: dict[Split, float] = {"validation": validation_share, "test": test_share}
         self.split_seed = split_seed
         self.name = name
-        at_least(1, token_width=token_width, limit=limit)
-        proper_shares(validation_share=validation_share, test_share=test_share)
+        at_least(1, "data.", token_width=token_width, limit=limit)
+        are_shares("data.", validation_share=validation_share, test_share=test_share)
         if token_width > 1 and kind != "numbers":
             raise UsageError(f"data.token_width is for numbers; a token of {kind} is one of them")
         if self.input_columns is not None and target_column in self.input_columns:

@@ -22,8 +22,7 @@ from fpt_lightning.data.images.files import (
     list_images,
     new_images,
 )
-from fpt_lightning.data.options import proper_shares
-from fpt_lightning.errors import UsageError
+from fpt_lightning.errors import UsageError, are_shares
 
 
 class ImageFolder(ImageTask):
@@ -76,7 +75,7 @@ class ImageFolder(ImageTask):
         self.predict_folder = predict_folder
         if augment:
             self.augmentation = Augmentation(padding=image_size // 8)
-        proper_shares(validation_share=validation_share, test_share=test_share)
+        are_shares("data.", validation_share=validation_share, test_share=test_share)
 
     @property
     def class_names(self) -> list[str]:

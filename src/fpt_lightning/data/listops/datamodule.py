@@ -13,10 +13,9 @@ from fpt_lightning.data.cache import Tensors, cache_file, content_hash, kept
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.listops.files import FILES, READER_VERSION, read_official, source_hash
 from fpt_lightning.data.listops.grammar import CLOSE, GENERATOR_VERSION, WORDS, Grammar
-from fpt_lightning.data.options import at_least
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec, Trivial
-from fpt_lightning.errors import UsageError, did_you_mean
+from fpt_lightning.errors import UsageError, at_least, did_you_mean
 from fpt_lightning.machine import expect_memory
 
 Behaviour = Literal["correct", "as_released"]
@@ -85,8 +84,8 @@ class ListOps(FPTDataModule):
         if source is None:
             examples, tokens = sum(self.sizes.values()), max(1, min_length)
             expect_memory(max(examples * tokens, max_length), f"{examples:,} examples of up to {max_length:,} tokens")
-        at_least(1, **{f"{split}_examples": size for split, size in self.sizes.items()}, limit=limit)
-        at_least(0, generator_seed=generator_seed)
+        at_least(1, "data.", **{f"{split}_examples": size for split, size in self.sizes.items()}, limit=limit)
+        at_least(0, "data.", generator_seed=generator_seed)
         if self.behaviour not in get_args(Behaviour):
             known = get_args(Behaviour)
             raise UsageError(f"data.behaviour is one of {', '.join(known)}{did_you_mean(self.behaviour, known)}")

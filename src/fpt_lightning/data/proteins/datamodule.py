@@ -8,12 +8,11 @@ import numpy as np
 from fpt_lightning.data.cache import content_hash
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.download import RemoteFile, fetch, unpack
-from fpt_lightning.data.options import at_least
 from fpt_lightning.data.proteins.records import FOLDS, VOCABULARY
 from fpt_lightning.data.proteins.tape import EXAMPLES, find_split, read_proteins, require_lmdb
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.errors import FPTError, UsageError, at_least
 
 CLS, SEP = VOCABULARY.index("<cls>"), VOCABULARY.index("<sep>")
 RELEASED_OUTPUTS = 1200
@@ -72,7 +71,7 @@ class RemoteHomology(FPTDataModule):
         self.download = download
         self.names: dict[Split, str] = {"train": "train", "validation": "valid", "test": f"test_{holdout}_holdout"}
         self._proteins: dict[Split, LabelledSequences] = {}
-        at_least(FOLDS, outputs=outputs)
+        at_least(FOLDS, "data.", outputs=outputs)
         if limit < 3:
             raise UsageError(f"data.limit must be at least 3: <cls>, an amino acid, <sep>; got {limit}")
 

@@ -10,12 +10,11 @@ import torch
 
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.loading import BatchDataset, CountedStream
-from fpt_lightning.data.options import at_least
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.data.text.corpus import Corpus, open_corpus
 from fpt_lightning.data.text.files import divide, list_books
 from fpt_lightning.data.text.tokenizer import LARGEST_VOCABULARY, SMALLEST_VOCABULARY
-from fpt_lightning.errors import UsageError
+from fpt_lightning.errors import UsageError, are_shares, at_least
 
 SHORTEST_REPEAT = 8
 
@@ -68,14 +67,15 @@ class TextFolder(FPTDataModule):
         self.evaluation_windows = evaluation_windows
         self.repeat_share = repeat_share
         self.tokenizer_folder = Path(tokenizer) if tokenizer else None
-        at_least(1, validation_books=validation_books, test_books=test_books, evaluation_windows=evaluation_windows)
-        at_least(2 * SHORTEST_REPEAT, context=context)
+        at_least(
+            1, "data.", validation_books=validation_books, test_books=test_books, evaluation_windows=evaluation_windows
+        )
+        at_least(2 * SHORTEST_REPEAT, "data.", context=context)
         if not SMALLEST_VOCABULARY <= vocabulary <= LARGEST_VOCABULARY:
             raise UsageError(
                 f"data.vocabulary lies between {SMALLEST_VOCABULARY} and {LARGEST_VOCABULARY}, got {vocabulary}"
             )
-        if not 0 <= repeat_share <= 1:
-            raise UsageError(f"data.repeat_share lies between 0 and 1, got {repeat_share}")
+        are_shares("data.", with_0=True, with_1=True, repeat_share=repeat_share)
 
     @property
     def task(self) -> TaskSpec:

@@ -9,11 +9,10 @@ import numpy as np
 from fpt_lightning.data.bits import EVALUATION_KEY
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.loading import ENDLESS, BatchDataset, CountedStream
-from fpt_lightning.data.options import at_least
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.data.text.datamodule import SHORTEST_REPEAT, as_batch, repeat_span
 from fpt_lightning.data.text.tokenizer import LARGEST_VOCABULARY
-from fpt_lightning.errors import UsageError
+from fpt_lightning.errors import UsageError, are_shares, at_least
 
 
 class GeneratedLanguage(FPTDataModule):
@@ -39,8 +38,8 @@ class GeneratedLanguage(FPTDataModule):
         self.vocabulary = vocabulary
         self.draws = draws
         self.evaluation_windows = evaluation_windows
-        at_least(1, evaluation_windows=evaluation_windows)
-        at_least(2 * SHORTEST_REPEAT, context=context)
+        at_least(1, "data.", evaluation_windows=evaluation_windows)
+        at_least(2 * SHORTEST_REPEAT, "data.", context=context)
         if not 2 <= vocabulary <= LARGEST_VOCABULARY:
             raise UsageError(f"{self.name} has 2 to {LARGEST_VOCABULARY:,} different tokens, not {vocabulary:,}")
 
@@ -111,8 +110,7 @@ class ShuffleDyck(GeneratedLanguage):
         super().__init__(context, 2 * kinds, 2 * (context + 1), **kwargs)
         self.kinds = kinds
         self.opens = opens
-        if not 0 < opens < 1:
-            raise UsageError(f"data.opens lies between 0 and 1, got {opens}")
+        are_shares("data.", opens=opens)
 
     def windows(self, uniform: np.ndarray) -> np.ndarray:
         size, rows = len(uniform), np.arange(len(uniform))
@@ -151,7 +149,7 @@ class MemorisedTokens(GeneratedLanguage):
     def __init__(self, context: int = 256, vocabulary: int = 4096, distinct: int = 1024, **kwargs: Any) -> None:
         super().__init__(context, vocabulary, context + 1, **kwargs)
         self.distinct = distinct
-        at_least(1, distinct=distinct)
+        at_least(1, "data.", distinct=distinct)
 
     def windows(self, uniform: np.ndarray) -> np.ndarray:
         windows: np.ndarray = (uniform * self.vocabulary).astype(np.int64)

@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric, Metric
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from fpt_lightning.data.spec import Batch, TaskSpec
-from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.errors import FPTError, UsageError, are_shares, at_least
 from fpt_lightning.models.backbones.room import cut, expect_room
 from fpt_lightning.models.kernels.attention import use_attention
 from fpt_lightning.training.artifacts import checkpoint as checkpoints
@@ -72,19 +72,15 @@ class LanguageModel(L.LightningModule):
         super().__init__()
         if task.vocabulary_size is None or task.classes != task.vocabulary_size:
             raise UsageError(f"a language model learns from text, not from {task.name}: use --data TextFolder")
-        for name, value in {"width": width, "layers": layers, "heads": heads}.items():
-            if value < 1:
-                raise UsageError(f"model.{name} must be at least 1, got {value}")
+        at_least(1, "model.", width=width, layers=layers, heads=heads)
+        at_least(0, "model.", warmup_steps=warmup_steps, weight_decay=weight_decay)
+        are_shares("model.", with_0=True, with_1=True, moved_share=moved_share)
         if width % heads:
             raise UsageError(f"model.heads {heads} does not divide model.width {width}")
         if positions < task.max_length:
             raise UsageError(f"model.positions {positions} are fewer than the tokens of data.context {task.max_length}")
-        if not 0 <= moved_share <= 1:
-            raise UsageError(f"model.moved_share lies between 0 and 1, got {moved_share}")
         if lr <= 0:
             raise UsageError(f"model.lr must be above 0, got {lr}")
-        if warmup_steps < 0 or weight_decay < 0:
-            raise UsageError("model.warmup_steps and model.weight_decay must be 0 or more")
         self.save_hyperparameters(ignore=["task"])
         self.task = task
         self.lr = lr
