@@ -61,7 +61,7 @@ def test_other_weights_data_or_splits_have_other_features(mnist_root: Path) -> N
     features()
     assert len(list(Path("kept").glob("features-*"))) == 3
     features(seed=1)
-    features(pixels="raw")
+    features(pixels="normalised")
     features()
     assert len(list(Path("kept").glob("features-*"))) == 9
 
