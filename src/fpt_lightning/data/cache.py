@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fpt_lightning.files import whole_file
+from fpt_lightning.tensors import read_tensors, tensor_bytes, tensors_hash
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -29,8 +30,6 @@ def cache_file(folder: Path, kind: str, *what: object) -> Path:
 def kept(path: Path, key: Any, make: Callable[[], Tensors]) -> Tensors:
     """Reads the tensors that a file keeps, or makes them and keeps them there, where it can be written.
 
-    What is read lies in the file until it is looked at: large tensors cost no copy, and processes share them.
-
     Args:
         path: A file of :func:`cache_file`.
         key: All that the tensors depend on, in what JSON can write.
@@ -48,23 +47,20 @@ def content_hash(tensors: Iterable[torch.Tensor]) -> str:
     """The sha256 of what tensors hold, one behind the other, in hexadecimal digits."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(_bytes(tensor))
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 
 def _read(path: Path, key: str) -> Tensors | None:
     """None where there is no such file, or it is damaged, or another."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != key:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        tensors, metadata = read_tensors(path)
     except (SafetensorError, OSError):
         return None
-    return tensors if _checksum(tensors) == metadata.get("sha256") else None
+    is_whole = metadata.get("key") == key and metadata.get("sha256") == tensors_hash(tensors)
+    return tensors if is_whole else None
 
 
 def _write(path: Path, key: str, tensors: Tensors) -> None:
@@ -73,26 +69,13 @@ def _write(path: Path, key: str, tensors: Tensors) -> None:
 
     try:
         with whole_file(path) as part:
-            save_file(dict(tensors), part, metadata={"key": key, "sha256": _checksum(tensors)})
+            save_file(dict(tensors), part, metadata={"key": key, "sha256": tensors_hash(tensors)})
             part.chmod(0o644)  # safetensors lets its owner alone read it, but a folder may be shared
     except (SafetensorError, OSError) as error:
         rank_zero_warn(
             f"{path.parent} cannot be written ({getattr(error, 'strerror', None) or error}), so every start makes anew "
             f"what {path.name} would keep; data.cache_folder names another folder"
         )
-
-
-def _checksum(tensors: Tensors) -> str:
-    """Of the names, types and shapes too: their damage would be another content."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _digest(facts: Any) -> str:

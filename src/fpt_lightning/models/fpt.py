@@ -1,7 +1,6 @@
 """The frozen pretrained transformer: input layer, frozen backbone, output layer."""
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from fpt_lightning.models.lora import LoraOptions, add_adapters
 from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
 from fpt_lightning.models.random_streams import drawn_from
 from fpt_lightning.models.token_shuffle import TokenShuffle
+from fpt_lightning.tensors import tensors_hash
 
 
 class FrozenPretrainedTransformer(nn.Module):
@@ -157,13 +157,5 @@ class FrozenPretrainedTransformer(nn.Module):
         # hashing a large body takes seconds, and every checkpoint asks: only once as long as nothing is written to it
         versions = [(parameter.data_ptr(), parameter._version) for parameter in frozen.values()]
         if self._hashed is None or self._hashed[0] != versions:
-            self._hashed = (versions, _hash(frozen))
+            self._hashed = (versions, tensors_hash(frozen)[:16])
         return self._hashed[1]
-
-
-def _hash(parameters: Mapping[str, nn.Parameter]) -> str:
-    digest = hashlib.sha256()
-    for name, parameter in sorted(parameters.items()):
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]

@@ -1,8 +1,7 @@
 """The trained parts of a run as two small files that anyone may open: safetensors, and JSON that says what it is."""
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,8 +9,9 @@ import torch
 from fpt_lightning.errors import FPTError
 from fpt_lightning.files import write_whole
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+from fpt_lightning.tensors import read_tensors, tensors_hash
 
-HASH = "sha256"
+HASH = "tensors"
 """The name of the tensors' hash in the file's metadata."""
 
 
@@ -50,12 +50,10 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
     Raises:
         FPTError: If the file cannot be read, is damaged, or belongs to other parts or frozen weights.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
         if metadata.get(HASH, own_hash := tensors_hash(tensors)) != own_hash:  # versions before 0.3 wrote none
             raise ValueError("its tensors are not those that were written")
     except (SafetensorError, OSError, ValueError) as error:
@@ -75,16 +73,6 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
-
-
-def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The sha256 of names, types, shapes and values, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _with_sorted_metadata(content: bytes) -> bytes:
