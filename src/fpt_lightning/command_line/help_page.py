@@ -1,6 +1,5 @@
 """``fpt COMMAND --help``: the options that people want first, with the values that they have in the configs given."""
 
-import importlib
 import re
 import shutil
 import textwrap
@@ -13,6 +12,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from fpt_lightning.command_line.arguments import ArgumentParser
+from fpt_lightning.command_line.option_checks import imported
 from fpt_lightning.config_files import shipped
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import UsageError, did_you_mean
@@ -172,9 +172,7 @@ def _option(action: Action, value: Any) -> Option:
 def _class_of(given: Any, base: type) -> type:
     if not given or "class_path" not in given:
         return base
-    module, _, name = given["class_path"].rpartition(".")
-    found: type = getattr(importlib.import_module(module), name)
-    return found
+    return imported(given["class_path"])
 
 
 def _value(config: Mapping[str, Any], name: str, default: Any) -> Any:
