@@ -56,6 +56,14 @@ class TaskSpec:
         """The figure that judges an answer, the higher the better: ``accuracy``, or ``r2`` of a regression."""
         return "accuracy" if self.classes is not None else "r2"
 
+    def in_standard_units(self, numbers: torch.Tensor) -> torch.Tensor:
+        """A regression's targets as the model answers them, in single precision."""
+        return ((numbers - self.target_mean) / self.target_std).float()
+
+    def in_own_units(self, numbers: torch.Tensor) -> torch.Tensor:
+        """A regression's answers in the units of the data."""
+        return numbers * self.target_std + self.target_mean
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 

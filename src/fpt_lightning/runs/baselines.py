@@ -101,7 +101,7 @@ def _fit(inputs: torch.Tensor, target: torch.Tensor, task: TaskSpec, decay: floa
         if task.classes is not None:
             error = F.cross_entropy(logits.view(-1, task.classes), target.flatten())
         else:
-            error = F.mse_loss(logits, ((target - task.target_mean) / task.target_std).float())
+            error = F.mse_loss(logits, task.in_standard_units(target))
         total = error + decay / 2 * weight.square().sum()
         total.backward()
         return total
@@ -115,4 +115,4 @@ def _answers(logits: torch.Tensor, task: TaskSpec) -> torch.Tensor:
     """``[batch, answers]``: the most likely classes, or numbers in the data's own units."""
     if task.classes is not None:
         return logits.unflatten(1, (task.answers, task.classes)).argmax(dim=2)
-    return logits * task.target_std + task.target_mean
+    return task.in_own_units(logits)

@@ -206,7 +206,7 @@ class FPTClassifier(PortableModule):
         if self.task.classes is not None:
             probability, answer = logits.softmax(dim=-1).max(dim=-1)
             return Prediction(answer, probability)
-        return Prediction(logits.squeeze(-1) * self.task.target_std + self.task.target_mean)
+        return Prediction(self.task.in_own_units(logits.squeeze(-1)))
 
     def on_validation_epoch_end(self) -> None:
         """Asks schedules that wait for a plateau; before the checkpoint of this validation is written."""
@@ -258,7 +258,7 @@ class FPTClassifier(PortableModule):
         if self.task.classes is not None:
             return logits, target, self.loss(logits, target)
         numbers = logits.squeeze(-1).float()
-        target = ((target - self.task.target_mean) / self.task.target_std).float()
+        target = self.task.in_standard_units(target)
         return numbers, target, self.loss(numbers, target)
 
     def _count_what_is_left_out(self, metrics: nn.ModuleDict, split: Split) -> None:
