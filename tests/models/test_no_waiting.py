@@ -16,7 +16,6 @@ from fpt_lightning.models.backbones.families.own import OWN_BODIES
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.kernels.replicas import replicated
 from fpt_lightning.models.packed import PackedTransformer
-from fpt_lightning.models.token_shuffle import TokenShuffle
 
 WORDS = TaskSpec("words", max_length=12, classes=7, vocabulary_size=9)
 NUMBERS = TaskSpec("bits", max_length=12, classes=2, token_width=5, answer_tokens=3, answers_per_token=2)
@@ -78,9 +77,8 @@ def test_a_step_never_waits_for_the_gpu(
 @pytest.mark.parametrize("padded", [True, False], ids=["padded", "whole"])
 def test_a_step_of_a_pack_never_waits_for_the_gpu(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = [BackboneChoice("tiny", seed=seed, backbone_seed=0) for seed in (0, 1)]
-    models = [FrozenPretrainedTransformer(WORDS, choice) for choice in choices]
+    models = [FrozenPretrainedTransformer(WORDS, choice, shuffle_tokens=True) for choice in choices]
     packed = PackedTransformer(models)
-    packed.model.shuffle = TokenShuffle()  # whose numbers the host draws
     with fake_gpu(monkeypatch), replicated([torch.Generator()] * 2):
         move(packed)
         (tokens, mask), (others, _) = _batch(WORDS, padded), _batch(WORDS, False)

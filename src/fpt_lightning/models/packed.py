@@ -69,19 +69,22 @@ class PackedTransformer(nn.Module):
             self.model.set_submodule(path, Replicated([model.get_submodule(path) for model in models], self._batch))
         self._check(models)
 
-    def forward(self, tokens: Sequence[Tensor], masks: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    def forward(
+        self, tokens: Sequence[Tensor], masks: Sequence[Tensor | None], places: Sequence[int] | None = None
+    ) -> tuple[Tensor, ...]:
         """Answers a batch for every model.
 
         Args:
             tokens: For every model ``[batch, length, token_width]``, or ids ``[batch, length]``.
             masks: For every model ``[batch, length]`` bool, or None; shorter batches are padded to the longest.
+            places: Those of the examples in their split, where all models evaluate the same ones.
 
         Returns:
             For every model its logits ``[batch, answers, classes]``.
         """
         self._batch.size = len(tokens[0])
         folded, mask = fold(tokens, masks)
-        logits: Tensor = self.model(folded, mask)
+        logits: Tensor = self.model(folded, mask, None if places is None else [*places] * self.count)
         return logits.chunk(self.count)
 
     @torch.no_grad()
@@ -98,7 +101,7 @@ class PackedTransformer(nn.Module):
                 parameter.add_(torch.randn(parameter.shape, generator=noise).to(parameter), alpha=0.2)
         try:
             alone = [model(example) for model in models]
-            together = self([example] * self.count, [None] * self.count)
+            together = self([example] * self.count, [None] * self.count, range(len(example)))
         except (RuntimeError, AttributeError, TypeError, ValueError) as error:
             raise FPTError(f"a body of this form cannot be packed: {first_line(error)}") from error
         finally:

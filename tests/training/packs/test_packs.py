@@ -134,12 +134,12 @@ def compare(one: Path, other: Path) -> None:
         same(read_checkpoint(one / name), read_checkpoint(other / name))
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_packed_runs_are_those_alone_to_the_last_bit(count: int) -> None:
+@pytest.mark.parametrize(("count", "model"), [(1, {}), (3, {}), (3, {"shuffle_tokens": True})], ids=str)
+def test_packed_runs_are_those_alone_to_the_last_bit(count: int, model: dict[str, Any]) -> None:
     runs = RUNS[:count]
     for folder, (lr, seed) in zip(folders("alone", runs), runs, strict=True):
-        alone(folder, lr, seed)
-    packed(folders("packed", runs), runs)
+        alone(folder, lr, seed, **model)
+    packed(folders("packed", runs), runs, **model)
     for one, other in zip(folders("alone", runs), folders("packed", runs), strict=True):
         compare(one, other)
 
