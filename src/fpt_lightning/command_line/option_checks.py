@@ -50,6 +50,8 @@ def check_options(config: Mapping[str, Any], groups: Mapping[str, type]) -> None
     _refuse_odd_names(config)
     if not 0 <= config["seed_everything"] < 2**32:
         raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {config['seed_everything']}")
+    if (step := config.get("pause_at")) is not None and step < 1:
+        raise UsageError(f"pause_at must be at least 1, got {step}")
     for option in RATES:
         if config.get(option) is not None and option not in config["model"]["init_args"]:
             name = config["model"]["class_path"].rpartition(".")[2]

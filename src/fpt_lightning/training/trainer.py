@@ -142,15 +142,12 @@ class FPTTrainer(L.Trainer):
         Raises:
             FPTError: If the run never validated, so that there is no checkpoint to choose, or it was replaced.
             DivergedError: If its numbers are not finite any more.
-            UsageError: If only a test is asked for, and of no checkpoint; or the checkpoints cannot be chosen among; or
-                it is to pause before it begins.
+            UsageError: If only a test is asked for, and of no checkpoint; or the checkpoints cannot be chosen among.
         """
         if test == "only" and ckpt_path is None:
             raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
         if test != "never" and self.limit_test_batches == 0:
             raise UsageError("trainer.limit_test_batches=0 leaves nothing to test: add --test never")
-        if pause_at is not None and pause_at < 1:
-            raise UsageError(f"pause_at must be at least 1, got {pause_at}")
         measured: dict[str, Any] = {}
         if test != "only":
             check_choice(

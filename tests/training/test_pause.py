@@ -1,0 +1,100 @@
+"""A run that pauses at a validation goes on as one that never stopped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from conftest import Fpt, read_rows
+from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
+
+
+def _course(run: str) -> list[dict[str, str]]:
+    """The rows of its figures, columns in one order, without what depends on the clock."""
+    rows = read_rows(Path(run, "metrics.csv"))
+    return [{name: row[name] for name in sorted(row) if name != "samples_per_second"} for row in rows]
+
+
+def _trained(run: str, name: str = "last") -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = read_checkpoint(Path(run, "checkpoints", f"{name}.ckpt"))["state_dict"]
+    return weights
+
+
+def _result(run: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(Path(run, "result.json").read_text())
+    return result
+
+
+def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def words(tiny: list[str]) -> list[str]:
+    """Six steps, validated at every second."""
+    return ["run", "--config=bit_xor.yaml", *tiny, "--trainer.max_steps=6", "--ckpt_path=last"]
+
+
+def test_a_run_pauses_and_goes_on_to_the_last_bit(
+    fpt: Fpt, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fpt(*words, "--run_folder=whole") == 0
+    assert fpt(*words, "--run_folder=paused", "--pause_at=2") == 0
+    assert "paused pauses at step 2: the same command without --pause_at goes on" in capsys.readouterr().out
+    at_two = _trained("paused")
+    assert json.loads(Path("paused/paused.json").read_text()) == {"step": 2}
+    assert not Path("paused/result.json").exists()
+    # to where it stands it has nothing to do; between two validations it goes to the next
+    assert fpt(*words, "--run_folder=paused", "--pause_at=2") == 0
+    assert _same(_trained("paused"), at_two)
+    assert fpt(*words, "--run_folder=paused", "--pause_at=3") == 0
+    assert json.loads(Path("paused/paused.json").read_text()) == {"step": 4}
+    assert fpt(*words, "--run_folder=paused") == 0
+    assert not Path("paused/paused.json").exists()
+    assert _same(_trained("paused"), _trained("whole"))
+    assert _same(_trained("paused", "best"), _trained("whole", "best"))
+    assert _course("paused") == _course("whole")
+    times = ("samples_per_second", "wall_seconds", "peak_memory_mb")
+    assert {k: v for k, v in _result("paused").items() if k not in times} == {
+        k: v for k, v in _result("whole").items() if k not in times
+    }
+    assert yaml.safe_load(Path("paused/config.yaml").read_text())["pause_at"] is None
+    assert Path("paused/config.yaml").read_text() == Path("whole/config.yaml").read_text()
+
+
+def test_a_run_that_ends_at_its_pause_is_finished(fpt: Fpt, words: list[str]) -> None:
+    assert fpt(*words, "--run_folder=whole", "--pause_at=6") == 0
+    assert _result("whole")["steps"] == 6
+    assert (
+        fpt(
+            *words,
+            "--run_folder=stopped",
+            "--pause_at=4",
+            "--early_stopping.patience=1",
+            "--early_stopping.min_delta=1",
+        )
+        == 0
+    )
+    assert _result("stopped")["steps"] == 4
+
+
+def test_a_pack_pauses_and_its_runs_go_on_alone(fpt: Fpt, words: list[str]) -> None:
+    lists = "model.lr=[1e-3,1e-2]"
+    alone = [word for word in words if not word.startswith("--ckpt_path")]
+    assert fpt(*alone, "--pack", lists, "--run_folder=whole") == 0
+    assert fpt(*alone, "--pack", lists, "--run_folder=paused", "--pause_at=2") == 0
+    runs = sorted(path.name for path in Path("paused").iterdir())
+    assert len(runs) == 2
+    assert all(json.loads(Path("paused", run, "paused.json").read_text()) == {"step": 2} for run in runs)
+    assert fpt(*alone, "--pack", lists, "--run_folder=paused") == 0
+    for run in runs:
+        assert _same(_trained(f"paused/{run}"), _trained(f"whole/{run}"))
+        assert _course(f"paused/{run}") == _course(f"whole/{run}")
+
+
+def test_a_run_cannot_pause_before_it_begins(fpt: Fpt, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert fpt(*words, "--run_folder=run", "--pause_at=0") == 2
+    assert "pause_at must be at least 1, got 0" in capsys.readouterr().err
