@@ -107,13 +107,7 @@ class FPTCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
         """Adds the named callbacks, and links what no config should have to repeat."""
         parser.elsewhere = frozenset(options_of_commands())
-        folder_help = "Folder of the run; by default runs/TASK/NUMBER."
-        parser.add_argument("--run_folder", type=str | None, default=None, help=folder_help)
-        parser.add_argument("--overwrite", action="store_true", help="Make a run anew, or go on with a finished one.")
-        cache_help = (
-            "Compute what an output layer that trains alone, without dropout, reads: once for all steps and runs."
-        )
-        parser.add_argument("--cache_features", type=bool, default=False, help=cache_help)
+        parser.add_run_options()
         for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.set_defaults(dict(CALLBACK_DEFAULTS))

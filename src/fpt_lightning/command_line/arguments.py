@@ -59,6 +59,16 @@ class ArgumentParser(LightningArgumentParser):
         self._commands = super().add_subcommands(*args, **kwargs)
         return self._commands
 
+    def add_run_options(self) -> None:
+        """Adds where a run lies, and what it may keep for others."""
+        folder_help = "Folder of the run; by default runs/TASK/NUMBER."
+        self.add_argument("--run_folder", type=str | None, default=None, help=folder_help)
+        self.add_argument("--overwrite", action="store_true", help="Make a run anew, or go on with a finished one.")
+        cache_help = (
+            "Compute what an output layer that trains alone, without dropout, reads: once for all steps and runs."
+        )
+        self.add_argument("--cache_features", type=bool, default=False, help=cache_help)
+
     def add_optimizer_options(self) -> None:
         """Adds ``optimizer`` and ``lr_scheduler``, which the model gets as class and arguments, not built.
 
