@@ -235,7 +235,8 @@ def _sum_up(grid: Grid, outcomes: Mapping[str, Outcome], report_command: str) ->
     left = [run for run in due if not run.is_done(outcomes[run.id])]
     diverged = sum(outcomes[run.id].state is State.DIVERGED for run in due)
     among = f", {diverged} of which diverged" if diverged else ""
-    paused = sum(run.until is not None and outcomes[run.id].state is not State.FINISHED for run in due)
+    on_the_way = (State.PAUSED, State.STOPPED)  # a kill behind the rung leaves it stopped
+    paused = sum(run.until is not None and outcomes[run.id].state in on_the_way for run in due)
     among += f", {paused} pause at a rung" if paused else ""
     print(f"{len(due) - len(left)} of {len(due)} runs are finished{among}: `{report_command}` shows the table")
     if left:

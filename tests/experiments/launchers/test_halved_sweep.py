@@ -105,10 +105,10 @@ def test_a_halved_sweep_in_packs_pauses_and_goes_on_likewise(capfd: pytest.Captu
 
 
 def test_a_rate_that_diverges_is_left_behind_at_its_rung(capsys: pytest.CaptureFixture[str]) -> None:
-    _experiments(lr=[1e-3, 1e-2, 1e30], grid_seeds=None, seeds=[0])
+    _experiments(lr=[1e-3, 3e-3, 1e-2, 1e30], grid_seeds=None, seeds=[0])
     assert main(_words("sweep")) == 0
     said = capsys.readouterr().out
-    assert "3 of 3 runs are finished, 1 of which diverged, 1 pause at a rung" in said
+    assert "4 of 4 runs are finished, 1 of which diverged, 2 pause at a rung" in said
     assert main(_words("report")) == 0
     assert "1e30 diverged" in capsys.readouterr().out
 
