@@ -25,6 +25,7 @@ tasks:
 protocols:
   paper: {configs: [train/paper.yaml], seeds: [0, 1], settings: {trainer.max_steps: 3}, tasks: {xor: {data.n: 5}}}
   fair: {lr: [1.0e-3, 1.0e-2], seeds: [0, 1], grid_seeds: 1, finalists: 1}
+  halving: {lr: [1.0e-3, 1.0e-2], seeds: [0, 1], reduction: 2, rungs: [0.5, 0.75]}
 profiles:
   smoke:
     about: seconds a run
