@@ -65,7 +65,7 @@ REPLACEMENTS: list[Any] = [
     {"words": "words"}, {"words": None}, {"words": {"words": 1}}, "itself",
 ]  # fmt: skip
 
-OPTIONAL = ("lr", "grid_seeds", "made_by", "missing", "baseline", "backbone")
+OPTIONAL = ("lr", "grid_seeds", "reduction", "made_by", "missing", "baseline", "backbone")
 
 
 def places(value: Any, place: Place = ()) -> Iterator[Place]:

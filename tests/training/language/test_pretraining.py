@@ -102,11 +102,16 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(
     assert not list(Path().rglob("*.ckpt"))
 
 
-def test_a_result_of_a_task_is_not_made_of_language(
-    fpt: Fpt, small_language: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert fpt("run", *small_language) == 2
-    assert "fpt fit" in capsys.readouterr().err
+def test_a_run_says_what_was_learnt(fpt: Fpt, small_language: list[str]) -> None:
+    assert fpt("run", *small_language, "--arm=novels", "--run_folder=run") == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert (result["task"], result["arm"], result["steps"]) == ("language", "novels", 4)
+    assert result["test_loss"] < math.log(300) + 1
+    assert "baselines" not in result
+    assert Path("run/backbone/model.safetensors").is_file()
+
+
+def test_a_language_model_learns_from_text_alone() -> None:
     with pytest.raises(UsageError, match="learns from text"):
         LanguageModel(TaskSpec("bit_xor", 10, 2, token_width=1))
 
