@@ -6,15 +6,19 @@ import shlex
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from sweeps import PATIENCE, children, is_alive, measured, sweep, sweep_words, write_experiments
+from sweeps import PATIENCE, children, grid_of, is_alive, measured, sweep, sweep_words, write_experiments
 
 from conftest import read_rows
+from fpt_lightning.experiments.launchers.verdict import carry_out
 from fpt_lightning.main import main
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.outcome import State, read_outcome, write_failure
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 STEPS, EVERY = 12, 2
@@ -137,6 +141,29 @@ def test_a_halved_sweep_killed_again_and_again_ends_as_one_that_never_was() -> N
     assert done.returncode == 0, done.stderr
     assert _steps("killed") == _steps("whole")
     assert _sorted(measured("killed")) == _sorted(measured("whole"))
+
+
+@pytest.mark.slow
+def test_two_halved_sweeps_at_once_make_every_run_once() -> None:
+    words = sweep_words(_experiments(), "runs", "--protocol", "halving", "--jobs", "1", "--pack", "off")
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=PATIENCE) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all("5 of 5 runs are finished, 3 pause at a rung" in out for out, _ in said)
+    assert sorted(_steps().values()) == [4, 4, 6, STEPS, STEPS]
+
+
+def test_a_run_that_stands_at_its_rung_is_not_built_again() -> None:
+    """By none of the launchers, which all have it carried out here."""
+    run = replace(grid_of(_experiments()).all_runs()[0], until=4)
+    run.folder.mkdir(parents=True)
+    RunFolder(run.folder).write_pause(4)
+    write_failure(run.folder, "on the way to the next rung")
+    assert carry_out(run).state is State.FINISHED
+    assert read_outcome(run.folder).state is State.PAUSED
+    assert not (run.folder / "log.txt").exists()
+    (run.folder / "paused.json").write_text('{"step": "fo')
+    assert read_outcome(run.folder).state is State.MISSING
 
 
 @pytest.mark.parametrize(
