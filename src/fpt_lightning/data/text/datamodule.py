@@ -80,13 +80,7 @@ class TextFolder(FPTDataModule):
     @property
     def task(self) -> TaskSpec:
         """An answer for every token: the one behind it."""
-        return TaskSpec(
-            name="language",
-            max_length=self.context,
-            classes=self.vocabulary,
-            vocabulary_size=self.vocabulary,
-            answer_tokens=self.context,
-        )
+        return next_tokens("language", self.context, self.vocabulary)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -180,6 +174,13 @@ class ConsecutiveWindows(BatchDataset):
 def _windows_at(tokens: np.ndarray, starts: np.ndarray, context: int) -> np.ndarray:
     """The windows that begin at some places, each with the token behind it: ``[batch, context + 1]`` int64."""
     return tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
+
+
+def next_tokens(name: str, context: int, vocabulary: int) -> TaskSpec:
+    """The task of a language: behind each of ``context`` tokens the next, one of ``vocabulary``."""
+    return TaskSpec(
+        name=name, max_length=context, classes=vocabulary, vocabulary_size=vocabulary, answer_tokens=context
+    )
 
 
 def as_batch(windows: np.ndarray) -> Batch:

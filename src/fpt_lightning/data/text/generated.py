@@ -10,7 +10,7 @@ from fpt_lightning.data.bits import EVALUATION_KEY
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.loading import ENDLESS, BatchDataset, CountedStream
 from fpt_lightning.data.spec import Batch, TaskSpec
-from fpt_lightning.data.text.datamodule import SHORTEST_REPEAT, as_batch, repeat_span
+from fpt_lightning.data.text.datamodule import SHORTEST_REPEAT, as_batch, next_tokens, repeat_span
 from fpt_lightning.data.text.tokenizer import LARGEST_VOCABULARY
 from fpt_lightning.errors import UsageError, are_shares, at_least
 
@@ -46,13 +46,7 @@ class GeneratedLanguage(FPTDataModule):
     @property
     def task(self) -> TaskSpec:
         """An answer for every token: the one behind it."""
-        return TaskSpec(
-            name=self.name,
-            max_length=self.context,
-            classes=self.vocabulary,
-            vocabulary_size=self.vocabulary,
-            answer_tokens=self.context,
-        )
+        return next_tokens(self.name, self.context, self.vocabulary)
 
     @abstractmethod
     def windows(self, uniform: np.ndarray) -> np.ndarray:
