@@ -103,6 +103,8 @@ class FPTCLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
         # a number, never a random one, because data and model are linked to it
         parser.add_argument("--seed_everything", type=int, default=0, help="The seed of the run.")
+        order_help = "Seed of the training data and its order, where it is not to be seed_everything."
+        parser.add_argument("--data_seed", type=int | None, default=None, help=order_help)
 
     def add_arguments_to_parser(self, parser: ArgumentParser) -> None:  # type: ignore[override]
         """Adds the named callbacks, and links what no config should have to repeat."""
@@ -113,7 +115,7 @@ class FPTCLI(LightningCLI):
         parser.set_defaults(dict(CALLBACK_DEFAULTS))
         parser.set_defaults({"model": {"class_path": f"{FPTClassifier.__module__}.{FPTClassifier.__name__}"}})
         parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments(("data_seed", "seed_everything"), "data.init_args.seed", compute_fn=_first_given)
         parser.link_arguments("seed_everything", "model.init_args.seed")
         parser.add_optimizer_options()
 
@@ -282,6 +284,10 @@ class FPTCLI(LightningCLI):
         if tests_only:
             trainer.logger = False  # a test alone logs at step 0, before everything that is there
         rank_zero_info(f"run folder: {self.run_folder.path}")
+
+
+def _first_given(seed: int | None, otherwise: int) -> int:
+    return otherwise if seed is None else seed
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -123,6 +123,8 @@ def test_which_runs_share_a_body() -> None:
     assert len({run.shared for run in of_arm["pretrained"]}) == 1
     assert len({run.shared for run in of_arm["random"]}) == 3
     assert not {run.shared for run in of_arm["pretrained"]} & {run.shared for run in of_arm["statistics"]}
+    values = {"data": "BitXOR", "model.backbone": "pocket"}
+    assert shared({**values, "data_seed": 1}) == shared({**values, "data_seed": 2}) == shared(values)
     packs = packed(of_arm["pretrained"], size=6, slots=2)
     assert [len(pack.members) for pack in packs] == [6, 6, 3]
     assert in_words(packs) == "15 runs: 1 pack of 3, 2 packs of 6"

@@ -48,8 +48,9 @@ def check_options(config: Mapping[str, Any], groups: Mapping[str, type]) -> None
     """
     refuse_infinite(config)
     _refuse_odd_names(config)
-    if not 0 <= config["seed_everything"] < 2**32:
-        raise UsageError(f"seed_everything lies between 0 and 2**32 - 1, got {config['seed_everything']}")
+    for name in ("seed_everything", "data_seed"):
+        if (seed := config.get(name)) is not None and not 0 <= seed < 2**32:
+            raise UsageError(f"{name} lies between 0 and 2**32 - 1, got {seed}")
     if (step := config.get("pause_at")) is not None and step < 1:
         raise UsageError(f"pause_at must be at least 1, got {step}")
     for option in RATES:

@@ -20,7 +20,7 @@ from fpt_lightning.data.loading import (
     expect_batch_fits,
     make_loader,
 )
-from fpt_lightning.data.options import MOST_WORKERS, check_batch_size, check_epochs, check_test
+from fpt_lightning.data.options import MOST_WORKERS, check_batch_size, check_epochs, check_test, part_of
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError, at_least
 
@@ -50,6 +50,8 @@ class FPTDataModule(L.LightningDataModule):
         seed: Seed of the training stream; the command line links it to ``seed_everything``.
         cache_folder: Where what takes long to make of the data is kept for the next start; by default
             ``fpt-lightning`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. Where it cannot be written, every start makes it.
+        fraction: The share of the training split that is trained on, the same examples for every seed. How data is
+            read, such as the scale of a column, still follows from the whole split.
         as_released: Read the data as the paper's reference implementation did: every switch of the task stands as it
             did there, whatever else is said of it. Nothing changes for tasks without one.
 
@@ -68,6 +70,7 @@ class FPTDataModule(L.LightningDataModule):
         seed: int = 0,
         cache_folder: str | None = None,
         as_released: bool = False,
+        fraction: float = 1.0,
     ) -> None:
         super().__init__()
         self.root = root
@@ -77,10 +80,13 @@ class FPTDataModule(L.LightningDataModule):
         self.seed = seed
         self.cache_folder = Path(cache_folder) if cache_folder else default_folder()
         self.as_released = as_released
+        self.fraction = fraction
         self.learnt: dict[str, Any] | None = None  # the encoding of another datamodule, see use_encoding
         self._examples: dict[Split, BatchDataset] = {}
         at_least(1, "data.", batch_size=batch_size, eval_batch_size=eval_batch_size)
         at_least(0, "data.", num_workers=num_workers)
+        if not 0 < fraction <= 1:
+            raise UsageError(f"data.fraction must be above 0 and at most 1, got {fraction}")
         if num_workers > MOST_WORKERS:
             raise UsageError(f"data.num_workers must be at most {MOST_WORKERS:,}, got {num_workers:,}")
 
@@ -177,7 +183,8 @@ class FPTDataModule(L.LightningDataModule):
 
     def fingerprint(self) -> str:
         """A short hash of :meth:`facts` that names the data in a result."""
-        facts = json.dumps({"task": self.task.as_dict(), **self.facts()}, sort_keys=True)
+        part = {} if self.fraction == 1 else {"fraction": self.fraction}  # fingerprints of all data stay as they were
+        facts = json.dumps({"task": self.task.as_dict(), **self.facts(), **part}, sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def describe(self) -> list[str]:
@@ -222,9 +229,11 @@ class FPTDataModule(L.LightningDataModule):
         return self.test_dataloader() if new is None else self._loader(new, self.eval_batch_size, in_order=True)
 
     def examples(self, split: Split) -> BatchDataset:
-        """The examples of a split, made once."""
+        """The examples of a split, made once; of the training split the :attr:`fraction` that is trained on."""
         if split not in self._examples:
-            self._examples[split] = self.dataset(split)
+            whole = self.dataset(split)
+            is_all = split != "train" or self.fraction == 1
+            self._examples[split] = whole if is_all else part_of(whole, self.fraction, self.task.name)
         return self._examples[split]
 
     def sample(self, examples: int, device: torch.device) -> Batch:

@@ -46,6 +46,30 @@ class BatchDataset(Dataset[Any], ABC):
         return self.__getitems__([index])
 
 
+class Part(BatchDataset):
+    """Some examples of a dataset, in a random order that is the same for every seed: a smaller part lies in a larger.
+
+    Args:
+        whole: The dataset.
+        count: How many.
+    """
+
+    def __init__(self, whole: BatchDataset, count: int) -> None:
+        self.whole = whole
+        self.kept = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))[:count]
+        self.counts_epochs = whole.counts_epochs
+        self.lengths = None if whole.lengths is None else whole.lengths[self.kept]
+        self.targets = None if whole.targets is None else whole.targets[self.kept]
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        asked = torch.as_tensor(indices)
+        kept, epoch = self.kept[asked % len(self)], asked // len(self)
+        return self.whole.__getitems__((kept + epoch * len(self.whole)).tolist())
+
+
 class CountedStream(BatchDataset):
     """A stream whose example i is made of random numbers that are a function of the stream's key and i alone.
 

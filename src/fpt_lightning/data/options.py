@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import lightning as L
 
-from fpt_lightning.data.loading import ENDLESS
+from fpt_lightning.data.loading import ENDLESS, BatchDataset, Part
 from fpt_lightning.errors import UsageError
 
 MOST_WORKERS = 1000
@@ -56,3 +56,22 @@ def check_test(trainer: L.Trainer, count: Callable[[], int]) -> None:
             f"trainer.limit_test_batches {share} of {batches} batches is none: say {1 / batches:.2g} or more, "
             "or a number of batches"
         )
+
+
+def part_of(whole: BatchDataset, fraction: float, task: str) -> Part:
+    """A share of the training split, rounded down.
+
+    Raises:
+        UsageError: If the split has no end, or the part has no example of a class that the split has.
+    """
+    if len(whole) >= ENDLESS:
+        raise UsageError(f"data.fraction: the training data of {task} is generated without end, and has no parts")
+    part = Part(whole, int(fraction * len(whole)))
+    if whole.targets is not None and part.targets is not None and not whole.targets.is_floating_point():
+        classes = len(whole.targets.unique())
+        if missing := classes - len(part.targets.unique()):
+            raise UsageError(
+                f"data.fraction {fraction} of {task} is {len(part):,} of {len(whole):,} training examples, "
+                f"without any of {missing} of {classes} classes: take more"
+            )
+    return part

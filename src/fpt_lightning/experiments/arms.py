@@ -30,6 +30,7 @@ class Reference(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 class Task(Entry, frozen=True):
     """A column: a task config, the paper's learning rate, and what judges a run, the higher the better.
 
+    ``settings`` are options behind those of its config, such as a ``data.fraction``: a column of its own;
     ``chance`` is what guessing reaches, in percent: 0 by default for ``r2``, where the mean is guessed;
     ``reference_split`` is the split that the published figures are of, where it is not the test split.
     """
@@ -39,6 +40,7 @@ class Task(Entry, frozen=True):
     config: Name
     lr: Rate
     chance: Annotated[float, Meta(ge=0, le=100)] = nan
+    settings: Mapping[str, Any] = {}
     metric: Literal["accuracy", "r2"] = "accuracy"
     reference_split: Literal["test", "validation"] = "test"
 

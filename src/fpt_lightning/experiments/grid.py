@@ -130,6 +130,7 @@ class Grid:
         first = (self.experiments.tasks[task].config, *self.protocol.configs)
         configs = (*first, *backbone.configs, *self.table.configs, *arm.configs)
         settings: dict[str, Any] = {
+            **self.experiments.tasks[task].settings,
             **self.profile.settings,
             **self.profile.tasks.get(task, {}),
             **backbone.settings,

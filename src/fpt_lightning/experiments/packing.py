@@ -19,8 +19,8 @@ from fpt_lightning.models.parts import PAPER
 from fpt_lightning.runs.lock import hold
 
 MAY_DIFFER = frozenset(
-    {"arm", "early_stopping.min_delta", "early_stopping.patience", "model.lr", "model.part_lr", "seed_everything",
-     "trainer.max_steps"}
+    {"arm", "data_seed", "early_stopping.min_delta", "early_stopping.patience", "model.lr", "model.part_lr",
+     "seed_everything", "trainer.max_steps"}
 )  # fmt: skip
 """Options in which the runs of a pack may differ, beside those that only say where a run is made."""
 

@@ -43,11 +43,13 @@ class ImageSplit(BatchDataset):
 
     Args:
         rows: ``[examples]`` int64.
+        targets: ``[examples, 1]`` int64, their labels.
         counts_epochs: Whether an image differs from epoch to epoch.
     """
 
-    def __init__(self, rows: torch.Tensor, *, counts_epochs: bool = False) -> None:
+    def __init__(self, rows: torch.Tensor, targets: torch.Tensor, *, counts_epochs: bool = False) -> None:
         self.rows = rows
+        self.targets = targets
         self.counts_epochs = counts_epochs
 
     def __len__(self) -> int:
@@ -174,13 +176,12 @@ class ImageTask(FPTDataModule):
         self._scaling = None
 
     def dataset(self, split: Split) -> ImageSplit:
-        return ImageSplit(self.rows(split), counts_epochs=split == "train" and self.augmentation is not None)
+        rows = self.rows(split)
+        augmented = split == "train" and self.augmentation is not None
+        return ImageSplit(rows, self.table.labels.cpu()[rows, None], counts_epochs=augmented)
 
     def facts(self) -> dict[str, Any]:
         return {"scaling": "raw"} if self.pixels == "raw" else {}  # so that fingerprints of old keep their meaning
-
-    def targets(self, split: Split) -> torch.Tensor:
-        return self.table.labels.cpu()[self.rows(split), None]
 
     def describe(self) -> list[str]:
         size, most = self.table.mebibytes, self.device_resident_mb
