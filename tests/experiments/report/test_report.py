@@ -18,7 +18,7 @@ from run_folders import EXPERIMENTS, finish, grid_of
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Cell, Grid
 from fpt_lightning.experiments.report import FORMATS, render, write_report
-from fpt_lightning.experiments.report.svg import x_axis
+from fpt_lightning.experiments.report.pictures.svg import x_axis
 from fpt_lightning.experiments.report.units import NONE, short
 from fpt_lightning.runs.outcome import write_failure
 
@@ -71,7 +71,7 @@ def test_bold_is_significant_and_no_more() -> None:
     assert "**" not in _row(told, r"LSTM\*")[0] + _row(told, r"LSTM\*")[1] + "".join(_row(told, "FPT"))
     assert "over 3 comparisons" in told
     page = _rendered(_finished(profile="laptop", overrides={"data.batch_size": 4}), "html")
-    assert re.search(r'title="[^"]* against FPT, paired t-test over 3 seeds: p[^"]*corrected \(Holm\) p', page)
+    assert re.search(r'title="[^"]* against FPT, 95 % interval [^"]* to [^"]*, paired t-test over 3 seeds: p[^"]*corrected \(Holm\) p', page)
     assert "the same difference on every seed" in page
 
 

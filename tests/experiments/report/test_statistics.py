@@ -16,6 +16,7 @@ def test_a_paired_comparison_uses_the_seeds_that_both_have() -> None:
     found = compare({0: 11.0, 1: 13.0, 2: 14.0, 7: 99.0}, {0: 10.0, 1: 11.0, 2: 11.0, 8: 0.0})
     assert (found.seeds, found.difference) == (3, 2.0)
     assert found.p == pytest.approx(0.0741799)
+    assert found.interval == pytest.approx((2 - 2.484138, 2 + 2.484138))  # 4.302653 / sqrt(3), of t tables
     assert not found.verdict(fewer_is_better=False)  # nothing is before it is corrected
 
 
@@ -32,8 +33,18 @@ def test_a_paired_comparison_uses_the_seeds_that_both_have() -> None:
 def test_what_cannot_be_tested_says_why(arm: dict[int, float], reason: str) -> None:
     found = compare(arm, {0: 100.0, 1: 100.0})
     assert found.p is None
+    assert found.interval is None
     assert found.untested is not None
     assert found.untested.startswith(reason)
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=6))
+def test_an_interval_holds_zero_where_the_test_does_not_speak_against_it(pairs: list[tuple[float, float]]) -> None:
+    found = compare(*({seed: pair[side] for seed, pair in enumerate(pairs)} for side in (0, 1)))
+    if found.interval is not None and found.p is not None and abs(found.p - 0.05) > 1e-6:
+        low, high = found.interval
+        assert (low <= 0 <= high) == (found.p > 0.05)
+        assert found.difference == pytest.approx((low + high) / 2, abs=1e-9)
 
 
 def test_holms_correction_of_known_values() -> None:

@@ -10,14 +10,13 @@ from urllib.parse import quote
 
 from fpt_lightning.experiments.arms import Reference
 from fpt_lightning.experiments.cells import Run
-from fpt_lightning.experiments.report.charts import charts_of
+from fpt_lightning.experiments.report.pictures.charts import Picture, charts_of
 from fpt_lightning.experiments.report.checks import warnings_of
-from fpt_lightning.experiments.report.reading import options, rates, reading
+from fpt_lightning.experiments.report.reading import compared, options, rates, reading
 from fpt_lightning.experiments.report.results import Column, Entry, Results
-from fpt_lightning.experiments.report.statistics import Comparison, standard_error
-from fpt_lightning.experiments.report.svg import Chart, Dots
+from fpt_lightning.experiments.report.statistics import standard_error
 from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
-from fpt_lightning.experiments.tables import MEASURES, Profile, Table
+from fpt_lightning.experiments.tables import Profile, Table
 from fpt_lightning.runs.outcome import Outcome, State
 
 ABSENT = {
@@ -91,7 +90,7 @@ class Page:
         options: What the profile and the protocol change of the tasks' configs, a line each.
         rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
         metric: What judges the tasks.
-        charts: By kind and task; see :func:`charts_of`.
+        charts: By kind; see :func:`charts_of`.
         attention: Titles and pictures of attention maps.
     """
 
@@ -108,7 +107,7 @@ class Page:
     rates: list[str]
     warnings: list[str]
     metric: str
-    charts: dict[str, list[tuple[str, Chart | Dots]]]
+    charts: dict[str, list[tuple[str, Picture]]]
     attention: list[tuple[str, Path]]
     cells: list[CellText]
 
@@ -131,7 +130,7 @@ def page_of(results: Results, folder: Path) -> Page:
     return Page(
         table=grid.table,
         profile=grid.profile,
-        headings=[_heading(column, grid.table) for column in results.columns],
+        headings=[column.heading for column in results.columns],
         rows=[(arm, [_figure(results, arm, column, notes) for column in results.columns]) for arm in results.arms],
         baselines=list(_baselines(results)),
         notes=notes,
@@ -158,7 +157,7 @@ def _figure(results: Results, arm: str, column: Column, notes: list[str]) -> Fig
         mean=_mean(values, column),
         reference="" if reference is None else _reference(reference, unit),
         difference=unit.write_signed(fmean(values) - reference.mean) if values and reference is not None else "",
-        comparison="" if comparison is None else _comparison(comparison, unit, results.baseline),
+        comparison="" if comparison is None else compared(comparison, unit, results.baseline),
         verdict="" if comparison is None else comparison.verdict(fewer_is_better=column.fewer_is_better),
         count=(f"n = {count}" + (f" of {seeds}" if count < seeds else "")) if count else "",
         lr=rate(entry.lr) if entry.lr is not None and len(entry.cell.rates) > 1 else "",
@@ -194,16 +193,6 @@ def _reference(reference: Reference, unit: Unit) -> str:
     return mean if reference.standard_error is None else f"{mean} ± {unit.write(reference.standard_error)}"
 
 
-def _comparison(comparison: Comparison, unit: Unit, baseline: str) -> str:
-    if comparison.difference is None:
-        return comparison.untested or ""
-    difference = f"{unit.write_signed(comparison.difference)} against {baseline}"
-    if comparison.p is None or comparison.corrected is None:
-        return f"{difference}, not tested: {comparison.untested}"
-    p, corrected = ("p < 0.001" if p < 0.001 else f"p = {p:.2g}" for p in (comparison.p, comparison.corrected))
-    return f"{difference}, paired t-test over {comparison.seeds} seeds: {p}, corrected (Holm) {corrected}"
-
-
 def _note(results: Results, entry: Entry, column: Column, count: int, notes: list[str]) -> int | None:
     """The number, from 1, of the note that says why there are fewer values than seeds."""
     finished = len(entry.results)
@@ -216,14 +205,6 @@ def _note(results: Results, entry: Entry, column: Column, count: int, notes: lis
     if note not in notes:
         notes.append(note)
     return notes.index(note) + 1
-
-
-def _heading(column: Column, table: Table) -> str:
-    """Names the measure where accuracy does not go without saying."""
-    if table.measures == ("accuracy",) and column.task.metric == "accuracy":
-        return column.task.title
-    measure = MEASURES[column.measure].replace(UNITS["accuracy"].axis, UNITS[column.task.metric].axis)
-    return f"{column.task.title}, {measure}"
 
 
 def _attention(results: Results) -> Iterator[tuple[str, Path]]:

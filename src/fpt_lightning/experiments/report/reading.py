@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from fpt_lightning.experiments.report.results import COUNTS, Entry, Results
-from fpt_lightning.experiments.report.statistics import SIGNIFICANT
-from fpt_lightning.experiments.report.units import SIGNS, UNITS, rate
+from fpt_lightning.experiments.report.statistics import CONFIDENCE, SIGNIFICANT, Comparison
+from fpt_lightning.experiments.report.units import SIGNS, UNITS, Unit, rate
 from fpt_lightning.runs.outcome import State
 
 DEFINITIONS = {
@@ -45,6 +45,21 @@ def reading(results: Results, metric: str) -> Iterator[str]:
             f"over seeds, p < {SIGNIFICANT:g} after Holm's correction over {tested} comparison{'s' * (tested > 1)}."
         )
     yield from _left_out(results)
+
+
+def compared(comparison: Comparison, unit: Unit, baseline: str) -> str:
+    """What the test against the baseline found, a sentence."""
+    if comparison.difference is None:
+        return comparison.untested or ""
+    difference = f"{unit.write_signed(comparison.difference)} against {baseline}"
+    if comparison.p is None or comparison.corrected is None or comparison.interval is None:
+        return f"{difference}, not tested: {comparison.untested}"
+    low, high = map(unit.write_signed, comparison.interval)
+    p, corrected = ("p < 0.001" if p < 0.001 else f"p = {p:.2g}" for p in (comparison.p, comparison.corrected))
+    return (
+        f"{difference}, {100 * CONFIDENCE:g} % interval {low} to {high}, paired t-test over {comparison.seeds} seeds: "
+        f"{p}, corrected (Holm) {corrected}"
+    )
 
 
 def _other_splits(results: Results) -> Iterator[str]:

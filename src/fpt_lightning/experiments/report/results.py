@@ -11,6 +11,7 @@ from fpt_lightning.experiments.cells import Cell, Run
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report.statistics import Comparison, compare, holm
 from fpt_lightning.experiments.report.units import COUNT, UNITS, Unit
+from fpt_lightning.experiments.tables import MEASURES, Table
 from fpt_lightning.runs.metrics import Curve
 from fpt_lightning.runs.outcome import Outcome, State
 from fpt_lightning.runs.result import Result
@@ -86,6 +87,7 @@ class Column:
     task: Task
     measure: str
     name: str
+    heading: str
 
     @property
     def unit(self) -> Unit:
@@ -136,7 +138,7 @@ def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
     tasks = tuple(grid.experiments.tasks[name] for name in dict.fromkeys(cell.task for cell in grid.cells))
     several = len(grid.table.measures) > 1
     columns = tuple(
-        Column(task, measure, f"{task.name}.{measure}" if several else task.name)
+        Column(task, measure, f"{task.name}.{measure}" if several else task.name, _heading(task, measure, grid.table))
         for task in tasks
         for measure in grid.table.measures
     )
@@ -158,6 +160,13 @@ def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
     for place, corrected in zip(tested, holm(list(tested.values())), strict=True):
         comparisons[place] = replace(comparisons[place], corrected=corrected)
     return Results(grid, outcomes, tasks, columns, arms, baseline, baselines, entries, values, comparisons)
+
+
+def _heading(task: Task, measure: str, table: Table) -> str:
+    """Names the measure where accuracy does not go without saying."""
+    if table.measures == ("accuracy",) and task.metric == "accuracy":
+        return task.title
+    return f"{task.title}, {MEASURES[measure].replace(UNITS['accuracy'].axis, UNITS[task.metric].axis)}"
 
 
 def _chance(task: Task) -> float:

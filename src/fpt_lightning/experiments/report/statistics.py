@@ -8,6 +8,9 @@ from statistics import fmean, stdev
 SIGNIFICANT = 0.05
 """The corrected p-value below which a difference is called significant."""
 
+CONFIDENCE = 0.95
+"""How often such intervals hold the true difference, where differences are normally distributed."""
+
 _EQUAL = 1e-9  # differences of percentages that are equal but for rounding
 
 
@@ -21,6 +24,7 @@ class Comparison:
         p: Two-sided p-value of the paired t-test; None where there is nothing to test.
         untested: Why there is no p-value.
         corrected: The p-value after Holm's correction over the table.
+        interval: Where the difference lies with :data:`CONFIDENCE`, by the t distribution; None where p is.
     """
 
     seeds: int
@@ -28,6 +32,7 @@ class Comparison:
     p: float | None = None
     untested: str | None = None
     corrected: float | None = None
+    interval: tuple[float, float] | None = None
 
     def verdict(self, fewer_is_better: bool) -> str:
         """``better`` or ``worse`` than the baseline; empty where chance explains the difference."""
@@ -61,8 +66,9 @@ def compare(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Comparis
         return Comparison(len(seeds), difference, untested=f"{same} on every seed: no variance to test with")
     from scipy import stats  # most of a second
 
-    p = stats.ttest_rel([arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]).pvalue
-    return Comparison(len(seeds), difference, float(p))
+    found = stats.ttest_rel([arm[seed] for seed in seeds], [baseline[seed] for seed in seeds])
+    low, high = found.confidence_interval(CONFIDENCE)
+    return Comparison(len(seeds), difference, float(found.pvalue), interval=(float(low), float(high)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

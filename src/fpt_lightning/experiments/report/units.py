@@ -18,6 +18,7 @@ class Unit:
         axis: Along the axis of a chart.
         factor: What a value of ``result.json`` or ``metrics.csv`` is multiplied by.
         digits: Digits behind the point.
+        difference: What a difference is counted in.
         least_height: What a chart shows of it at least, so that small differences look small.
         lowest: What is less a chart draws at its edge.
     """
@@ -27,6 +28,7 @@ class Unit:
     axis: str
     factor: float
     digits: int
+    difference: str
     least_height: float = 0.0
     lowest: float = -math.inf
 
@@ -39,10 +41,10 @@ class Unit:
         return (MINUS if value < 0 else "+") * any(digit in size for digit in "123456789") + size
 
 
-COUNT = Unit("count", "Count", "count", 1, 0)
+COUNT = Unit("count", "Count", "count", 1, 0, "steps")
 UNITS = {
-    "accuracy": Unit("accuracy", "Accuracy", "accuracy, %", 100, 1, 5),
-    "r2": Unit("R²", "R²", "R²", 1, 3, 0.05, -1),
+    "accuracy": Unit("accuracy", "Accuracy", "accuracy, %", 100, 1, "points", 5),
+    "r2": Unit("R²", "R²", "R²", 1, 3, "R²", 0.05, -1),
 }
 """By the metric of a task."""
 

@@ -1,4 +1,4 @@
-"""What a table's page draws: a small chart for every task."""
+"""What a table's page draws: a small chart for every task, or for every column."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -7,19 +7,26 @@ from statistics import fmean
 from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error
-from fpt_lightning.experiments.report.svg import Chart, Dots, Level, Point, Series, x_axis, y_axis
+from fpt_lightning.experiments.report.pictures.forest import Effects, effects
+from fpt_lightning.experiments.report.pictures.svg import Chart, Dots, Level, Point, Series, x_axis, y_axis
 from fpt_lightning.experiments.report.units import UNITS, rate, short
+
+Picture = Chart | Dots | Effects
 
 MOST_POINTS = 120
 """Points of a drawn curve: more cannot be told apart at its size."""
 
 
-def charts_of(results: Results) -> dict[str, list[tuple[str, Chart | Dots]]]:
-    """All that there is something to draw for: by kind, a chart for each task under its title."""
+def charts_of(results: Results) -> dict[str, list[tuple[str, Picture]]]:
+    """All that there is something to draw for: by kind, under the title of what it is of."""
     kinds = {"curves": _learning_curves, "rates": _rates, "convergence": _convergence, "sizes": _sizes}
+    of_columns = [(column.heading, effects(results, column)) for column in results.columns]
     return {
-        kind: [(task.title, chart) for task in results.tasks if (chart := draw(results, task)) is not None]
-        for kind, draw in kinds.items()
+        "effects": [(heading, drawn) for heading, drawn in of_columns if drawn is not None],
+        **{
+            kind: [(task.title, chart) for task in results.tasks if (chart := draw(results, task)) is not None]
+            for kind, draw in kinds.items()
+        },
     }
 
 

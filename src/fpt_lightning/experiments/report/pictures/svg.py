@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 LEFT, RIGHT, TOP, BOTTOM = 46, 348, 28, 208
 """Edges of the drawn area."""
@@ -102,11 +103,16 @@ class Chart:
     y: Axis
     arms: Sequence[Series]
     level: Level
+    kind: ClassVar[str] = "chart"
+
+    @property
+    def height(self) -> int:
+        return self.y.start - self.y.end
 
     @property
     def words(self) -> str:
         """What is drawn, for who cannot see it: every arm from its first point to its last."""
-        return _sentence(self.title, [f"{arm.name} {self._course(arm.points)}" for arm in self.arms])
+        return sentence(self.title, [f"{arm.name} {self._course(arm.points)}" for arm in self.arms])
 
     def _course(self, points: Sequence[Point]) -> str:
         ends = [f"{point.y:.4g} at {self.x.written(point.x)}" for point in (points[0], points[-1])]
@@ -121,13 +127,18 @@ class Dots:
     title: str
     x: Axis
     rows: Sequence[tuple[str, int, Sequence[Point], float]]
-    row_height: int = ROW
+    kind: ClassVar[str] = "dots"
+    row_height: ClassVar[int] = ROW
+
+    @property
+    def height(self) -> int:
+        return self.row_height * len(self.rows)
 
     @property
     def words(self) -> str:
         """What is drawn, for who cannot see it: the mean and the number of dots of every arm."""
         told = [f"{name} {mean:,.0f} in the mean of {len(points)}" for name, _, points, mean in self.rows]
-        return _sentence(self.title, told)
+        return sentence(self.title, told)
 
     def marks(self, points: Sequence[Point]) -> list[tuple[float, float, Point]]:
         """Where every dot lies, and how far above or below its row: those that would cover each other are stacked."""
@@ -148,7 +159,8 @@ class Dots:
         ]
 
 
-def _sentence(title: str, told: Sequence[str]) -> str:
+def sentence(title: str, told: Sequence[str]) -> str:
+    """What a picture shows, in words."""
     return f"{title}: {'; '.join(told)}."
 
 

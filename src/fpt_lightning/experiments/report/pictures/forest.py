@@ -1,0 +1,86 @@
+"""How far every arm lies from the baseline, with its interval: the forest plot of a table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fpt_lightning.experiments.report.pictures.svg import Axis, sentence, x_axis
+from fpt_lightning.experiments.report.reading import compared
+from fpt_lightning.experiments.report.results import Column, Results
+from fpt_lightning.experiments.report.units import short
+
+WIDEST = 4
+"""How many times the room of all differences their intervals may take: beyond, they end in an arrow."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An arm's difference to the baseline.
+
+    Attributes:
+        name: Of the arm.
+        style: Number of its marker.
+        difference: In the unit of the axis.
+        interval: Where the difference lies; None where there is nothing to estimate it from.
+        written: The difference as it is written.
+        verdict: ``better``, ``worse``, or empty.
+        tooltip: All that the test found.
+    """
+
+    name: str
+    style: int
+    difference: float
+    interval: tuple[float, float] | None
+    written: str
+    verdict: str
+    tooltip: str
+
+
+@dataclass(frozen=True)
+class Effects:
+    """A row for every arm over one axis, on which zero is the baseline."""
+
+    title: str
+    x: Axis
+    rows: Sequence[Effect]
+    kind: ClassVar[str] = "effects"
+    row_height: ClassVar[int] = 44
+
+    @property
+    def height(self) -> int:
+        return self.row_height * len(self.rows)
+
+    @property
+    def words(self) -> str:
+        """What is drawn, for who cannot see it: every difference and how sure it is."""
+        return sentence(self.title, [f"{row.name} {row.tooltip}" for row in self.rows])
+
+    def beyond(self, row: Effect) -> tuple[bool, bool]:
+        """Whether a row's interval goes on beyond the left edge, and beyond the right one."""
+        low, high = row.interval or (row.difference, row.difference)
+        return low < self.x.low, high > self.x.high
+
+
+def effects(results: Results, column: Column) -> Effects | None:
+    """The differences of a column; None where no arm has one."""
+    rows = []
+    for style, arm in enumerate(results.arms):
+        comparison = results.comparisons.get((arm, column.name))
+        if comparison is not None and comparison.difference is not None:
+            difference, verdict = comparison.difference, comparison.verdict(column.fewer_is_better)
+            written, told = column.unit.write_signed(difference), compared(comparison, column.unit, results.baseline)
+            rows.append(Effect(arm, style, difference, comparison.interval, written, verdict, told))
+    if not rows:
+        return None
+    label = f"difference to {results.baseline}, {column.unit.difference}"
+    written = short if column.fewer_is_better else "{:g}".format
+    return Effects(f"Differences on {column.heading}", x_axis(label, _shown(rows, column), False, written), rows)
+
+
+def _shown(rows: Sequence[Effect], column: Column) -> list[float]:
+    """What the axis holds: zero, the differences, and their intervals as far as that leaves the differences apart."""
+    differences = [0.0, *(row.difference for row in rows)]
+    low, high = min(differences), max(differences)
+    room = max(high - low, column.unit.least_height) * (WIDEST - 1) / 2
+    ends = [end for row in rows for end in row.interval or ()]
+    return [*differences, *(min(max(end, low - room), high + room) for end in ends)]

@@ -1,0 +1,78 @@
+"""What the page of a study draws: differences with their intervals."""
+
+import re
+
+from run_folders import finish, grid_of
+
+from fpt_lightning.experiments.grid import Grid
+from fpt_lightning.experiments.report import render
+
+FIGURES = {"FPT": [0.70, 0.71, 0.72], "Random": [0.60, 0.62, 0.64], "LSTM*": [0.6, 0.9, 0.7]}
+
+
+def _finished(**how: object) -> Grid:
+    """Differences to FPT of -9 with little variance, of +2.3 with much."""
+    grid = grid_of(**{"tasks": ["bit_xor"], "arms": list(FIGURES), **how})
+    for cell in grid.cells:
+        for (_, seed), run in cell.runs.items():
+            finish(run, FIGURES[cell.arm.name][seed])
+    return grid
+
+
+def _section(grid: Grid, heading: str) -> str:
+    """A section of the HTML page; empty where there is none."""
+    page = render(grid, grid.outcomes(), "html").replace("&#39;", "'")
+    _, found, rest = page.partition(f"<h2>{heading}</h2>")
+    return rest.partition("</section>")[0] if found else ""
+
+
+def test_a_difference_is_drawn_with_its_interval() -> None:
+    section = _section(_finished(), "Against FPT")
+    # differences -10, -9, -8: 9 +- 4.303 / sqrt(3)
+    found = r"Random: −9.0 against FPT, 95 % interval −11.5 to −6.5, paired t-test over 3 seeds: p = 0.0041, corrected"
+    (worse,) = re.findall(rf'<g class="effect worse"><title>{found}.*?</g>', section)
+    assert "▼ −9.0" in worse
+    (unsure,) = re.findall(r'<g class="effect "><title>LSTM\*: \+2.3 against FPT, .*?</g>', section)
+    assert "▲" not in unsure
+    assert section.count('class="effect') == 2  # the baseline is the line
+    assert 'class="zero"' in section
+    assert 'aria-label="Differences on bit-xor: Random −9.0 against FPT, 95 % interval' in section
+    place = {name: float(at) for name, at in re.findall(r'<line class="(zero|error)" x1="([\d.]+)"', worse + section)}
+    assert place["error"] < place["zero"]
+
+
+def test_differences_are_the_first_picture() -> None:
+    grid = _finished()
+    page = render(grid, grid.outcomes(), "html")
+    assert re.findall(r"<h2>(.*?)</h2>", page)[:2] == ["Against FPT", "Learning curves"]
+
+
+def test_an_interval_without_end_leaves_the_differences_apart() -> None:
+    """Two seeds give a t value of 12.7; the axis ends before, the tooltip has all of it."""
+    section = _section(_finished(seeds=(0, 1)), "Against FPT")
+    (unsure,) = re.findall(r'<g class="effect "><title>LSTM\*: .*? 95 % interval −179.7 to \+188.7, .*?</g>', section)
+    assert len(re.findall(r'class="end" d="M[\d.]+ [\d.]+L', unsure)) == 2
+    numbers = [float(number) for number in re.findall(r'text-anchor="middle">(-?\d+)</text>', section)]
+    assert max(map(abs, numbers)) <= 50
+
+
+def test_where_there_is_nothing_to_compare_nothing_is_drawn() -> None:
+    assert not _section(_finished(arms=["FPT"]), "Against FPT")
+    assert not _section(grid_of(), "Against FPT")
+
+
+def test_what_cannot_be_tested_is_a_mark_alone() -> None:
+    section = _section(_finished(seeds=(0,)), "Against FPT")
+    assert "not tested: one seed in common with the baseline" in section
+    assert "class=\"error\"" not in section
+    assert section.count('class="dot"') == 2
+
+
+def test_every_measure_has_its_differences() -> None:
+    grid = grid_of("table7")
+    for cell in grid.cells:
+        for (_, seed), run in cell.runs.items():
+            finish(run, 0.5 + seed / 10, training=[0.5 + seed / 20], trained_parameters=1000 if cell.arm.name == "FPT" else 500)
+    section = _section(grid, "Against FPT")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", section)
+    assert captions == ["MNIST, test accuracy, %", "MNIST, training accuracy, %"]
