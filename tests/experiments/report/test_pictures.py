@@ -1,11 +1,14 @@
-"""What the page of a study draws: differences with their intervals."""
+"""What the page of a study draws: differences with their intervals, every run of a grid."""
 
 import re
 
-from run_folders import finish, grid_of
+import pytest
+from run_folders import diverge, finish, grid_of
 
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report import render
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.outcome import write_failure
 
 FIGURES = {"FPT": [0.70, 0.71, 0.72], "Random": [0.60, 0.62, 0.64], "LSTM*": [0.6, 0.9, 0.7]}
 
@@ -76,3 +79,58 @@ def test_every_measure_has_its_differences() -> None:
     section = _section(grid, "Against FPT")
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", section)
     assert captions == ["MNIST, test accuracy, %", "MNIST, training accuracy, %"]
+
+
+def _squares(section: str, arm: str) -> dict[str, tuple[str, float, float]]:
+    """What is drawn of every run of an arm, by its tooltip: its marks, opacity and width."""
+    found = re.findall(
+        r'((?:<rect class="frame [a-z]+"[^>]*>|<path class="lost"[^>]*>)?)'
+        r'<rect class="square"[^>]* width="([\d.]+)"[^>]* fill-opacity="([\d.]+)"><title>(.*?)</title>',
+        section,
+    )
+    marks = {told: re.findall(r'class="([a-z ]+)"', mark) for mark, _, _, told in found}
+    return {
+        told.removeprefix(f"{arm}, "): ("".join(marks[told]), float(opacity), float(width))
+        for _, width, opacity, told in found
+        if told.startswith(f"{arm}, ")
+    }
+
+
+def test_every_run_of_a_grid_is_a_square_that_says_how_it_stands() -> None:
+    grid = grid_of(protocol="fair", tasks=["bit_xor"], arms=["FPT", "Random"])
+    whole, mixed = grid.cells
+    for (lr, seed), run in whole.runs.items():
+        finish(run, 0.9, validation={1e-4: 0.6, 1e-3: 0.8, 1e-2: 0.7}[lr] + seed / 100)
+    runs = list(mixed.runs.values())
+    finish(runs[0], validation=0.5)
+    finish(runs[1], curve=[0.3, 0.65, 0.4])
+    RunFolder(runs[1].folder).result.unlink()
+    RunFolder(runs[1].folder).write_pause(300)
+    diverge(runs[2], 70)
+    write_failure(runs[3].folder, "out of memory")
+    section = _section(grid, "Every learning rate and seed")
+    squares = _squares(section, "Random")
+    assert squares["lr 1e-4, seed 0: validation 50.0, finished"] == ("", 0.08, 32.0)
+    mark, opacity, width = squares["lr 1e-4, seed 1: validation 65.0, paused"]  # its best, not its last
+    assert (mark, opacity, width) == ("frame way", pytest.approx(0.08 + 0.92 * 15 / 32, abs=1e-3), 24.0)
+    assert squares["lr 1e-4, seed 2: diverged"][:2] == ("lost", 0)
+    assert squares["lr 1e-3, seed 0: failed"][:2] == ("lost", 0)
+    assert squares["lr 1e-3, seed 1: missing"][:2] == ("frame missing", 0)
+    assert len(squares) == 9
+    assert _squares(section, "FPT")["lr 1e-3, seed 2: validation 82.0, finished"][1] == 1
+    assert section.count('class="choice"') == 1
+    words = "FPT from 60.0 to 82.0, chosen 1e-3, 9 finished; Random from 50.0 to 65.0, 1 finished, 1 diverged, 1 failed, "
+    assert f"{words}1 paused, 5 missing." in section
+
+
+def test_where_no_run_is_asked_for_nothing_is_drawn() -> None:
+    grid = grid_of(protocol="frugal", tasks=["bit_xor"], arms=["FPT"])
+    for run in grid.due(grid.outcomes()):
+        finish(run, validation={1e-4: 0.6, 1e-3: 0.8, 1e-2: 0.7}[run.lr or 0])
+    squares = _squares(_section(grid, "Every learning rate and seed"), "FPT")
+    assert len(squares) == 7  # the two best run all seeds
+    assert sum("missing" in told for told in squares) == 4
+
+
+def test_one_learning_rate_is_no_grid() -> None:
+    assert not _section(_finished(), "Every learning rate and seed")

@@ -8,10 +8,11 @@ from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error
 from fpt_lightning.experiments.report.pictures.forest import Effects, effects
+from fpt_lightning.experiments.report.pictures.heat_map import HeatMap, heat_map
 from fpt_lightning.experiments.report.pictures.svg import Chart, Dots, Level, Point, Series, x_axis, y_axis
 from fpt_lightning.experiments.report.units import UNITS, rate, short
 
-Picture = Chart | Dots | Effects
+Picture = Chart | Dots | Effects | HeatMap
 
 MOST_POINTS = 120
 """Points of a drawn curve: more cannot be told apart at its size."""
@@ -19,7 +20,13 @@ MOST_POINTS = 120
 
 def charts_of(results: Results) -> dict[str, list[tuple[str, Picture]]]:
     """All that there is something to draw for: by kind, under the title of what it is of."""
-    kinds = {"curves": _learning_curves, "rates": _rates, "convergence": _convergence, "sizes": _sizes}
+    kinds: dict[str, Callable[[Results, Task], Picture | None]] = {
+        "curves": _learning_curves,
+        "rates": _rates,
+        "grids": heat_map,
+        "convergence": _convergence,
+        "sizes": _sizes,
+    }
     of_columns = [(column.heading, effects(results, column)) for column in results.columns]
     return {
         "effects": [(heading, drawn) for heading, drawn in of_columns if drawn is not None],
