@@ -148,17 +148,17 @@ def _read(config: str) -> dict[str, Any]:
     nested = read_config(Path(find_config(config))) or {}
     if not isinstance(nested, dict):
         raise UsageError(f"config {config} must have sections and options, it is a {type(nested).__name__}")
-    return _dotted(plain(nested))
+    return dotted(plain(nested))
 
 
-def _dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as dotted names, down to plain values; ``init_args`` disappears."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else key
         # a section is at the top, or stands below a section's class: deeper mappings are values
         if isinstance(value, dict) and (not prefix or key == "init_args"):
-            flat.update(_dotted(value, name))
+            flat.update(dotted(value, name))
         else:
             flat[name] = value
     return flat

@@ -108,7 +108,8 @@ def finish(
     steps = 100 * len(curve)
     training = training or [0.5] * (steps // 10)
     run.folder.mkdir(parents=True)
-    options = {name: {**section, **(config or {}).get(name, {})} for name, section in CONFIG.items()}
+    config = config or {}
+    options = {name: {**CONFIG.get(name, {}), **config.get(name, {})} for name in CONFIG | config}
     (run.folder / "config.yaml").write_text(yaml.safe_dump({"seed_everything": run.seed, **options}))
     rows = [{"step": 10 * index + 9, "train_accuracy": accuracy} for index, accuracy in enumerate(training)]
     rows = [] if metric == "r2" else rows

@@ -1,9 +1,10 @@
-"""What the page of a study draws: differences with their intervals, every run of a grid."""
+"""What the page of a study draws: differences with their intervals, every run of a grid, fractions of data."""
 
+import json
 import re
 
 import pytest
-from run_folders import diverge, finish, grid_of
+from run_folders import EXPERIMENTS, diverge, finish, grid_of
 
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report import render
@@ -134,3 +135,39 @@ def test_where_no_run_is_asked_for_nothing_is_drawn() -> None:
 
 def test_one_learning_rate_is_no_grid() -> None:
     assert not _section(_finished(), "Every learning rate and seed")
+
+
+def _of_fractions(fractions: dict[str, float | None]) -> Grid:
+    """Columns that are MNIST, with the fractions that their runs were given."""
+    columns = "".join(
+        f"  {name}: {{title: MNIST {name}, config: mnist.yaml, lr: 1.0e-3, chance: 10}}\n" for name in fractions
+    )
+    declared = EXPERIMENTS.replace("protocols:\n", f"{columns}protocols:\n", 1)
+    declared = declared.replace("tasks: [bit_xor, mnist]", f"tasks: [bit_xor, {', '.join(fractions)}]")
+    declared = declared.replace("reference: [100, 98.0]", "reference: []").replace("[75.8, [91.7, 0.4]]", "[]")
+    declared = declared.replace("reference: [50, null]", "lr: 1.0e-3").replace("reference: [100, 97.8]", "lr: 1.0e-3")
+    # another batch size is another run where the fraction is the same
+    given = {name: {"data.batch_size": len(name), "data.fraction": at} for name, at in fractions.items()}
+    declared = declared.replace("about: minutes a run\n", f"about: minutes a run\n    tasks: {json.dumps(given)}\n")
+    grid = grid_of(declared=declared, arms=["FPT", "Random"])
+    for cell in grid.cells:
+        fraction = fractions.get(cell.task)
+        options = {} if fraction is None else {"init_args": {"root": "here", "fraction": fraction}}
+        for (_, seed), run in cell.runs.items():
+            finish(run, 0.5 + (fraction or 1) / 5 + seed / 100, config={"data": {"class_path": "MNIST", **options}})
+    return grid
+
+
+def test_fractions_of_data_are_an_axis() -> None:
+    section = _section(_of_fractions({"tenth": 0.1, "whole": None, "third": 0.3}), "Accuracy against fraction of data")
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", section) == ["MNIST whole"]
+    words = "Accuracy against fraction of the training data on MNIST whole: FPT 53 at 10 % to 71 at 100 %; Random"
+    assert f'aria-label="{words}' in section
+    assert "FPT, 30 % of the data: test 57.0 ± 0.6" in section
+    assert section.count('class="dot"') == 2 * (1 + 3)  # the legend's too
+
+
+@pytest.mark.parametrize("fractions", [{"small": 0.1, "other": 0.2, "twice": 0.1}, {"alone": 0.1}])
+def test_columns_that_differ_otherwise_have_no_such_axis(fractions: dict[str, float | None]) -> None:
+    grid = _of_fractions(fractions)
+    assert not _section(grid, "Accuracy against fraction of data")

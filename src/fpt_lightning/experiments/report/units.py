@@ -61,3 +61,8 @@ def short(count: float) -> str:
         if abs(count) >= factor * 0.9995:
             return f"{count / factor:.3g}{name}"
     return f"{count:.3g}"
+
+
+def percent(share: float) -> str:
+    """A share of something."""
+    return f"{100 * share:.3g} %"

@@ -1,16 +1,18 @@
 """What a table's page draws: a small chart for every task, or for every column."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import fmean
 
 from fpt_lightning.experiments.arms import Task
+from fpt_lightning.experiments.composition import dotted
 from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error
 from fpt_lightning.experiments.report.pictures.forest import Effects, effects
 from fpt_lightning.experiments.report.pictures.heat_map import HeatMap, heat_map
 from fpt_lightning.experiments.report.pictures.svg import Chart, Dots, Level, Point, Series, x_axis, y_axis
-from fpt_lightning.experiments.report.units import UNITS, rate, short
+from fpt_lightning.experiments.report.units import UNITS, percent, rate, short
 
 Picture = Chart | Dots | Effects | HeatMap
 
@@ -34,6 +36,7 @@ def charts_of(results: Results) -> dict[str, list[tuple[str, Picture]]]:
             kind: [(task.title, chart) for task in results.tasks if (chart := draw(results, task)) is not None]
             for kind, draw in kinds.items()
         },
+        "fractions": list(_fractions(results)),
     }
 
 
@@ -109,6 +112,47 @@ def _sizes(results: Results, task: Task) -> Chart | None:
         return None
     title = f"{unit.title} against size on {task.title}"
     return _chart(title, task, arms, _level(results, task, "test"), "trained parameters", True, short)
+
+
+def _fractions(results: Results) -> Iterator[tuple[str, Chart]]:
+    """The metric on test against the share of the training data, of columns that are one config and differ in it."""
+    groups = defaultdict[tuple[str, str], list[Task]](list)
+    for task in results.tasks:
+        groups[task.config, task.metric].append(task)
+    for tasks in (tasks for tasks in groups.values() if len(tasks) > 1):
+        points = {
+            (arm, task.name): point
+            for arm in results.arms
+            for task in tasks
+            if (point := _at_fraction(results, results.entries[arm, task.name])) is not None
+        }
+        of_arms = [sorted((at for (of, _), at in points.items() if of == arm), key=_x) for arm in results.arms]
+        shares = [{point.x for point in of_arm} for of_arm in of_arms]
+        twice = any(len(xs) < len(of_arm) for xs, of_arm in zip(shares, of_arms, strict=True))
+        if twice or len(set().union(*shares)) < 2:  # they differ in something else
+            continue
+        whole = max(tasks, key=lambda task: max((at.x for (_, of), at in points.items() if of == task.name), default=0))
+        arms = [Series(arm, style, of_arm) for style, (arm, of_arm) in enumerate(zip(results.arms, of_arms, strict=True))]
+        title = f"{UNITS[whole.metric].title} against fraction of the training data on {whole.title}"
+        level = _level(results, whole, "test")
+        if (chart := _chart(title, whole, arms, level, "fraction of the training data", True, percent)) is not None:
+            yield whole.title, chart
+
+
+def _x(point: Point) -> float:
+    return point.x
+
+
+def _at_fraction(results: Results, entry: Entry) -> Point | None:
+    """The metric on test at the fraction that the runs of a cell were given."""
+    values, unit = list(entry.measured("accuracy").values()), entry.unit
+    config = results.grid.records.config(entry.runs[0].folder.name) if values else None
+    if config is None:
+        return None
+    fraction = float(dotted(config).get("data.fraction") or 1)
+    mean, error = fmean(values), standard_error(values)
+    tooltip = f"{entry.arm}, {percent(fraction)} of the data: test {unit.write(mean)}"
+    return Point(fraction, mean, error, tooltip + (f" ± {unit.write(error)}" if error else ""))
 
 
 def _finite(values: Iterable[float]) -> list[float]:
