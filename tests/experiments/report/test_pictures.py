@@ -8,6 +8,7 @@ from run_folders import EXPERIMENTS, diverge, finish, grid_of
 
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report import render
+from fpt_lightning.experiments.report.units import MINUS
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.outcome import write_failure
 
@@ -25,7 +26,7 @@ def _finished(**how: object) -> Grid:
 
 def _section(grid: Grid, heading: str) -> str:
     """A section of the HTML page; empty where there is none."""
-    page = render(grid, grid.outcomes(), "html").replace("&#39;", "'")
+    page = render(grid, grid.outcomes(), "html").replace("&#39;", "'").replace(MINUS, "-")
     _, found, rest = page.partition(f"<h2>{heading}</h2>")
     return rest.partition("</section>")[0] if found else ""
 
@@ -33,14 +34,14 @@ def _section(grid: Grid, heading: str) -> str:
 def test_a_difference_is_drawn_with_its_interval() -> None:
     section = _section(_finished(), "Against FPT")
     # differences -10, -9, -8: 9 +- 4.303 / sqrt(3)
-    found = r"Random: −9.0 against FPT, 95 % interval −11.5 to −6.5, paired t-test over 3 seeds: p = 0.0041, corrected"
+    found = r"Random: -9.0 against FPT, 95 % interval -11.5 to -6.5, paired t-test over 3 seeds: p = 0.0041, corrected"
     (worse,) = re.findall(rf'<g class="effect worse"><title>{found}.*?</g>', section)
-    assert "▼ −9.0" in worse
+    assert "▼ -9.0" in worse
     (unsure,) = re.findall(r'<g class="effect "><title>LSTM\*: \+2.3 against FPT, .*?</g>', section)
     assert "▲" not in unsure
     assert section.count('class="effect') == 2  # the baseline is the line
     assert 'class="zero"' in section
-    assert 'aria-label="Differences on bit-xor: Random −9.0 against FPT, 95 % interval' in section
+    assert 'aria-label="Differences on bit-xor: Random -9.0 against FPT, 95 % interval' in section
     place = {name: float(at) for name, at in re.findall(r'<line class="(zero|error)" x1="([\d.]+)"', worse + section)}
     assert place["error"] < place["zero"]
 
@@ -54,7 +55,7 @@ def test_differences_are_the_first_picture() -> None:
 def test_an_interval_without_end_leaves_the_differences_apart() -> None:
     """Two seeds give a t value of 12.7; the axis ends before, the tooltip has all of it."""
     section = _section(_finished(seeds=(0, 1)), "Against FPT")
-    (unsure,) = re.findall(r'<g class="effect "><title>LSTM\*: .*? 95 % interval −179.7 to \+188.7, .*?</g>', section)
+    (unsure,) = re.findall(r'<g class="effect "><title>LSTM\*: .*? 95 % interval -179.7 to \+188.7, .*?</g>', section)
     assert len(re.findall(r'class="end" d="M[\d.]+ [\d.]+L', unsure)) == 2
     numbers = [float(number) for number in re.findall(r'text-anchor="middle">(-?\d+)</text>', section)]
     assert max(map(abs, numbers)) <= 50
@@ -68,7 +69,7 @@ def test_where_there_is_nothing_to_compare_nothing_is_drawn() -> None:
 def test_what_cannot_be_tested_is_a_mark_alone() -> None:
     section = _section(_finished(seeds=(0,)), "Against FPT")
     assert "not tested: one seed in common with the baseline" in section
-    assert "class=\"error\"" not in section
+    assert 'class="error"' not in section
     assert section.count('class="dot"') == 2
 
 
@@ -76,7 +77,12 @@ def test_every_measure_has_its_differences() -> None:
     grid = grid_of("table7")
     for cell in grid.cells:
         for (_, seed), run in cell.runs.items():
-            finish(run, 0.5 + seed / 10, training=[0.5 + seed / 20], trained_parameters=1000 if cell.arm.name == "FPT" else 500)
+            finish(
+                run,
+                0.5 + seed / 10,
+                training=[0.5 + seed / 20],
+                trained_parameters=1000 if cell.arm.name == "FPT" else 500,
+            )
     section = _section(grid, "Against FPT")
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", section)
     assert captions == ["MNIST, test accuracy, %", "MNIST, training accuracy, %"]
@@ -111,16 +117,18 @@ def test_every_run_of_a_grid_is_a_square_that_says_how_it_stands() -> None:
     write_failure(runs[3].folder, "out of memory")
     section = _section(grid, "Every learning rate and seed")
     squares = _squares(section, "Random")
-    assert squares["lr 1e-4, seed 0: validation 50.0, finished"] == ("", 0.08, 32.0)
+    assert squares["lr 1e-4, seed 0: validation 50.0, finished"] == ("", 0.08, 58.0)
     mark, opacity, width = squares["lr 1e-4, seed 1: validation 65.0, paused"]  # its best, not its last
-    assert (mark, opacity, width) == ("frame way", pytest.approx(0.08 + 0.92 * 15 / 32, abs=1e-3), 24.0)
+    assert (mark, opacity, width) == ("frame way", pytest.approx(0.08 + 0.92 * 15 / 32, abs=1e-3), 50.0)
     assert squares["lr 1e-4, seed 2: diverged"][:2] == ("lost", 0)
     assert squares["lr 1e-3, seed 0: failed"][:2] == ("lost", 0)
     assert squares["lr 1e-3, seed 1: missing"][:2] == ("frame missing", 0)
     assert len(squares) == 9
     assert _squares(section, "FPT")["lr 1e-3, seed 2: validation 82.0, finished"][1] == 1
     assert section.count('class="choice"') == 1
-    words = "FPT from 60.0 to 82.0, chosen 1e-3, 9 finished; Random from 50.0 to 65.0, 1 finished, 1 diverged, 1 failed, "
+    words = (
+        "FPT from 60.0 to 82.0, chosen 1e-3, 9 finished; Random from 50.0 to 65.0, 1 finished, 1 diverged, 1 failed, "
+    )
     assert f"{words}1 paused, 5 missing." in section
 
 

@@ -71,7 +71,10 @@ def test_bold_is_significant_and_no_more() -> None:
     assert "**" not in _row(told, r"LSTM\*")[0] + _row(told, r"LSTM\*")[1] + "".join(_row(told, "FPT"))
     assert "over 3 comparisons" in told
     page = _rendered(_finished(profile="laptop", overrides={"data.batch_size": 4}), "html")
-    assert re.search(r'title="[^"]* against FPT, 95 % interval [^"]* to [^"]*, paired t-test over 3 seeds: p[^"]*corrected \(Holm\) p', page)
+    assert re.search(
+        r'title="[^"]* against FPT, 95 % interval [^"]* to [^"]*, paired t-test over 3 seeds: p[^"]*corrected \(Holm\) p',
+        page,
+    )
     assert "the same difference on every seed" in page
 
 

@@ -11,8 +11,8 @@ from run_folders import EXPERIMENTS, diverge, finish, grid_of
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report import FORMATS, render
 from fpt_lightning.experiments.report.pictures.charts import charts_of
-from fpt_lightning.experiments.report.results import collect
 from fpt_lightning.experiments.report.pictures.svg import Chart, Level
+from fpt_lightning.experiments.report.results import collect
 
 SHOWS = {
     "commonest class": {"val": 0.504, "test": 0.502},

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from fpt_lightning.experiments.arms import Reference
 from fpt_lightning.experiments.cells import Run
-from fpt_lightning.experiments.report.pictures.charts import Picture, charts_of
 from fpt_lightning.experiments.report.checks import warnings_of
+from fpt_lightning.experiments.report.pictures.charts import Picture, charts_of
 from fpt_lightning.experiments.report.reading import compared, options, rates, reading
 from fpt_lightning.experiments.report.results import Column, Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error

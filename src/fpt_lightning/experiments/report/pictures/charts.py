@@ -7,11 +7,11 @@ from statistics import fmean
 
 from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.composition import dotted
-from fpt_lightning.experiments.report.results import Entry, Results
-from fpt_lightning.experiments.report.statistics import standard_error
 from fpt_lightning.experiments.report.pictures.forest import Effects, effects
 from fpt_lightning.experiments.report.pictures.heat_map import HeatMap, heat_map
 from fpt_lightning.experiments.report.pictures.svg import Chart, Dots, Level, Point, Series, x_axis, y_axis
+from fpt_lightning.experiments.report.results import Entry, Results
+from fpt_lightning.experiments.report.statistics import standard_error
 from fpt_lightning.experiments.report.units import UNITS, percent, rate, short
 
 Picture = Chart | Dots | Effects | HeatMap
@@ -120,20 +120,16 @@ def _fractions(results: Results) -> Iterator[tuple[str, Chart]]:
     for task in results.tasks:
         groups[task.config, task.metric].append(task)
     for tasks in (tasks for tasks in groups.values() if len(tasks) > 1):
-        points = {
-            (arm, task.name): point
-            for arm in results.arms
-            for task in tasks
-            if (point := _at_fraction(results, results.entries[arm, task.name])) is not None
-        }
-        of_arms = [sorted((at for (of, _), at in points.items() if of == arm), key=_x) for arm in results.arms]
-        shares = [{point.x for point in of_arm} for of_arm in of_arms]
-        twice = any(len(xs) < len(of_arm) for xs, of_arm in zip(shares, of_arms, strict=True))
-        if twice or len(set().union(*shares)) < 2:  # they differ in something else
+        drawn = {task.name: [_at_fraction(results, entry) for entry in results.entries_of(task)] for task in tasks}
+        of_arms = [sorted(filter(None, points), key=_x) for points in zip(*drawn.values(), strict=True)]
+        shares = [[point.x for point in points] for points in of_arms]
+        twice = any(len(set(of_arm)) < len(of_arm) for of_arm in shares)  # they differ in something else
+        if twice or len({share for of_arm in shares for share in of_arm}) < 2:
             continue
-        whole = max(tasks, key=lambda task: max((at.x for (_, of), at in points.items() if of == task.name), default=0))
-        arms = [Series(arm, style, of_arm) for style, (arm, of_arm) in enumerate(zip(results.arms, of_arms, strict=True))]
+        reach = {name: max(map(_x, filter(None, points)), default=0) for name, points in drawn.items()}
+        whole = max(tasks, key=lambda task: reach[task.name])
         title = f"{UNITS[whole.metric].title} against fraction of the training data on {whole.title}"
+        arms = [Series(arm, style, of_arms[style]) for style, arm in enumerate(results.arms)]
         level = _level(results, whole, "test")
         if (chart := _chart(title, whole, arms, level, "fraction of the training data", True, percent)) is not None:
             yield whole.title, chart

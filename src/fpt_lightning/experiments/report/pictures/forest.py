@@ -73,8 +73,8 @@ def effects(results: Results, column: Column) -> Effects | None:
     if not rows:
         return None
     label = f"difference to {results.baseline}, {column.unit.difference}"
-    written = short if column.fewer_is_better else "{:g}".format
-    return Effects(f"Differences on {column.heading}", x_axis(label, _shown(rows, column), False, written), rows)
+    x = x_axis(label, _shown(rows, column), False, short if column.fewer_is_better else "{:g}".format)
+    return Effects(f"Differences on {column.heading}", x, rows)
 
 
 def _shown(rows: Sequence[Effect], column: Column) -> list[float]:

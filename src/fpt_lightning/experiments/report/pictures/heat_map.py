@@ -17,7 +17,7 @@ SQUARE, PITCH = 16, 18
 """Height of a square, and from one to the next."""
 NAME, GAP, SCALE = 20, 8, 22
 """Room above the squares of an arm for its name, below them, and of the scale at the top."""
-BROADEST = 34
+BROADEST = 60
 """Of a column."""
 PALEST = 0.08
 """Opacity of the lowest value: it is a square still."""
