@@ -19,7 +19,7 @@ from fpt_lightning.experiments.composition import PLACES, compose
 from fpt_lightning.experiments.grid import Grid, Selection, make_grid
 from fpt_lightning.experiments.tables import Experiments, read_experiments
 
-PROFILES = ("smoke", "laptop", "paper")
+PROFILES = ("smoke", "laptop", "atlas", "paper")
 PROTOCOLS = ("paper", "fair")
 
 # FPT's order of tasks: bit-memory, xor, ListOps, MNIST, CIFAR-10, CIFAR-10 LRA, homology
@@ -115,6 +115,39 @@ PUBLISHED: dict[str, dict[str, list[float | tuple[float, float] | None]]] = {
         "one block": [],
         "shuffled tokens": [],
     },
+    "carries": {
+        "novels": [],
+        "novels with copied spans": [],
+        "copied random tokens": [],
+        "shuffled brackets": [],
+        "random tokens by heart": [],
+        "random": [],
+    },
+    "where": {
+        "pretrained": [],
+        "random feed-forward": [],
+        "random attention": [],
+        "first three layers": [],
+        "last three layers": [],
+        "random": [],
+    },
+    "parts": {
+        "output": [],
+        "+ layer norm": [],
+        "+ input": [],
+        "+ positions": [],
+        "biases": [],
+        "adapters": [],
+        "feed-forward": [],
+        "everything": [],
+    },
+    "scarce": {
+        "frozen, pretrained": [],
+        "frozen, random": [],
+        "unfrozen, pretrained": [],
+        "unfrozen, random": [],
+    },
+    "luck": {f"body {body}, order {order}": [] for body in range(4) for order in range(3)},
 }
 
 
