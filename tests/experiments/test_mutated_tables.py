@@ -20,7 +20,7 @@ Place = tuple[str | int, ...]
 # every field there is
 WHOLE = """
 tasks:
-  xor: {title: xor, config: bit_xor.yaml, lr: 1.0e-3, chance: 50, reference_split: validation}
+  xor: {title: xor, config: bit_xor.yaml, lr: 1.0e-3, chance: 50, settings: {data.n: 7}, reference_split: validation}
   fit: {title: fit, config: bit_memory.yaml, lr: 1.0e-4, metric: r2}
 protocols:
   paper: {configs: [train/paper.yaml], seeds: [0, 1], settings: {trainer.max_steps: 3}, tasks: {xor: {data.n: 5}}}
@@ -56,6 +56,14 @@ tables:
         settings: {model.layers: 1}
         lr: 1.0e-3
         tasks: {xor: {backbone: absent, configs: [train/all.yaml], settings: {model.layers: 3}, lr: 0.1}}
+  luck:
+    title: Luck
+    source: ours
+    tasks: [xor]
+    variance: [model.backbone_seed]
+    arms:
+      C: {backbone: body, settings: {model.backbone_seed: 0}}
+      D: {backbone: body, settings: {model.backbone_seed: 1}}
 baselines:
   linear: {backbone: absent}
 """
@@ -108,7 +116,7 @@ def must_be_refused(content: Content, place: Place, replacement: Any) -> bool:
     if replacement == "itself":
         return True
     if re.search(r"settings\.|(?<!arms\.B\.)\btasks\.\w+\.|protocols\.fair\.settings\.", words.removeprefix("tasks.")):
-        return words.startswith("tasks.") and kind(original) != kind(replacement)  # options may be anything
+        return False  # options may be anything
     if "reference[" in words:
         return kind(replacement) not in ("number", "list", "NoneType", "str")
     if replacement is None and place[-1] in OPTIONAL:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from fpt_lightning.config_files import shipped
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.arms import Arm, Backbone, Names, Rates, Reference, Seeds, Task
+from fpt_lightning.experiments.crossing import expect_crossed
 from fpt_lightning.experiments.halving import kept, shares_of
 from fpt_lightning.experiments.typed_yaml import Entry, convert, expect_different, expect_known, read_yaml
 
@@ -34,6 +35,7 @@ class Table(Entry, frozen=True):
         configs: Configs behind those of the backbone.
         baseline: The arm that others are compared with; the first where it is None.
         attention: Whether every run leaves its attention maps.
+        variance: Options of which the arms are every combination, otherwise alike: draws, whose variance is split.
         note: A sentence below the table.
     """
 
@@ -48,6 +50,7 @@ class Table(Entry, frozen=True):
     settings: Mapping[str, Any] = {}
     baseline: str | None = None
     attention: bool = False
+    variance: Names = ()
     note: str = ""
 
     def reference(self, arm: Arm, task: str) -> dict[str, Reference]:
@@ -205,6 +208,9 @@ class Experiments(Entry, frozen=True):
         expect_different(table.measures, f"{path}.measures")
         if not table.arms:
             raise ValueError(f"{path}.arms: expected at least one")
+        expect_different(table.variance, f"{path}.variance")
+        if table.variance:
+            self._check_draws(table, path)
         columns = len(table.tasks) * len(table.measures)
         for arm in table.arms.values():
             within = f"{path}.arms.{arm.name}"
@@ -212,6 +218,14 @@ class Experiments(Entry, frozen=True):
             if len(arm.reference) not in (0, columns):
                 raise ValueError(f"{within}.reference: expected {columns} figures, got {len(arm.reference)}")
             self._check_arm(arm, table.tasks, within)
+
+    def _check_draws(self, table: Table, path: str) -> None:
+        if "accuracy" not in table.measures:
+            raise ValueError(f"{path}: variance is that of accuracy, which measures lacks")
+        try:
+            expect_crossed(table.arms, table.variance)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def _check_arm(self, arm: Arm, tasks: Iterable[str], path: str) -> None:
         roles = [arm.backbone, *(arm.on(task).backbone for task in tasks)]

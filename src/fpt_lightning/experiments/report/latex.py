@@ -1,10 +1,11 @@
 """A table for a paper: LaTeX with booktabs."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from fpt_lightning.experiments.report.page import FigureText, Page
+from fpt_lightning.experiments.report.page import FigureText, Page, SplitText
 from fpt_lightning.experiments.report.units import MINUS, NONE, SIGNS
+from fpt_lightning.experiments.report.variance import about
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -35,6 +36,8 @@ def frame(page: Page) -> str:
     small = [
         *(rf"\textsuperscript{{{number}}}~{escaped(note)}" for number, note in enumerate(page.notes, 1)),
         escaped(f"{page.how_to_read('in the row below')} {page.table.note} {page.about}"),
+        *([escaped(about(page.metric))] if page.variance else []),
+        *(escaped(f"{split.task}: {split.note}") for split in page.variance if split.note),
         *(escaped(f"Options on {line}.") for line in page.options),
         *(escaped(f"Learning rates of {line}.") for line in page.rates),
         *(escaped(f"Warning: {warning}") for warning in page.warnings),
@@ -46,6 +49,7 @@ def frame(page: Page) -> str:
         rf"\caption{{{escaped(f'{page.table.title} ({page.table.source}; profile {page.profile.name})')}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', page.table.name)}}}",
         *(line for columns in _parts(page) for line in _tabular(page, columns)),
+        *(line for split in page.variance if split.rows for line in _variance(split)),
         *(rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {line}}}" for line in small),
         r"\end{table}",
     ]
@@ -69,14 +73,30 @@ def _tabular(page: Page, columns: slice) -> list[str]:
     """Some columns of the table, with every row."""
     headings = page.headings[columns]
     baselines = [(name, figures[columns]) for name, figures in page.baselines if any(figures[columns])]
+    return _ruled(
+        ["", *headings],
+        [
+            *(line for arm, figures in page.rows for line in _rows(arm, figures[columns])),
+            *([r"\midrule"] if baselines else []),
+            *(_row(rf"\emph{{{escaped(name)}}}", map(escaped, figures)) for name, figures in baselines),
+        ],
+    )
+
+
+def _variance(split: SplitText) -> list[str]:
+    """Where the variance on a task comes from."""
+    header = [split.task, "share, %", f"standard deviation, {split.unit}", "p"]
+    return _ruled(header, [_row(escaped(name), map(escaped, figures)) for name, *figures in split.rows])
+
+
+def _ruled(header: Sequence[str], rows: Iterable[str]) -> list[str]:
+    """A tabular, the first column to the left, the others to the right."""
     return [
-        rf"\begin{{tabular}}{{l{'r' * len(headings)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
         r"\toprule",
-        _row("", map(escaped, headings)),
+        _row(escaped(header[0]), map(escaped, header[1:])),
         r"\midrule",
-        *(line for arm, figures in page.rows for line in _rows(arm, figures[columns])),
-        *([r"\midrule"] if baselines else []),
-        *(_row(rf"\emph{{{escaped(name)}}}", map(escaped, figures)) for name, figures in baselines),
+        *rows,
         r"\bottomrule",
         r"\end{tabular}\par\medskip",
     ]

@@ -1,5 +1,6 @@
 """A table in words, the same for every format: markdown, LaTeX and HTML escape and frame it."""
 
+import math
 import os
 import shlex
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from fpt_lightning.experiments.report.pictures.charts import Picture, charts_of
 from fpt_lightning.experiments.report.reading import compared, options, rates, reading
 from fpt_lightning.experiments.report.results import Column, Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error
-from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
+from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, p_value, rate
+from fpt_lightning.experiments.report.variance import Split, splits
 from fpt_lightning.experiments.tables import Profile, Table
 from fpt_lightning.runs.outcome import Outcome, State
 
@@ -78,6 +80,23 @@ class CellText:
 
 
 @dataclass(frozen=True)
+class SplitText:
+    """Where the variance on a task comes from.
+
+    Attributes:
+        task: Its title.
+        rows: Every factor and the rest: name, share in percent, standard deviation, p.
+        unit: Of the standard deviation.
+        note: What is to be known of the rows, or why there are none.
+    """
+
+    task: str
+    rows: list[tuple[str, str, str, str]]
+    unit: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Page:
     """All that a report says.
 
@@ -90,6 +109,7 @@ class Page:
         options: What the profile and the protocol change of the tasks' configs, a line each.
         rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
         metric: What judges the tasks.
+        variance: What the arms are draws of, a task each; empty where they are none.
         charts: By kind; see :func:`charts_of`.
         attention: Titles and pictures of attention maps.
     """
@@ -107,6 +127,7 @@ class Page:
     rates: list[str]
     warnings: list[str]
     metric: str
+    variance: list[SplitText]
     charts: dict[str, list[tuple[str, Picture]]]
     attention: list[tuple[str, Path]]
     cells: list[CellText]
@@ -141,6 +162,7 @@ def page_of(results: Results, folder: Path) -> Page:
         rates=list(rates(results)),
         warnings=warnings_of(results),
         metric=metric,
+        variance=[_split(split) for split in splits(results)],
         charts=charts_of(results),
         attention=list(_attention(results)),
         cells=[_cell(results, entry, folder) for task in results.tasks for entry in results.entries_of(task)],
@@ -205,6 +227,22 @@ def _note(results: Results, entry: Entry, column: Column, count: int, notes: lis
     if note not in notes:
         notes.append(note)
     return notes.index(note) + 1
+
+
+def _split(split: Split) -> SplitText:
+    unit = UNITS[split.task.metric]
+    rows = [
+        (
+            one.name,
+            f"{100 * split.share(one):.1f}",
+            f"{math.sqrt(one.variance):.{unit.digits + 1}f}",
+            "" if one.p is None else p_value(one.p).removeprefix("= "),
+        )
+        for one in split.components
+    ]
+    below = [one.name for one in split.components if one.below]
+    note = f"Estimated below 0 and shown as 0: {', '.join(below)}." if below else ""
+    return SplitText(split.task.title, rows, unit.difference, f"Not split: {split.why_not}." if split.why_not else note)
 
 
 def _attention(results: Results) -> Iterator[tuple[str, Path]]:

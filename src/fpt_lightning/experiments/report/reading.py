@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from fpt_lightning.experiments.report.results import COUNTS, Entry, Results
 from fpt_lightning.experiments.report.statistics import CONFIDENCE, SIGNIFICANT, Comparison
-from fpt_lightning.experiments.report.units import SIGNS, UNITS, Unit, rate
+from fpt_lightning.experiments.report.units import SIGNS, UNITS, Unit, p_value, rate
 from fpt_lightning.runs.outcome import State
 
 DEFINITIONS = {
@@ -55,10 +55,9 @@ def compared(comparison: Comparison, unit: Unit, baseline: str) -> str:
     if comparison.p is None or comparison.corrected is None or comparison.interval is None:
         return f"{difference}, not tested: {comparison.untested}"
     low, high = map(unit.write_signed, comparison.interval)
-    p, corrected = ("p < 0.001" if p < 0.001 else f"p = {p:.2g}" for p in (comparison.p, comparison.corrected))
     return (
         f"{difference}, {100 * CONFIDENCE:g} % interval {low} to {high}, paired t-test over {comparison.seeds} seeds: "
-        f"{p}, corrected (Holm) {corrected}"
+        f"p {p_value(comparison.p)}, corrected (Holm) p {p_value(comparison.corrected)}"
     )
 
 
@@ -102,11 +101,12 @@ def _left_out(results: Results) -> Iterator[str]:
 
 
 def options(results: Results) -> Iterator[str]:
-    """What the profile and the protocol change of the tasks' configs, a line for those with the same changes."""
+    """What task, profile and protocol change of the tasks' configs, a line for those with the same changes."""
     profile, protocol = results.grid.profile, results.grid.protocol
     titles = defaultdict[str, list[str]](list)
     for task in results.tasks:
         changed = {
+            **task.settings,
             **profile.settings,
             **profile.tasks.get(task.name, {}),
             **protocol.settings,

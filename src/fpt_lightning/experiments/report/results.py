@@ -153,7 +153,8 @@ def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
     for column in columns:
         measured = {arm: entries[arm, column.task.name].measured(column.measure) for arm in arms}
         values |= {(arm, column.name): by_seed for arm, by_seed in measured.items()}
-        if column.measure != "trained_parameters":  # which does not vary with the seed
+        # the number of parameters does not vary with the seed; arms that are draws have nothing to be compared for
+        if column.measure != "trained_parameters" and not grid.table.variance:
             others = [arm for arm in arms if arm != baseline and measured[arm]]
             comparisons |= {(arm, column.name): compare(measured[arm], measured[baseline]) for arm in others}
     tested = {place: comparison.p for place, comparison in comparisons.items() if comparison.p is not None}

@@ -66,3 +66,8 @@ def short(count: float) -> str:
 def percent(share: float) -> str:
     """A share of something."""
     return f"{100 * share:.3g} %"
+
+
+def p_value(p: float) -> str:
+    """A p-value as it follows the letter."""
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"

@@ -7,14 +7,16 @@ from statistics import fmean
 
 from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.composition import dotted
+from fpt_lightning.experiments.report.pictures.bars import Bars, shares
 from fpt_lightning.experiments.report.pictures.forest import Effects, effects
 from fpt_lightning.experiments.report.pictures.heat_map import HeatMap, heat_map
 from fpt_lightning.experiments.report.pictures.svg import Chart, Dots, Level, Point, Series, x_axis, y_axis
 from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error
 from fpt_lightning.experiments.report.units import UNITS, percent, rate, short
+from fpt_lightning.experiments.report.variance import splits
 
-Picture = Chart | Dots | Effects | HeatMap
+Picture = Bars | Chart | Dots | Effects | HeatMap
 
 MOST_POINTS = 120
 """Points of a drawn curve: more cannot be told apart at its size."""
@@ -31,6 +33,7 @@ def charts_of(results: Results) -> dict[str, list[tuple[str, Picture]]]:
     }
     of_columns = [(column.heading, effects(results, column)) for column in results.columns]
     return {
+        "variance": [(split.task.title, bars) for split in splits(results) if (bars := shares(split)) is not None],
         "effects": [(heading, drawn) for heading, drawn in of_columns if drawn is not None],
         **{
             kind: [(task.title, chart) for task in results.tasks if (chart := draw(results, task)) is not None]
