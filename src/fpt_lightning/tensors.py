@@ -23,10 +23,17 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
         return tensors, file.metadata() or {}
 
 
-def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The sha256 of names, types, shapes and values, whatever the order, in hexadecimal digits."""
+def tensors_hash(tensors: Mapping[str, torch.Tensor], *, by_value: bool = False) -> str:
+    """The sha256 of names, types, shapes and values, whatever the order, in hexadecimal digits.
+
+    Args:
+        tensors: The tensors, by name.
+        by_value: Let one in bfloat16 have the hash of the same numbers in float32.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
+        if by_value and tensor.dtype == torch.bfloat16:
+            tensor = tensor.float()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()

@@ -57,7 +57,7 @@ def test_two_processes_give_the_loss_curve_of_one(
 
 @pytest.mark.usefixtures("warm")
 def test_a_run_on_two_processes_leaves_one_result_and_resumes() -> None:
-    words = ("--config=trainer/ddp.yaml", "--trainer.devices=2", "--model.dropout=0.1")
+    words = ("--config=trainer/ddp.yaml", "--trainer.devices=2", "--model.dropout=0.1", "--model.frozen_dtype=bfloat16")
     whole = _run("whole", *words, command="run")
     assert RunFolder(Path("whole")).result.is_file()
     _run("part", *words, "--trainer.max_steps=8")

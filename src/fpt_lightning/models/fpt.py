@@ -1,19 +1,20 @@
 """The frozen pretrained transformer: input layer, frozen backbone, output layer."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.errors import UsageError
 from fpt_lightning.models.backbones.build import build_backbone
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.flat_layer import FlatLayer
 from fpt_lightning.models.input_layer import InputInitialization, build_input_layer
 from fpt_lightning.models.kernels.dropout import Dropout
-from fpt_lightning.models.kernels.frozen_linear import replace_frozen_linears
+from fpt_lightning.models.kernels.frozen_linear import FrozenDtype, replace_frozen_linears
 from fpt_lightning.models.lora import LoraOptions, add_adapters
 from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
 from fpt_lightning.models.random_streams import drawn_from
@@ -35,6 +36,11 @@ class FrozenPretrainedTransformer(nn.Module):
         lora: Adapters beside frozen linear layers; they train.
         shuffle_tokens: Read every example's tokens in a random order (a control, see :class:`TokenShuffle`).
         keep_vocabulary: Keep a sample of the body's token embeddings, to fit the input layer to.
+        frozen_dtype: What the matrices of the body's frozen linear layers are kept in; all else is in float32.
+
+    Raises:
+        UsageError: If the arguments contradict each other or the task.
+        FPTError: If the body cannot be read.
 
     Attributes:
         places: The part and layer of every parameter.
@@ -56,11 +62,15 @@ class FrozenPretrainedTransformer(nn.Module):
         input_dropout: float = 0.0,
         shuffle_tokens: bool = False,
         keep_vocabulary: bool = False,
+        frozen_dtype: FrozenDtype = "float32",
     ) -> None:
         super().__init__()
+        if frozen_dtype not in get_args(FrozenDtype):
+            raise UsageError(f"model.frozen_dtype is one of {', '.join(get_args(FrozenDtype))}, not '{frozen_dtype}'")
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self.task = task
         self.choice = choice
+        self.frozen_dtype = frozen_dtype
         self.shuffle = TokenShuffle() if shuffle_tokens else None
         built = build_backbone(choice, task.max_length, dropout, keep_vocabulary=keep_vocabulary)
         self.backbone, self.family, self.vocabulary = built.body, built.family, built.vocabulary
@@ -74,7 +84,7 @@ class FrozenPretrainedTransformer(nn.Module):
         trained = select(self.places, parts)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in trained)
-        replace_frozen_linears(self.backbone)
+        replace_frozen_linears(self.backbone, getattr(torch, frozen_dtype))
 
     def forward(
         self, tokens: torch.Tensor, mask: torch.Tensor | None = None, places: Sequence[int] | None = None
@@ -148,14 +158,18 @@ class FrozenPretrainedTransformer(nn.Module):
             "backbone": str(self.choice),
             "shuffle_tokens": self.shuffle is not None,
             "frozen": self.frozen_hash(),
+            "frozen_dtype": self.frozen_dtype,
             "trained": {name: list(parameter.shape) for name, parameter in self.trained_parameters().items()},
         }
 
     def frozen_hash(self) -> str:
-        """A hash over the names and values of all frozen parameters: the identity of what a checkpoint leaves out."""
+        """A hash over the names and values of all frozen parameters: the identity of what a checkpoint leaves out.
+
+        Values that bf16 holds exactly are the same in it as in fp32, and what is computed of them is.
+        """
         frozen = self.frozen_parameters()
         # hashing a large body takes seconds, and every checkpoint asks: only once as long as nothing is written to it
         versions = [(parameter.data_ptr(), parameter._version) for parameter in frozen.values()]
         if self._hashed is None or self._hashed[0] != versions:
-            self._hashed = (versions, tensors_hash(frozen)[:16])
+            self._hashed = (versions, tensors_hash(frozen, by_value=True)[:16])
         return self._hashed[1]

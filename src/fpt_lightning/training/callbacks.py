@@ -191,7 +191,8 @@ def summarise(model: FrozenPretrainedTransformer) -> str:
         counts[model.places[name].part][0 if parameter.requires_grad else 1] += parameter.numel()
     trained, frozen = (sum(count[column] for count in counts.values()) for column in (0, 1))
     rows = [f"{part:<12}{train:>15,}{rest:>15,}" for part, (train, rest) in counts.items() if train + rest]
-    header = [f"{model.task.name} on {model.choice}", f"{'part':<12}{'trained':>15}{'frozen':>15}"]
+    kept = "" if model.frozen_dtype == "float32" else f", frozen matrices in {model.frozen_dtype}"
+    header = [f"{model.task.name} on {model.choice}{kept}", f"{'part':<12}{'trained':>15}{'frozen':>15}"]
     total = f"{'all':<12}{trained:>15,}{frozen:>15,}   {trained / (trained + frozen):.3%} trains"
     return "\n".join([*header, *rows, total])
 

@@ -17,6 +17,7 @@ from fpt_lightning.errors import UsageError, are_shares, at_least
 from fpt_lightning.models.backbones.choice import BackboneChoice, Positions
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import InputInitialization
+from fpt_lightning.models.kernels.frozen_linear import FrozenDtype
 from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.models.parts import PAPER
 from fpt_lightning.training.alignment import FitInput
@@ -82,6 +83,8 @@ class FPTClassifier(PortableModule):
         lr_scheduler: A schedule of the rates, likewise, with ``--lr_scheduler``; see :func:`build_schedule`.
         warmup_steps: Steps over which the rates rise to what they are; the schedule begins behind them.
         label_smoothing: Share of every training target that is spread over all classes (Szegedy et al. 2016).
+        frozen_dtype: ``bfloat16`` keeps the matrices of frozen linear layers in half the memory, rounded, so that
+            nothing casts them at every step of ``trainer.precision bf16-mixed``; all else stays float32.
 
     Raises:
         UsageError: If the arguments contradict each other or the task.
@@ -118,6 +121,7 @@ class FPTClassifier(PortableModule):
         lr_scheduler: dict[str, Any] | str | None = None,
         warmup_steps: int = 0,
         label_smoothing: float = 0.0,
+        frozen_dtype: FrozenDtype = "float32",
     ) -> None:
         super().__init__()
         are_shares("model.", with_0=True, dropout=dropout, input_dropout=input_dropout)
@@ -136,6 +140,7 @@ class FPTClassifier(PortableModule):
         self.model = FrozenPretrainedTransformer(
             task, choice, self.trainable, dropout, input_initialization, lora,
             input_dropout=input_dropout, shuffle_tokens=shuffle_tokens, keep_vocabulary=bool(self.fit_input),
+            frozen_dtype=frozen_dtype,
         )  # fmt: skip
         check_rates(lr, self.part_lr, self.model)
         self.fit_input.check(self.model)

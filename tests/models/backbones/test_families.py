@@ -137,6 +137,31 @@ def test_steps_change_what_trains_and_nothing_else(folders: dict[str, Path], nam
     assert changed == set(model.trained_parameters())
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_frozen_matrices_kept_in_bf16_change_nothing_of_bf16_autocast(folders: dict[str, Path], name: str) -> None:
+    """Nor anything but memory of the body that they are rounded to; what trains and all else stays in fp32."""
+    choice, (tokens, mask) = BackboneChoice(str(folders[name])), _batch(TASK, padded=True)
+    wide, narrow = (
+        FrozenPretrainedTransformer(TASK, choice, dropout=0.0, frozen_dtype=dtype) for dtype in ("float32", "bfloat16")
+    )
+    found = []
+    for model in (wide, narrow):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(tokens, mask)
+        F.cross_entropy(logits.flatten(0, 1).float(), torch.arange(6)).backward()
+        found.append([logits, *(parameter.grad for parameter in model.trained_parameters().values())])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    kept = {key for key, parameter in narrow.named_parameters() if parameter.dtype == torch.bfloat16}
+    assert kept == {key for key, parameter in narrow.frozen_parameters().items() if parameter.dim() == 2}
+    assert wide.frozen_hash() != narrow.frozen_hash()
+    with torch.no_grad():
+        for key in kept:
+            wide.get_parameter(key).copy_(narrow.get_parameter(key))
+    assert wide.frozen_hash() == narrow.frozen_hash()
+    if name != "t5":  # which rounds what it hands to a matrix in bf16
+        torch.testing.assert_close(narrow(tokens, mask), wide(tokens, mask), atol=1e-6, rtol=1e-5)
+
+
 def _each(template: str, layers: int = 3) -> Iterator[str]:
     return (template.format(layer) for layer in range(layers))
 

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -47,6 +49,30 @@ def test_autocast_is_followed() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert ours(x).dtype == torch.bfloat16
         assert torch.equal(ours(x), layer(x))
+
+
+@given(batch=sizes, width=sizes, out=sizes, transposed=st.booleans(), bias=st.booleans(), autocast=st.booleans())
+def test_a_weight_kept_in_bf16_computes_as_the_rounded_weight(
+    batch: int, width: int, out: int, transposed: bool, bias: bool, autocast: bool
+) -> None:
+    """In fp32 to rounding, under bf16 autocast to the last bit."""
+    torch.manual_seed(0)
+    holder = nn.Sequential(Conv1D(out, width) if transposed else nn.Linear(width, out, bias=bias)).requires_grad_(False)
+    rounded = nn.Sequential(copy.deepcopy(holder[0]))
+    rounded[0].weight.copy_(rounded[0].weight.bfloat16())  # type: ignore[operator]
+    replace_frozen_linears(rounded)
+    replace_frozen_linears(holder, torch.bfloat16)
+    assert holder[0].weight.dtype == torch.bfloat16
+    x, weight = torch.randn(batch, width), torch.randn(batch, out)
+    found = []
+    for module in (rounded, holder):
+        entrance = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            result = module(entrance)
+        (result * weight).sum().backward()
+        found.append((result.detach(), entrance.grad))
+    for theirs, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, theirs, atol=0, rtol=0 if autocast else 1e-6)
 
 
 def test_an_empty_batch_passes() -> None:

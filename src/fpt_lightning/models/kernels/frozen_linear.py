@@ -1,11 +1,12 @@
-"""Linear layers whose weights never change, on the fastest matrix kernel that the processor has.
+"""Linear layers whose weights never change: on the fastest matrix kernel that the processor has, in half the memory.
 
 In fp32 on a CPU torch multiplies with MKL, which leaves the 512-bit units of AMD processors idle; oneDNN, which torch
 carries too, uses them. A frozen layer needs no gradient of its weight, so its whole arithmetic is two products, and
-both can go there. `benchmarks/train_step.py` shows what it brings on a machine.
+both can go there. Nor does an optimizer need its weight in fp32: kept in bf16 it takes half the memory, and bf16
+autocast has nothing to cast. `benchmarks/train_step.py` shows what both bring on a machine.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,13 @@ from transformers.pytorch_utils import Conv1D
 
 from fpt_lightning.models.kernels.replicas import each_alone
 
+FrozenDtype = Literal["float32", "bfloat16"]
+
 
 class FrozenLinear(nn.Module):
     """A drop-in for a frozen ``nn.Linear`` or transformers' ``Conv1D``, under the same parameter names.
+
+    It computes in the type of what it is given, or in that of autocast, whatever its weight is kept in.
 
     Args:
         weight: ``[out, in]``, or ``[in, out]`` if ``transposed``.
@@ -37,18 +42,21 @@ class FrozenLinear(nn.Module):
 
     def extra_repr(self) -> str:
         out, width = self.weight.t().shape if self.transposed else self.weight.shape
-        return f"in_features={width}, out_features={out}, bias={self.bias is not None}"
+        kept = "" if self.weight.dtype == torch.float32 else f", kept in {self.weight.dtype}"
+        return f"in_features={width}, out_features={out}, bias={self.bias is not None}{kept}"
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if _onednn_serves(x, weight):
+    if torch.is_autocast_enabled(x.device.type):
+        return F.linear(x, weight, bias)
+    if not weight.requires_grad and x.numel() > 0 and (x.dtype != weight.dtype or _onednn_serves(x)):
         rows = x.reshape(-1, x.size(-1))  # [..., in] as a matrix: the operator's own output would be a view of one
-        return _OneDNNLinear.apply(rows, weight, bias).view(*x.shape[:-1], -1)
-    return F.linear(x, weight, bias)
+        return _FrozenProduct.apply(rows, weight, bias).view(*x.shape[:-1], -1)
+    return F.linear(x, weight.to(x.dtype), bias)
 
 
-class _OneDNNLinear(torch.autograd.Function):
-    """``x @ weight.T + bias``, differentiable in x alone."""
+class _FrozenProduct(torch.autograd.Function):
+    """``x @ weight.T + bias``, differentiable in x alone; a weight of another type is cast anew for each product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -61,28 +69,35 @@ class _OneDNNLinear(torch.autograd.Function):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+    weight = weight.to(x.dtype)
+    if _onednn_serves(x):
+        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
 
-def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
+def _onednn_serves(x: Tensor) -> bool:
     return bool(
         x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and not weight.requires_grad
-        and not torch.is_autocast_enabled("cpu")
+        and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         # the operator that torch.compile calls; not part of torch's promise, so a build may lack it
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and x.numel() > 0
     )
 
 
-def replace_frozen_linears(module: nn.Module) -> None:
-    """Replaces every linear layer none of whose parameters trains; names and values stay as they are."""
+def replace_frozen_linears(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Replaces every linear layer none of whose parameters trains; names stay as they are.
+
+    Args:
+        module: What holds them.
+        dtype: What their weights are kept in, rounded where it is narrower; biases stay as they are.
+    """
     for name, child in module.named_children():
         if isinstance(child, nn.Linear | Conv1D) and not any(p.requires_grad for p in child.parameters()):
             weight: Any = child.weight
+            if weight.dtype != dtype:
+                weight = nn.Parameter(weight.to(dtype), requires_grad=False)
             setattr(module, name, FrozenLinear(weight, child.bias, transposed=isinstance(child, Conv1D)))
         else:
-            replace_frozen_linears(child)
+            replace_frozen_linears(child, dtype)

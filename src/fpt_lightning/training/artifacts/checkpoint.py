@@ -128,6 +128,12 @@ def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> No
             f"this checkpoint holds other trained parts than this model: {different[0]} is only in one of them "
             f"({len(different)} differ).\nPass the config.yaml of its run folder with --config."
         )
+    there, here = saved.get("frozen_dtype", "float32"), own["frozen_dtype"]
+    if saved["frozen"] != own["frozen"] and saved["backbone"] == own["backbone"] and there != here:
+        raise FPTError(
+            f"this checkpoint was trained with model.frozen_dtype {there}, here it is {here}: the frozen weights of "
+            f"{own['backbone']} differ.\nPass the config.yaml of its run folder, or --model.frozen_dtype {there}."
+        )
     if saved["frozen"] != own["frozen"]:
         raise FPTError(
             f"this checkpoint was trained on the frozen weights {saved['frozen']} of {saved['backbone']}, "

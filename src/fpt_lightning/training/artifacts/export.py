@@ -40,7 +40,8 @@ def write_trained(model: FrozenPretrainedTransformer, path: Path) -> None:
     from safetensors.torch import save
 
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()}
-    metadata = {"format": "pt", "frozen": model.frozen_hash(), HASH: tensors_hash(tensors)}
+    metadata = {"format": "pt", "frozen": model.frozen_hash(), "frozen_dtype": model.frozen_dtype}
+    metadata[HASH] = tensors_hash(tensors)
     write_whole(path, _with_sorted_metadata(save(tensors, metadata)))
 
 
@@ -66,9 +67,11 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
             f"({len(different)} such). Its JSON file names the task, backbone and parts it belongs to."
         )
     if (frozen := metadata.get("frozen")) != model.frozen_hash():
+        dtype = metadata.get("frozen_dtype", "float32")
+        other = "" if dtype == model.frozen_dtype else f" It was trained with model.frozen_dtype {dtype}."
         raise FPTError(
             f"{path} was trained on the frozen weights {frozen}, this model has {model.frozen_hash()} "
-            f"of {model.choice}. Its JSON file names the backbone it belongs to."
+            f"of {model.choice}.{other} Its JSON file names the backbone it belongs to."
         )
     with torch.no_grad():
         for name, parameter in own.items():
