@@ -20,12 +20,39 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calcula
 """What torch and numpy say of memory that there is not, in errors of no kind of their own."""
 
 
+FEATURES = {"avx2": "AVX2", "avx512_f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
+"""What decides how fast a processor multiplies matrices, by the names that torch has for it."""
+
+
 def machine(device: str) -> dict[str, Any]:
-    """The device's name, torch's threads and its version, for the JSON of a benchmark or of a run."""
+    """Name and features of the device, torch's threads and its version, for the JSON of a benchmark or of a run."""
     import torch
 
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about = {"device": name, "features": features(device)}
+    return {**about, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def features(device: str) -> list[str]:
+    """What a device has of :data:`FEATURES`; of a GPU whether it computes in bf16."""
+    import torch
+
+    if device == "cuda":
+        return ["bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else []
+    if device != "cpu":
+        return []
+    processor: Any = torch.cpu
+    if hasattr(processor, "get_capabilities"):
+        has = processor.get_capabilities()
+    else:  # torch 2.11 has no public way to ask
+        asked = {"avx2": "avx2", "avx512_f": "avx512", "avx512_bf16": "avx512_bf16", "amx_bf16": "amx_tile"}
+        has = {feature: getattr(processor, f"_is_{name}_supported")() for feature, name in asked.items()}
+    return [name for feature, name in FEATURES.items() if has.get(feature)]
+
+
+def bf16_units(device: str) -> list[str]:
+    """Which of a device's :func:`features` multiply bf16 at a higher rate than fp32."""
+    return [name for name in features(device) if name.upper().endswith("BF16")]
 
 
 def visible_cores() -> int:

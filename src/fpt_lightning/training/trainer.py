@@ -20,6 +20,7 @@ from fpt_lightning.training.callbacks import Throughput
 from fpt_lightning.training.captured import CaptureSteps
 from fpt_lightning.training.choice import check_choice, chosen
 from fpt_lightning.training.divergence import StopWhenDiverged
+from fpt_lightning.training.precision import RecommendPrecision
 from fpt_lightning.training.random_state import RandomState
 
 
@@ -101,7 +102,8 @@ class FPTTrainer(L.Trainer):
             # what a run leaves is written by the process that began it, which would have trained nothing
             raise UsageError(f"trainer.strategy {kwargs['strategy']} trains in processes of its own: use ddp")
         self.throughput, self.pause = Throughput(), Pause()
-        own = [self.throughput, StopWhenDiverged(), StopWhenTold(), *([CaptureSteps()] if captured else [])]
+        own = [self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision()]
+        own += [CaptureSteps()] if captured else []
         # the last: what other callbacks draw at the start of a resumed training does not count; what ends it for good
         # comes before what lets it pause
         self.callbacks = [*own, *self.callbacks, self.pause, RandomState()]
