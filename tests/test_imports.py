@@ -18,7 +18,7 @@ ORDER = (
     {"__main__"},
     {"main", "completion"},
     {"experiments"},
-    {"attention"},
+    {"analysis"},
     {"packs"},
     {"cli", "command_line"},
     {"runs"},
@@ -33,7 +33,12 @@ LEVELS = {room: level for level, rooms in enumerate(reversed(ORDER)) for room in
 MOST_LINES, MOST_FILES = 300, 14  # of a file, of a folder
 
 # the commands with options of their own, which the door imports by name
-DOOR = {"fpt_lightning.experiments.commands", "fpt_lightning.attention.command", "fpt_lightning.completion"}
+DOOR = {
+    "fpt_lightning.experiments.commands",
+    "fpt_lightning.analysis.attention",
+    "fpt_lightning.analysis.layers",
+    "fpt_lightning.completion",
+}
 
 
 def imported_modules(source: str) -> Iterator[str]:
@@ -109,7 +114,7 @@ def test_the_door_finds_every_command_below() -> None:
         ("experiments", "def carry_out(order):\n    from fpt_lightning.main import main\n"),
         ("experiments", "from fpt_lightning import main\n"),
         ("experiments", "subprocess.run([sys.executable, '-m', 'fpt_lightning', 'run'])\n"),
-        ("attention", "import fpt_lightning.experiments.grid as grid\n"),
+        ("analysis", "import fpt_lightning.experiments.grid as grid\n"),
         ("data", "from fpt_lightning import FPTTrainer\n"),
         ("runs", "importlib.import_module('fpt_lightning.cli')\n"),
         ("data", "subprocess.run(['python', '-m', 'fpt_lightning.training.trainer'])\n"),

@@ -28,6 +28,7 @@ COMMANDS = {
     "status": "which runs of a table are done, running, failed or missing",
     "report": "print a table beside the paper's figures: fpt report TABLE --format html",
     "attention": "draw what the answers of a run look at: fpt attention RUN",
+    "analyze": "what the layers of a run hold, beside another's: fpt analyze RUN OTHER",
     "completion": "print the script that lets a shell complete all this: fpt completion bash",
 }
 
@@ -36,7 +37,8 @@ HOME = {
     "sweep": "fpt_lightning.experiments.commands",
     "status": "fpt_lightning.experiments.commands",
     "report": "fpt_lightning.experiments.commands",
-    "attention": "fpt_lightning.attention.command",
+    "attention": "fpt_lightning.analysis.attention",
+    "analyze": "fpt_lightning.analysis.layers",
     "completion": "fpt_lightning.completion",
 }
 

@@ -25,7 +25,7 @@ from types import TracebackType
 # none of them starts a thread, which no fork would have
 IMPORTED = (
     "fpt_lightning.cli",
-    "fpt_lightning.attention.command",
+    "fpt_lightning.analysis.attention",
     "fpt_lightning.experiments.commands",
     "fpt_lightning.experiments.packing",
     "fpt_lightning.experiments.launchers.local",

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.loading import ENDLESS
 from fpt_lightning.data.spec import Batch, TaskSpec, Trivial
+from fpt_lightning.models.linear_fit import LinearFit
 from fpt_lightning.models.random_streams import generator
 
 KNOWN = ("BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "ListOps", "MNIST", "RemoteHomology")
@@ -47,16 +48,15 @@ def linear_baseline(datamodule: FPTDataModule) -> Trivial:
     batches = list(_batches(datamodule, "train", chosen))
     inputs = torch.cat([_flat(batch, task) for batch in batches])  # [examples, features]
     target = torch.cat([batch.target for batch in batches])  # [examples, answers]
-    mean, std = inputs.mean(0), inputs.std(0, correction=0)
-    std = torch.where(std > 0, std, 1)
-    inputs.sub_(mean).div_(std)
-    layers = [_fit(inputs, target, task, decay) for decay in DECAYS]
+    linear = LinearFit(inputs, target if task.classes is not None else task.in_standard_units(target), task.classes)
+    for decay in DECAYS:
+        linear.fit(decay)
     answers: dict[Split, list[torch.Tensor]] = {}
     for split in SPLITS[1:]:
         every = range(len(datamodule.examples(split)))
-        flat = ((_flat(batch, task) - mean) / std for batch in _batches(datamodule, split, every))
-        parts = [[_answers(inputs @ weight + bias, task) for weight, bias in layers] for inputs in flat]
-        answers[split] = [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
+        parts = [linear.answers(_flat(batch, task)) for batch in _batches(datamodule, split, every)]
+        found = [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
+        answers[split] = found if task.classes is not None else [task.in_own_units(each) for each in found]
     worth = [datamodule.worth(lambda split, index=index: answers[split][index]) for index in range(len(DECAYS))]  # type: ignore[misc]
     return max(worth, key=lambda trivial: trivial.val)
 
@@ -86,33 +86,3 @@ def _flat(batch: Batch, task: TaskSpec) -> torch.Tensor:
     placed = features > task.vocabulary_size
     index = tokens + task.vocabulary_size * torch.arange(tokens.size(1)) if placed else tokens
     return torch.zeros(len(tokens), features).scatter_add_(1, index, mask.float())
-
-
-def _fit(inputs: torch.Tensor, target: torch.Tensor, task: TaskSpec, decay: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight ``[features, outputs]`` and bias ``[outputs]``."""
-    outputs = task.answers * task.logits_per_answer
-    weight = torch.zeros(inputs.size(1), outputs, requires_grad=True)
-    bias = torch.zeros(outputs, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=50, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        logits = inputs @ weight + bias
-        if task.classes is not None:
-            error = F.cross_entropy(logits.view(-1, task.classes), target.flatten())
-        else:
-            error = F.mse_loss(logits, task.in_standard_units(target))
-        total = error + decay / 2 * weight.square().sum()
-        total.backward()
-        return total
-
-    with torch.enable_grad():
-        optimizer.step(loss)
-    return weight.detach(), bias.detach()
-
-
-def _answers(logits: torch.Tensor, task: TaskSpec) -> torch.Tensor:
-    """``[batch, answers]``: the most likely classes, or numbers in the data's own units."""
-    if task.classes is not None:
-        return logits.unflatten(1, (task.answers, task.classes)).argmax(dim=2)
-    return task.in_own_units(logits)

@@ -49,7 +49,7 @@ def carry_out(run: Run) -> Verdict:
 
 
 def _carry_out(run: Run) -> Verdict:
-    from fpt_lightning.attention.command import attention
+    from fpt_lightning.analysis.attention import attention
     from fpt_lightning.cli import FPTCLI
     from fpt_lightning.runs.resume import set_damaged_aside
 

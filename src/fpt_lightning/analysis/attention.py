@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from fpt_lightning.attention.maps import MeanMaps, mean_maps
-from fpt_lightning.attention.picture import draw_attention
-from fpt_lightning.attention.rebuild import rebuild
+from fpt_lightning.analysis.maps import MeanMaps, mean_maps
+from fpt_lightning.analysis.picture import draw_attention
+from fpt_lightning.analysis.rebuild import rebuild
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import UsageError, at_least

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from fpt_lightning.attention.maps import MeanMaps
+from fpt_lightning.analysis.maps import MeanMaps
 from fpt_lightning.data.spec import TokenWords
 from fpt_lightning.files import whole_file
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, Gemma2Config, Gemma2Model, GPT2Model, T5Config, T5EncoderModel
 
-from fpt_lightning.attention.maps import attention_maps, mean_maps
+from fpt_lightning.analysis.maps import attention_maps, mean_maps
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import UsageError
 from fpt_lightning.models.backbones.choice import BackboneChoice

@@ -1,0 +1,1 @@
+"""Inside a run: what its answers look at, and what its layers hold."""

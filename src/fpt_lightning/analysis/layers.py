@@ -1,0 +1,187 @@
+"""`fpt analyze`: what a linear layer reads out of every layer of a run, and how alike the layers of two runs are."""
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from fpt_lightning.analysis.rebuild import rebuild
+from fpt_lightning.analysis.similarity import similarity
+from fpt_lightning.data.datamodule import FPTDataModule, Split
+from fpt_lightning.errors import UsageError, at_least
+from fpt_lightning.files import whole_file, write_whole
+from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+from fpt_lightning.models.linear_fit import LinearFit
+from fpt_lightning.options import OptionParser
+from fpt_lightning.runs.find import find_run
+
+TOGETHER = 64
+"""Examples in a batch."""
+DECAY = 1e-2
+"""Of a probe's weights, which are those of features in standard units."""
+
+
+class Layers(NamedTuple):
+    """What stands before every block, and behind the last norm, at the tokens that answer.
+
+    Attributes:
+        states: ``[examples, answer tokens, width]`` of each, from the embeddings on.
+        target: ``[examples, answers]``.
+    """
+
+    states: list[torch.Tensor]
+    target: torch.Tensor
+
+
+class Analysed(NamedTuple):
+    """A run's layers: ``scores`` of a probe on each, in the task's metric, and ``validation`` as it stands there."""
+
+    folder: Path
+    about: str
+    scores: list[float]
+    validation: Layers
+    fingerprint: str
+
+
+def analyze(words: Sequence[str]) -> None:
+    """Writes ``analysis.png`` and ``analysis.json`` into a run folder, and says what they show.
+
+    Raises:
+        UsageError: If the command line is wrong, the runs do not read the same data, or have no layers to look into.
+        FPTError: If a run cannot be read.
+    """
+    parser = OptionParser(prog="fpt analyze", description="What the layers of a run hold, beside those of another.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint in it")
+    parser.add_argument("other", nargs="?", type=Path, metavar="OTHER", help="another, by default the same")
+    parser.add_argument("--examples", type=int, default=1000, help="to fit a probe, and to judge it (default 1000)")
+    arguments = parser.parse_args(words)
+    at_least(16, "--", examples=arguments.examples)
+    run = _analysed(arguments.run, arguments.examples)
+    other = run if arguments.other is None else _analysed(arguments.other, arguments.examples)
+    if run.fingerprint != other.fingerprint:
+        raise UsageError(f"{run.folder} and {other.folder} read different data: their layers cannot be compared")
+    alike = [[similarity(ours, theirs) for theirs in _tokens(other)] for ours in _tokens(run)]
+    _write(run, other, alike)
+
+
+def _analysed(path: Path, examples: int) -> Analysed:
+    folder, checkpoint = find_run(path)
+    module, data = rebuild(folder, checkpoint)
+    data.prepare_data()
+    data.setup("fit")
+    train, validation = (layers_of(module.model, data, split, examples) for split in ("train", "validation"))
+    scores = [
+        _probed(data, ours, train.target, theirs, validation.target)
+        for ours, theirs in zip(train.states, validation.states, strict=True)
+    ]
+    about = f"{module.model.choice.name} {module.model.choice.resolved_initialization}"
+    return Analysed(folder.path, about, scores, validation, data.fingerprint())
+
+
+@torch.no_grad()
+def layers_of(model: FrozenPretrainedTransformer, data: FPTDataModule, split: Split, examples: int) -> Layers:
+    """The hidden states of the first examples of a split, without dropout.
+
+    Raises:
+        UsageError: If the body has no blocks that hand hidden states on.
+    """
+    dataset, device = data.examples(split), torch.device("cpu")
+    blocks: Any = model.backbone.get_submodule(model.family.blocks)
+    if not blocks or isinstance(blocks[0], nn.ModuleDict):
+        raise UsageError(f"backbone '{model.choice.name}' has no blocks that hand hidden states on")
+    found: list[list[torch.Tensor]] = [[] for _ in range(len(blocks) + 1)]
+    targets: list[torch.Tensor] = []
+    stop = min(examples, len(dataset))
+    for start in range(0, stop, TOGETHER):
+        batch = data.as_met(dataset.__getitems__(range(start, min(start + TOGETHER, stop))), device)
+        met: dict[int, torch.Tensor] = {}
+        with ExitStack() as hooks:
+            for number, block in enumerate(blocks):
+                hook = partial(_keep, met, number)
+                # before what the last block itself is given
+                handle = block.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+                hooks.callback(handle.remove)
+            features = model.features(batch.tokens, batch.mask)
+        length = batch.tokens.size(1)
+        for number, hidden in met.items():  # some bodies pad behind the last token
+            found[number].append(model.last_real_tokens(hidden[:, :length], batch.mask).float())
+        found[-1].append(features.float())
+        targets.append(batch.target)
+    return Layers([torch.cat(states) for states in found], torch.cat(targets))
+
+
+def _keep(
+    met: dict[int, torch.Tensor], number: int, _: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    met[number] = arguments[0] if arguments else named["hidden_states"]
+
+
+def _probed(
+    data: FPTDataModule, train: torch.Tensor, target: torch.Tensor, judged: torch.Tensor, answers: torch.Tensor
+) -> float:
+    """What a linear layer on ``train`` is worth on ``judged``, both ``[examples, answer tokens, width]``."""
+    task = data.task
+    wanted = target if task.classes is not None else task.in_standard_units(target)
+    linear = LinearFit(train.flatten(0, 1), wanted.view(-1, task.answers_per_token), task.classes)
+    linear.fit(DECAY)
+    (found,) = linear.answers(judged.flatten(0, 1))
+    found = found.reshape(answers.shape)
+    if task.classes is not None:
+        return (found == answers).double().mean().item()
+    error = (task.in_own_units(found) - answers).square().sum()
+    return 1 - (error / (answers - answers.mean()).square().sum()).item()
+
+
+def _tokens(run: Analysed) -> list[torch.Tensor]:
+    """The states of every layer ``[tokens, width]``, of so many tokens as there are examples."""
+    states = run.validation.states
+    count = states[0].shape[0] * states[0].shape[1]
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: states[0].shape[0]]
+    return [each.flatten(0, 1)[chosen] for each in states]
+
+
+def _write(run: Analysed, other: Analysed, alike: list[list[float]]) -> None:
+    examples = len(run.validation.target)
+    runs = [run] if other is run else [run, other]
+    content = {
+        "examples": examples,
+        "layers": _names(run),
+        "runs": [{"run": str(each.folder), "backbone": each.about, "probe": each.scores} for each in runs],
+        "cka": alike,
+    }
+    write_whole(run.folder / "analysis.json", json.dumps(content, indent=2) + "\n")
+    picture = run.folder / "analysis.png"
+    _draw(runs, alike, picture)
+    best = max(range(len(run.scores)), key=run.scores.__getitem__)
+    said = (
+        f"a linear layer reads {run.scores[best]:.3f} out of {_names(run)[best]}, {run.scores[-1]:.3f} out of the end"
+    )
+    print(f"{said}; {examples:,} validation examples\n{picture}, {run.folder / 'analysis.json'}")
+
+
+def _names(run: Analysed) -> list[str]:
+    return ["embeddings", *(f"block {number}" for number in range(1, len(run.scores) - 1)), "end"]
+
+
+def _draw(runs: Sequence[Analysed], alike: list[list[float]], picture: Path) -> None:
+    """Left the probes by layer, right how alike each layer of the first is to each of the last."""
+    run, other = runs[0], runs[-1]
+    with matplotlib.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for each in runs:
+            left.plot(range(len(each.scores)), each.scores, marker="o", markersize=3, label=each.about)
+        left.set(xlabel="layer", ylabel="linear probe on validation", xticks=range(len(run.scores)))
+        left.legend(frameon=False)
+        image = right.imshow(alike, cmap="Blues", vmin=0, vmax=1, origin="lower")
+        right.set(xlabel=f"layer of {other.about}", ylabel=f"layer of {run.about}")
+        figure.colorbar(image, ax=right, label="CKA")
+        with whole_file(picture) as part:
+            figure.savefig(part, format="png", dpi=150)

@@ -1,0 +1,95 @@
+"""`fpt analyze` on runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import Fpt
+from fpt_lightning.analysis.layers import layers_of
+from fpt_lightning.analysis.rebuild import rebuild
+from fpt_lightning.runs.find import find_run
+
+
+def _figures(run: str) -> dict[str, Any]:
+    assert Path(run, "analysis.png").read_bytes().startswith(b"\x89PNG")
+    figures: dict[str, Any] = json.loads(Path(run, "analysis.json").read_text())
+    return figures
+
+
+def test_two_runs_side_by_side(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        seed = f"--seed_everything={len(name) + ord(name[0])}"
+        assert fpt("run", "--config=bit_xor.yaml", *tiny, f"--run_folder={name}", seed) == 0
+    assert fpt("analyze", "one", "two", "--examples=80") == 0
+    figures = _figures("one")
+    assert figures["layers"] == ["embeddings", "block 1", "end"]
+    assert [run["run"] for run in figures["runs"]] == ["one", "two"]
+    assert all(0.3 < score <= 1 for run in figures["runs"] for score in run["probe"])
+    assert all(-0.5 < alike < 1.001 for row in figures["cka"] for alike in row)
+    assert "80 validation examples\none/analysis.png, one/analysis.json" in capsys.readouterr().out
+    assert fpt("analyze", "one") == 0
+    alone = _figures("one")["cka"]
+    assert [alone[layer][layer] for layer in range(3)] == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize("backbone", ["gpt2", "bert", "t5", "longformer", "vit"])
+def test_the_end_is_what_the_output_layer_reads(fpt: Fpt, backbone: str) -> None:
+    sizes = {
+        "gpt2": "{n_embd: 16, n_layer: 2, n_head: 2}",
+        "t5": "{d_model: 16, d_ff: 16, d_kv: 8, num_heads: 2, num_layers: 2}",
+        "longformer": "{hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 16, "
+        "attention_window: [8, 8]}",
+    }
+    plain = "{hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 16}"
+    words = [
+        "--config=bit_xor.yaml", f"--config=backbones/{backbone}.yaml", "--model.initialization=random",
+        f"--model.architecture={sizes.get(backbone, plain)}", "--trainer.max_steps=1", "--trainer.accelerator=cpu",
+        "--trainer.val_check_interval=1", "--trainer.limit_val_batches=1", "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    assert fpt("fit", *words, "--run_folder=run") == 0
+    module, data = rebuild(*find_run(Path("run")))
+    data.setup("fit")
+    found = layers_of(module.model, data, "validation", 10)
+    assert [states.shape for states in found.states] == [(10, 5, 16)] * 3
+    batch = data.as_met(data.examples("validation").__getitems__(range(10)), torch.device("cpu"))
+    with torch.no_grad():
+        logits = module.model.output(found.states[-1])
+        assert torch.allclose(logits.flatten(), module.model(batch.tokens, batch.mask).flatten(), atol=1e-5)
+
+
+def test_a_probe_finds_what_the_embeddings_hold(fpt: Fpt, tiny: list[str], mnist_root: Path) -> None:
+    """Padded sequences and one answer too: the scores are those of a classification of ten."""
+    images = [f"--data.root={mnist_root}", "--data.validation_examples=20", "--data.eval_batch_size=8"]
+    assert fpt("run", "--config=mnist.yaml", *tiny, *images, "--run_folder=image") == 0
+    assert fpt("analyze", "image", "--examples=40") == 0
+    assert len(_figures("image")["runs"][0]["probe"]) == 3
+    assert fpt("run", "--config=listops.yaml", *tiny, "--run_folder=padded", "--data.train_examples=40",
+               "--data.validation_examples=20", "--data.test_examples=20", "--data.min_length=10",
+               "--data.max_length=60") == 0  # fmt: skip
+    assert fpt("analyze", "padded", "--examples=16") == 0
+
+
+def test_what_cannot_be_analysed_is_said(
+    fpt: Fpt, tiny: list[str], weights_csv: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, words in {
+        "xor": ["--config=bit_xor.yaml", *tiny],
+        "memory": ["--config=bit_memory.yaml", *tiny, "--data.n=20", "--data.patch_size=5"],
+        "lstm": ["--config=bit_xor.yaml", *tiny, "--model.backbone=lstm", "--model.architecture={width: 8}"],
+        "number": ["--config=table.yaml", f"--data.train_file={weights_csv}", *tiny, "--data.target_column=weight",
+                   "--data.regression=true", "--data.batch_size=4"],
+    }.items():  # fmt: skip
+        assert fpt("run", *words, f"--run_folder={name}") == 0
+    capsys.readouterr()
+    assert fpt("analyze", "xor", "memory") == 2
+    assert "read different data" in capsys.readouterr().err
+    assert fpt("analyze", "lstm") == 2
+    assert "backbone 'lstm' has no blocks" in capsys.readouterr().err
+    assert fpt("analyze", "xor", "--examples=3") == 2
+    assert fpt("analyze", "nowhere") == 1
+    assert not Path("lstm", "analysis.json").exists()
+    assert fpt("analyze", "number", "--examples=30") == 0
+    assert max(_figures("number")["runs"][0]["probe"]) <= 1
