@@ -40,6 +40,7 @@ baselines:
 """
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_regression_from_a_file_to_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     Path("experiments.yaml").write_text(EXPERIMENTS)
     draw = random.Random(0)

@@ -47,6 +47,7 @@ def _steps(folder: str = "runs") -> dict[str, int]:
     return {run.name: STEPS if run not in untested else int(untested[run]["step"]) + 1 for run in last}
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_halved_sweep_leaves_rates_behind_and_goes_on_as_the_whole_grid(capsys: pytest.CaptureFixture[str]) -> None:
     """Whose ids, figures and curves its runs have in the end."""
     _experiments()
@@ -96,6 +97,7 @@ def _sorted(runs: dict[str, Any]) -> dict[str, Any]:
     return {name: (figures, [dict(sorted(row.items())) for row in rows]) for name, (figures, rows) in runs.items()}
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_halved_sweep_in_packs_pauses_and_goes_on_likewise(capfd: pytest.CaptureFixture[str]) -> None:
     _experiments()
     assert main(_words("sweep", "halving", "runs", "--pack", "4")) == 0
@@ -108,6 +110,7 @@ def test_a_halved_sweep_in_packs_pauses_and_goes_on_likewise(capfd: pytest.Captu
     assert any("2 runs, " in log for log in logs)
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_rate_that_diverges_is_left_behind_at_its_rung(capsys: pytest.CaptureFixture[str]) -> None:
     _experiments(lr=[1e-3, 3e-3, 1e-2, 1e30], grid_seeds=None, seeds=[0])
     assert main(_words("sweep")) == 0
