@@ -15,6 +15,7 @@ from fpt_lightning.models.flat_layer import FlatLayer
 from fpt_lightning.models.input_layer import InputInitialization, build_input_layer
 from fpt_lightning.models.kernels.dropout import Dropout
 from fpt_lightning.models.kernels.frozen_linear import FrozenDtype, replace_frozen_linears
+from fpt_lightning.models.kernels.last_block import AnswerTokens
 from fpt_lightning.models.lora import LoraOptions, add_adapters
 from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
 from fpt_lightning.models.random_streams import drawn_from
@@ -114,7 +115,7 @@ class FrozenPretrainedTransformer(nn.Module):
     def features(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """What the output layer of a model with a body reads: ``[batch, answer_tokens, width]``."""
         embeddings = self.input_dropout(self.input(tokens))  # [batch, length, width]
-        return self.last_real_tokens(self.family.hidden(self.backbone, embeddings, mask), mask)
+        return self.family.answers(self.backbone, embeddings, mask, self.task.answer_tokens)
 
     def _build_layers(self, width: int, initialization: InputInitialization) -> None:
         """The layers before and behind the body; where there is no body, one or both read all tokens at once."""
@@ -138,12 +139,7 @@ class FrozenPretrainedTransformer(nn.Module):
 
     def last_real_tokens(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Of ``[batch, length, width]`` the last ``answer_tokens`` real tokens: ``[batch, answer_tokens, width]``."""
-        answers = self.task.answer_tokens
-        if mask is None:
-            return hidden[:, -answers:]
-        first = mask.sum(dim=1) - answers  # [batch]
-        index = first[:, None] + torch.arange(answers, device=hidden.device)  # [batch, answer_tokens]
-        return hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.size(-1)))
+        return AnswerTokens(self.task.answer_tokens, mask).of(hidden, 1)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}

@@ -14,6 +14,7 @@ from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.kernels import attention as dispatch
 from fpt_lightning.models.kernels import sliced_attention
 from fpt_lightning.models.kernels.attention import attention
+from fpt_lightning.models.kernels.last_block import AnswerTokens
 
 NEARLY_NONE = 1e-9  # our paths, in which nothing is dropped
 CAUSAL: nn.Module = SimpleNamespace(is_causal=True)  # type: ignore[assignment]
@@ -76,6 +77,29 @@ def test_it_equals_torchs_where_nothing_is_dropped(
         results.append(_with_gradients(out, differentiated))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("layer", [CAUSAL, BIDIRECTIONAL], ids=["causal", "bidirectional"])
+@pytest.mark.parametrize("mask", _masks())
+@pytest.mark.parametrize("dropout", [0.0, NEARLY_NONE])
+def test_queries_of_answer_tokens_alone(
+    path: str, layer: nn.Module, mask: str, dropout: float, count: int, padded: bool
+) -> None:
+    inputs = _inputs()
+    bias = torch.randn(1, 3, LENGTH, LENGTH, requires_grad=True)
+    real = torch.arange(LENGTH) < torch.tensor([LENGTH, 6])[:, None] if padded else None
+    answers = AnswerTokens(count, real)
+    call = partial(attention, layer, *inputs, _masks()[mask], dropout=dropout, position_bias=bias)
+    shortened, whole = call(answers=answers)[0], call()[0]
+    assert shortened.shape == whole.shape
+    assert not shortened[:, :-count].any()
+    ours, theirs = (
+        _with_gradients(rows, [*inputs, bias]) for rows in (answers.last_of(shortened), answers.of(whole, 1))
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("path")

@@ -11,6 +11,7 @@ from transformers.masking_utils import sdpa_mask
 
 from fpt_lightning.models.kernels.blockwise_attention import blockwise_attention
 from fpt_lightning.models.kernels.dropout import fast_dropout
+from fpt_lightning.models.kernels.last_block import AnswerTokens
 from fpt_lightning.models.kernels.sliced_attention import AttentionOptions, sliced_attention
 
 ATTENTION = "fpt_lightning"
@@ -64,23 +65,30 @@ def attention(
     scaling: float | None = None,
     *,
     blockwise: bool = False,
+    answers: AnswerTokens | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """What transformers calls: torch's own attention but where a kernel of ours is faster on a CPU.
 
     ``attention_mask`` is ``[batch, 1, length, length]`` bool, True where a query may look, a size of 1 standing for
     all; None for all that causality allows. ``scaling`` is the inverse root of the head width where it is None.
-    ``blockwise`` serves causal bf16 calls without dropout too.
+    ``blockwise`` serves causal bf16 calls without dropout too. With ``answers`` their queries alone are computed: what
+    these take up ends the result, and all before it is zero.
 
     Returns:
         ``[batch, length, heads, head width]`` and None, as transformers expects it.
     """
+    if answers is not None:
+        asked, mask = _asked(answers, module, query, attention_mask, kwargs)
+        out, _ = attention(module, answers.of(query, 2), key, value, mask, dropout, scaling, **asked)
+        return answers.behind_zeros(out, query.shape[2]), None
     if query.device.type == "cpu" and _plain(query, key, value, attention_mask, kwargs):
         causal = attention_mask is None and is_causal(module, **kwargs)
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
         options = AttentionOptions(attention_mask, kwargs.get("position_bias"), causal, factor, dropout)
         if 0 < dropout < 1:
-            kernel = sliced_attention if query.shape[2] >= SLICED_FROM else whole_attention
+            large = query.shape[2] * key.shape[2] >= SLICED_FROM**2
+            kernel = sliced_attention if large else whole_attention
             return kernel(query, key, value, options), None
         if blockwise and dropout == 0 and causal and options.bias is None and query.dtype == torch.bfloat16:
             return blockwise_attention(query, key, value, factor), None
@@ -96,7 +104,20 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwarg
     """Whether a call asks for nothing beyond a bool mask for all heads and a position bias."""
     masked = mask is None or (mask.dtype == torch.bool and mask.dim() == 4 and mask.shape[1] == 1)
     special = any(kwargs.get(name) is not None for name in ("softcap", "cache", "s_aux"))
-    return query.shape == key.shape == value.shape and query.numel() > 0 and masked and not special
+    heads = query.shape[:2] == key.shape[:2] and query.shape[3] == key.shape[3]
+    return heads and key.shape == value.shape and query.numel() > 0 and masked and not special
+
+
+def _asked(
+    answers: AnswerTokens, module: torch.nn.Module, query: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], Tensor | None]:
+    """The options and the mask of a call that asks the queries of the answer tokens alone."""
+    if mask is not None:
+        mask = mask if mask.shape[2] == 1 else answers.of(mask, 2)
+    elif is_causal(module, **kwargs):
+        mask = answers.causal_mask(query.shape[2], query.device)
+    bias = kwargs.get("position_bias")
+    return {**kwargs, "is_causal": False, "position_bias": None if bias is None else answers.of(bias, 2)}, mask
 
 
 def whole_attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:

@@ -26,8 +26,8 @@ class AttentionOptions(NamedTuple):
     """What a call asks for beside query, key and value.
 
     Attributes:
-        mask: ``[1 or batch, 1, 1 or length, 1 or length]`` bool, True where a query may look; or None.
-        bias: Added to the scores, ``[1 or batch, heads, length, length]``; or None.
+        mask: ``[1 or batch, 1, 1 or queries, 1 or keys]`` bool, True where a query may look; or None.
+        bias: Added to the scores, ``[1 or batch, heads, queries, keys]``; or None.
         causal: A query sees no key after it; only without a mask.
         scaling: Factor of the scores.
         dropout: Probability that a weight is dropped, below 1.
@@ -44,7 +44,7 @@ def sliced_attention(query: Tensor, key: Tensor, value: Tensor, options: Attenti
     """Attention in memory that grows with the length, not with its square; 16-bit types are computed in fp32.
 
     Draws one number a run from its :func:`streams`, the seed of everything dropped. Differentiable once, in query, key,
-    value and bias.
+    value and bias. There may be fewer queries than keys where nothing is causal.
     """
     runs = streams()
     seeds = [int(torch.randint(2**63 - 1, (), generator=stream)) for stream in runs]
@@ -112,10 +112,11 @@ class _Slices:
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions, seed: int) -> None:
         self.query, self.key, self.value = _precise(query), _precise(key), _precise(value)
-        self.batch, self.heads, self.length, _ = query.shape
+        self.batch, self.heads, self.length, _ = key.shape
+        self.asked = query.shape[2]
         self.options = options
         self.generator = torch.Generator().manual_seed(seed)
-        self.queries = min(QUERIES, self.length)
+        self.queries = min(QUERIES, self.asked)
         self.together = min(self.heads, max(1, SLICE // (self.queries * self.length)))
         size = self.together * self.queries * self.length
         self.memory = torch.empty(3, size, dtype=self.query.dtype)
@@ -123,7 +124,7 @@ class _Slices:
 
     def attend(self) -> Tensor:
         """The values that each query takes up: ``[batch, length, heads, head width]``."""
-        out = torch.empty_like(self.value.transpose(1, 2), memory_format=torch.contiguous_format)
+        out = torch.empty_like(self.query.transpose(1, 2), memory_format=torch.contiguous_format)
         for part in self._all():
             row, heads, queries, keys, _ = part
             weights, kept = self._weights(part)
@@ -159,8 +160,8 @@ class _Slices:
 
     def _all(self) -> Iterator[_Slice]:
         for row in range(self.batch):
-            for start in range(0, self.length, self.queries):
-                queries = slice(start, min(start + self.queries, self.length))
+            for start in range(0, self.asked, self.queries):
+                queries = slice(start, min(start + self.queries, self.asked))
                 keys, hidden = self._visible(row, queries)
                 for head in range(0, self.heads, self.together):
                     yield _Slice(row, slice(head, min(head + self.together, self.heads)), queries, keys, hidden)
@@ -168,7 +169,7 @@ class _Slices:
     def _visible(self, row: int, queries: slice) -> tuple[slice, Tensor | None]:
         """The keys up to the last that any of these queries may see, and which of them are hidden from which query."""
         if self.options.mask is not None:
-            visible = self.options.mask.expand(self.batch, 1, self.length, self.length)[row, 0, queries]
+            visible = self.options.mask.expand(self.batch, 1, self.asked, self.length)[row, 0, queries]
             seen = visible.any(dim=0).nonzero()
             keys = slice(0, int(seen[-1]) + 1 if len(seen) else self.length)
             hidden = ~visible[:, keys]

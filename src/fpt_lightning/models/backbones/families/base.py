@@ -10,7 +10,8 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig
 
 from fpt_lightning.errors import UsageError, first_line
-from fpt_lightning.models.kernels.attention import nothing_padded, use_attention
+from fpt_lightning.models.kernels.attention import ATTENTION, nothing_padded, use_attention
+from fpt_lightning.models.kernels.last_block import AnswerTokens, BlockForm, only_answers
 from fpt_lightning.models.parts import PartTable
 
 # every name under which a config of transformers keeps the dropout of a body
@@ -48,6 +49,10 @@ class Family(ABC):
             ``[batch, length, width]``; what stands at padded positions means nothing.
         """
 
+    def answers(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:
+        """Of what :meth:`hidden` returns the last ``count`` real tokens: ``[batch, count, width]``."""
+        return AnswerTokens(count, mask).of(self.hidden(body, embeddings, mask), 1)
+
     def depth(self, body: nn.Module) -> int:
         blocks: Any = body.get_submodule(self.blocks)
         return len(blocks)
@@ -68,6 +73,7 @@ class HubFamily(Family):
         dropped: Patterns of the parameters that are dropped, and may therefore be missing from a weight file.
         model_class: The auto class of transformers that builds and loads the body.
         scaled: Pattern of the parameters whose random values begin smaller by sqrt(2 * layers); None if none do.
+        form: Where a block keeps its attention; None where the last block computes all tokens.
         first_row: The row of the table of positions that the first token has.
         config: What the body is built from.
     """
@@ -76,6 +82,7 @@ class HubFamily(Family):
     dropped: ClassVar[tuple[str, ...]] = ()
     model_class: ClassVar[Any] = AutoModel
     scaled: ClassVar[str | None] = None
+    form: BlockForm | None = None
     first_row = 0
 
     def __init__(self, config: PretrainedConfig) -> None:
@@ -152,6 +159,14 @@ class HubFamily(Family):
         if mask is None and self.asks_for_attention:
             mask = nothing_padded(embeddings)
         return body(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+
+    def answers(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:
+        ours = body.config._attn_implementation == ATTENTION  # not while attention maps are recorded
+        if self.form is None or not ours or count == embeddings.size(1):
+            return super().answers(body, embeddings, mask, count)
+        answers = AnswerTokens(count, mask)
+        with only_answers(body.get_submodule(self.blocks)[-1], self.form, answers):
+            return answers.last_of(self.hidden(body, embeddings, mask))
 
 
 def trained_table(rows: torch.Tensor) -> nn.Embedding:

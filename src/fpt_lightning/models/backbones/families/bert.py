@@ -6,6 +6,7 @@ import torch
 from transformers import PretrainedConfig
 
 from fpt_lightning.models.backbones.families.base import HubFamily, trained_table
+from fpt_lightning.models.kernels.last_block import BlockForm
 from fpt_lightning.models.parts import Place
 
 
@@ -24,6 +25,7 @@ class BERT(HubFamily):
         (r"encoder\.layer\.(\d+)\.(?:intermediate|output)\.dense\.(?:weight|bias)", "feedforward"),
     )
     blocks = "encoder.layer"
+    form: BlockForm | None = BlockForm(None, "attention.self", "attention.output")
     position_table = "embeddings.position_embeddings"
     dropped: ClassVar[tuple[str, ...]] = (r"embeddings\.word_embeddings\.weight", r"pooler\..*")
 

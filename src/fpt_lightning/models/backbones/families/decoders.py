@@ -1,6 +1,7 @@
 """Decoders with rotary positions: Llama, Mistral, Qwen, Gemma, Phi, GPT-NeoX (Pythia) and their like."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,7 +9,16 @@ from transformers import MODEL_MAPPING, PretrainedConfig
 
 from fpt_lightning.errors import FPTError
 from fpt_lightning.models.backbones.families.base import HubFamily
+from fpt_lightning.models.kernels.last_block import BlockForm
 from fpt_lightning.models.parts import place_parameters
+
+_LLAMA = BlockForm("input_layernorm", "self_attn", "self_attn.o_proj")
+FORMS: Mapping[str, BlockForm] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "phi3"), _LLAMA),
+    "phi": BlockForm("input_layernorm", "self_attn", "self_attn.dense"),
+    "gpt_neox": BlockForm("input_layernorm", "attention", "attention.dense"),
+}
+"""Of the blocks that were compared with the same computed for all tokens, by ``model_type``: names alone do not say."""
 
 
 class Decoder(HubFamily):
@@ -34,6 +44,7 @@ class Decoder(HubFamily):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
+        self.form = FORMS.get(self.config.model_type)
         kind = f"a {self.config.model_type}"
         model_class: Any = MODEL_MAPPING.get(type(self.config), None)
         if isinstance(model_class, tuple | None):  # some are a choice of several

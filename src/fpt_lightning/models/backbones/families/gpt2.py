@@ -1,6 +1,7 @@
 """GPT-2, in all sizes (Radford et al. 2019): the paper's own backbone."""
 
 from fpt_lightning.models.backbones.families.base import HubFamily
+from fpt_lightning.models.kernels.last_block import BlockForm
 
 
 class GPT2(HubFamily):
@@ -16,4 +17,5 @@ class GPT2(HubFamily):
     blocks = "h"
     position_table = "wpe"
     dropped = (r"wte\.weight",)
+    form = BlockForm("ln_1", "attn", "attn.c_proj")
     scaled = r"h\.\d+\.(?:attn|mlp)\.c_proj\.weight"  # Radford et al. 2019, section 2.3

@@ -17,6 +17,8 @@ class Longformer(RoBERTa):
 
     dropped: ClassVar[tuple[str, ...]] = (*RoBERTa.dropped, r"encoder\.layer\.\d+\.attention\.self\.\w+_global\..*")
 
+    form = None  # its attention is its own
+
     def configure(self, max_length: int, dropout: float) -> None:
         """Narrows windows that are wider than the task is long: every token still sees every other."""
         super().configure(max_length, dropout)

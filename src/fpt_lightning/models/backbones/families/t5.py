@@ -7,6 +7,7 @@ from torch import nn
 from transformers import AutoModelForTextEncoding
 
 from fpt_lightning.models.backbones.families.base import HubFamily
+from fpt_lightning.models.kernels.last_block import BlockForm
 
 
 class T5Encoder(HubFamily):
@@ -20,6 +21,7 @@ class T5Encoder(HubFamily):
         (r"encoder\.block\.(\d+)\.layer\.1\.DenseReluDense\.(?:wi|wi_0|wi_1|wo)\.weight", "feedforward"),
     )
     blocks = "encoder.block"
+    form = BlockForm("layer.0.layer_norm", "layer.0.SelfAttention", "layer.0.SelfAttention.o")
     dropped = (r"shared\.weight", r"encoder\.embed_tokens\.weight")
     model_class = AutoModelForTextEncoding
     asks_for_attention = True  # like the others, but transformers does not say so

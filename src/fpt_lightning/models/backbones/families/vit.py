@@ -7,6 +7,7 @@ from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
 from fpt_lightning.models.backbones.families.base import HubFamily, trained_table
+from fpt_lightning.models.kernels.last_block import BlockForm
 
 
 class ViT(HubFamily):
@@ -24,6 +25,7 @@ class ViT(HubFamily):
         (r"layers\.(\d+)\.mlp\.fc[12]\.(?:weight|bias)", "feedforward"),
     )
     blocks = "layers"
+    form = BlockForm("layernorm_before", "attention", "attention.o_proj")
     position_table = "embeddings.position_embeddings"
     dropped = (r"embeddings\.(?:cls_token|mask_token|patch_embeddings\..*)", r"pooler\..*")
 
