@@ -26,7 +26,7 @@ ORDER = (
     {"models"},
     {"data"},
     {"config_files", "options"},
-    {"errors", "files", "machine", "plain_yaml", "signals", "tensors"},
+    {"errors", "files", "machine", "plain_yaml", "random_streams", "signals", "tensors"},
 )
 LEVELS = {room: level for level, rooms in enumerate(reversed(ORDER)) for room in rooms}
 

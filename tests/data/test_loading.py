@@ -90,3 +90,19 @@ def test_starting_an_epoch_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     list(make_loader(Numbers(8), _sampler(8, 4)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@given(length=st.integers(20, 60), seeds=st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=2, unique=True))
+def test_the_order_follows_from_the_seed_and_the_epoch(length: int, seeds: list[int]) -> None:
+    """A seed in the upper half of 64 bits is none: torch's generator on a CPU looks at the lower."""
+
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = GlobalBatchSampler(length, 1, training=True, shuffle=True, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    first, second = seeds
+    orders = [order(first, 0), order(second, 0), order(first, 1), order(second, 1)]
+    assert all(sorted(found) == list(range(length)) for found in orders)
+    assert len({tuple(found) for found in orders}) == 4
+    assert order(first, 1) == orders[2]

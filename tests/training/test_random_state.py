@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -53,3 +54,15 @@ def test_a_second_training_goes_on_from_the_first() -> None:
     assert (torch.rand(1).item(), np.random.rand(), random.random()) == drawn
     callback.on_train_start(trainer, module)
     assert torch.rand(1).item() != drawn[0]
+
+
+def test_every_process_drops_out_other_elements() -> None:
+    drawn = set()
+    for rank in range(4):
+        torch.manual_seed(7)
+        trainer: Any = SimpleNamespace(global_rank=rank, world_size=4)
+        RandomState().on_train_start(trainer, L.LightningModule())
+        drawn.add(torch.rand(1).item())
+    torch.manual_seed(7)
+    assert torch.rand(1).item() in drawn  # the first as a process alone
+    assert len(drawn) == 4

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.machine import expect_memory
+from fpt_lightning.random_streams import generator
 
 ENDLESS = 2**40
 """Examples of an epoch that no run comes to the end of."""
@@ -183,10 +184,10 @@ class GlobalBatchSampler(DistributedSampler[int]):
         """The examples of an epoch, one global batch after the other."""
         if not self.shuffle:
             return range(self.epoch * self.length, (self.epoch + 1) * self.length)
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
-        order = torch.randperm(self.length, generator=generator)
+        stream = generator(self.seed, f"order of epoch {self.epoch}")
+        order = torch.randperm(self.length, generator=stream)
         if self.lengths is not None:
-            order = _by_length(order, self.lengths, self.batch_size, generator)
+            order = _by_length(order, self.lengths, self.batch_size, stream)
         return order + self.epoch * self.length if self.counts_epochs else order
 
 

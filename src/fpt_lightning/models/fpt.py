@@ -18,8 +18,8 @@ from fpt_lightning.models.kernels.frozen_linear import FrozenDtype, replace_froz
 from fpt_lightning.models.kernels.last_block import AnswerTokens
 from fpt_lightning.models.lora import LoraOptions, add_adapters
 from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
-from fpt_lightning.models.random_streams import drawn_from
 from fpt_lightning.models.token_shuffle import TokenShuffle
+from fpt_lightning.random_streams import drawn_from
 from fpt_lightning.tensors import tensors_hash
 
 

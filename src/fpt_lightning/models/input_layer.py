@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.models.random_streams import drawn_from, generator
+from fpt_lightning.random_streams import drawn_from, generator
 
 InputInitialization = Literal["orthogonal", "gaussian", "moments"]
 

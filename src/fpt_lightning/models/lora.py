@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fpt_lightning.errors import FPTError, UsageError, at_least
 from fpt_lightning.models.parts import Place
-from fpt_lightning.models.random_streams import drawn_from
+from fpt_lightning.random_streams import drawn_from
 
 
 @dataclass(frozen=True)

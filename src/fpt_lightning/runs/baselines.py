@@ -9,7 +9,7 @@ from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.loading import ENDLESS
 from fpt_lightning.data.spec import Batch, TaskSpec, Trivial
 from fpt_lightning.models.linear_fit import LinearFit
-from fpt_lightning.models.random_streams import generator
+from fpt_lightning.random_streams import generator
 
 KNOWN = ("BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "ListOps", "MNIST", "RemoteHomology")
 """Tasks whose linear baseline is an arm of the tables: the backbone ``none``."""

@@ -11,7 +11,7 @@ from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import UsageError
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import match_moments
-from fpt_lightning.models.random_streams import generator
+from fpt_lightning.random_streams import generator
 
 EXAMPLES = 256  # of the task that the input layer is fitted on
 DIRECTIONS = 64  # that distributions are compared along

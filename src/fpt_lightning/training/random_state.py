@@ -7,6 +7,8 @@ import lightning as L
 import numpy as np
 import torch
 
+from fpt_lightning.random_streams import key
+
 RANDOM_STATES = "random_states"
 
 
@@ -37,7 +39,7 @@ class RandomState(L.Callback):
         if saved is not None and len(saved) == trainer.world_size:
             restore(saved[trainer.global_rank])
         elif trainer.global_rank > 0:
-            torch.manual_seed(torch.initial_seed() + (trainer.global_rank << 32))
+            torch.manual_seed(key(torch.initial_seed(), f"process {trainer.global_rank}"))
 
 
 def current_state() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fpt_lightning.models.backbones.hub import read_config, read_weights
 from fpt_lightning.models.backbones.initialization import draw_embeddings, draw_parts, keep_statistics, random_body
 from fpt_lightning.models.backbones.room import expect_room, expect_room_of
 from fpt_lightning.models.kernels.dropout import replace_dropouts
-from fpt_lightning.models.random_streams import drawn_from, generator
+from fpt_lightning.random_streams import drawn_from, generator
 
 VOCABULARY_SAMPLE = 4096
 """Token embeddings kept where the input layer is fitted to them."""

@@ -9,7 +9,7 @@ from torch import nn
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.models.backbones.families.base import HubFamily
 from fpt_lightning.models.parts import place_parameters
-from fpt_lightning.models.random_streams import drawn_from, generator
+from fpt_lightning.random_streams import drawn_from, generator
 
 
 @torch.no_grad()

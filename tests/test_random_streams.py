@@ -7,7 +7,7 @@ from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.lora import LoraOptions
-from fpt_lightning.models.random_streams import drawn_from, generator
+from fpt_lightning.random_streams import drawn_from, generator
 
 WORDS = TaskSpec("words", max_length=64, classes=64, vocabulary_size=100)
 BITS = TaskSpec("bits", max_length=64, classes=64, token_width=40)
