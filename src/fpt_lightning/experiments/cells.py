@@ -65,6 +65,8 @@ class Run:
             return outcome.state is State.FINISHED or (outcome.cause is None and outcome.has_reached(self.until))
         if outcome.state is not State.FINISHED or (self.test and not outcome.is_tested):
             return False
+        if self.makes_backbone and not (self.folder / "backbone").is_dir():  # an archive has none
+            return False
         return not self.attention or outcome.attention is not None
 
     def and_as(self, other: "Run") -> "Run":

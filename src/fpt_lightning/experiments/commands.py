@@ -148,6 +148,7 @@ def _parser(command: str, about: str, *parents: argparse.ArgumentParser) -> argp
     add("--protocol", help="paper: one learning rate; fair: a grid for every arm; halving: the grid, whose worse rates "
         "stop early; by default the table's")  # fmt: skip
     add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"of the runs; by default {DEFAULT_FOLDER}")
+    add("--archived", type=Path, metavar="FOLDER", help="an archive whose runs count as made where they have no folder")
     add("--experiments", metavar="FILE", help="another experiments.yaml")
     add("--arms", action="append", default=[], metavar="ARM", help="only this row; may be repeated")
     add("--tasks", action="append", default=[], metavar="TASK", help="only this column; may be repeated")
@@ -193,7 +194,7 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argpar
         raise UsageError(f"say which table; {experiments.path} has\n{names}")
     asked = ("table", "profile", "protocol", "arms", "tasks", "rates", "seeds")
     selection = Selection(**{name: getattr(options, name) for name in asked}, overrides=settings)
-    return options, make_grid(experiments, selection, options.folder)
+    return options, make_grid(experiments, selection, options.folder, options.archived)
 
 
 def _launcher(options: argparse.Namespace, folder: Path) -> Launcher:

@@ -15,7 +15,7 @@ from fpt_lightning.experiments.composition import as_words, compose, identity, p
 from fpt_lightning.experiments.halving import Rung, rungs_of, shares_of, validation_interval
 from fpt_lightning.experiments.packing import shared
 from fpt_lightning.experiments.tables import Experiments, Profile, Protocol, Table
-from fpt_lightning.runs.archive import Archive, RunFolders, open_runs
+from fpt_lightning.runs.archive import Runs, open_runs
 from fpt_lightning.runs.outcome import Outcome, State
 
 DEFAULT_FOLDER = Path("runs/tables")
@@ -43,7 +43,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table, or the ``arms`` and ``tasks`` of it, under one profile and protocol."""
+    """A table, or the ``arms`` and ``tasks`` of it, under one profile and protocol.
+
+    Its run folders lie in ``folder``; of the archive ``archived`` stand those that have none there.
+    """
 
     experiments: Experiments
     table: Table
@@ -53,6 +56,7 @@ class Grid:
     tasks: Sequence[str]
     overrides: Mapping[str, Any]
     folder: Path
+    archived: Path | None = None
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -60,14 +64,18 @@ class Grid:
         return tuple(self._cell(self.table.arms[arm].on(task), task) for arm in self.arms for task in self.tasks)
 
     @cached_property
-    def records(self) -> RunFolders | Archive:
+    def records(self) -> Runs:
         """What its runs left."""
-        return open_runs(self.folder)
+        return open_runs(self.folder, self.archived)
 
     def due(self, outcomes: Mapping[str, Outcome]) -> list[Run]:
         """Every run decided on so far once, those first that others need."""
         asked = [run for cell in self.cells for run in cell.due(outcomes)]
-        makers = [run.needs for run in asked if run.needs is not None]
+        # of runs that an archive holds, none need be there
+        needed = [
+            run for run in asked if not run.is_done(outcomes[run.id]) or (run.needs and run.needs.folder.is_dir())
+        ]
+        makers = [run.needs for run in needed if run.needs is not None]
         by_id: dict[str, Run] = {}
         for run in (*makers, *asked):
             by_id[run.id] = run.and_as(by_id.get(run.id, run))
@@ -174,8 +182,10 @@ class Grid:
         return Run(name, self.folder / f"backbone-{name}", words, "backbone", None, 0, makes_backbone=True)
 
 
-def make_grid(experiments: Experiments, selection: Selection, folder: Path = DEFAULT_FOLDER) -> Grid:
-    """Works out the runs of a table, whose run folders lie in ``folder``.
+def make_grid(
+    experiments: Experiments, selection: Selection, folder: Path = DEFAULT_FOLDER, archived: Path | None = None
+) -> Grid:
+    """Works out the runs of a table; ``folder`` and ``archived`` are those of :class:`Grid`.
 
     Raises:
         UsageError: If one of the names does not exist.
@@ -185,7 +195,7 @@ def make_grid(experiments: Experiments, selection: Selection, folder: Path = DEF
     protocol = structs.replace(protocol, lr=selection.rates or protocol.lr, seeds=selection.seeds or protocol.seeds)
     arms = _chosen(table.arms, selection.arms, "arm", table.name)
     tasks = _chosen(table.tasks, selection.tasks, "task", table.name)
-    return Grid(experiments, table, profile, protocol, arms, tasks, selection.overrides, folder)
+    return Grid(experiments, table, profile, protocol, arms, tasks, selection.overrides, folder, archived)
 
 
 def _words(configs: Iterable[str], settings: Mapping[str, Any]) -> tuple[str, ...]:

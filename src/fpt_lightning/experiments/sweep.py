@@ -101,7 +101,7 @@ class Sweep:
             return False
         if run.is_done(self.outcomes[run.id]):
             return False
-        return run.needs is None or self.outcomes[run.needs.id].state is State.FINISHED
+        return run.needs is None or run.needs.is_done(self.outcomes[run.needs.id])
 
     def _collect(self) -> None:
         for verdict in self.launcher.wait(LOOK):

@@ -171,12 +171,63 @@ class Archive:
             raise FPTError(f"{self.folder / name} cannot be read: {error}") from error
 
 
-def open_runs(folder: Path) -> RunFolders | Archive:
-    """The runs of a folder: an archive where it holds ``runs.jsonl``."""
-    return Archive(folder) if (folder / RUNS).is_file() else RunFolders(folder)
+class Continued:
+    """Runs that have a folder each, and those of an archive that have none; the methods are those of both.
+
+    What an archive holds is a run's end, and how far one came that pauses. Who needs more of it, such as a test, a
+    backbone or the rest of its steps, finds no checkpoint there, and makes it again.
+
+    Args:
+        runs: The runs.
+        archive: The archive.
+    """
+
+    def __init__(self, runs: RunFolders, archive: Archive) -> None:
+        self.runs, self.archive = runs, archive
+        self.folder = runs.folder
+
+    def __len__(self) -> int:
+        return len(self.runs) + len(self.archive)
+
+    def outcome(self, name: str, makes_backbone: bool = False) -> Outcome:
+        return self._holder(name).outcome(name, makes_backbone)
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        return self._holder(name).result(name)
+
+    def config(self, name: str) -> dict[str, Any] | None:
+        return self._holder(name).config(name)
+
+    def curve(self, name: str, metric: str) -> Curve:
+        return self._holder(name).curve(name, metric)
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        return self._holder(name).rows(name)
+
+    def _holder(self, name: str) -> RunFolders | Archive:
+        stands = self.archive.outcome(name).state in (State.FINISHED, State.DIVERGED, State.PAUSED)
+        return self.archive if stands and not (self.folder / name).is_dir() else self.runs
 
 
-def write_archive(runs: RunFolders | Archive, outcomes: Mapping[str, Outcome], folder: Path) -> None:
+Runs = RunFolders | Archive | Continued
+
+
+def open_runs(folder: Path, archived: Path | None = None) -> Runs:
+    """The runs of a folder: an archive where it holds ``runs.jsonl``, else those of ``archived`` beside its own.
+
+    Raises:
+        UsageError: If ``archived`` is no archive.
+    """
+    if (folder / RUNS).is_file():
+        return Archive(folder)
+    if archived is None:
+        return RunFolders(folder)
+    if not (archived / RUNS).is_file():
+        raise UsageError(f"--archived {archived}: it holds no {RUNS}, which `fpt report TABLE --archive FOLDER` writes")
+    return Continued(RunFolders(folder), Archive(archived))
+
+
+def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> None:
     """Archives runs: those of ``outcomes``, by the names of their folders, that are not missing.
 
     What still runs is archived as stopped.
@@ -202,7 +253,7 @@ def write_archive(runs: RunFolders | Archive, outcomes: Mapping[str, Outcome], f
         raise FPTError(f"{folder} cannot be written: {error.strerror}; choose another with --archive") from error
 
 
-def _line_of(number: int, name: str, runs: RunFolders | Archive, outcome: Outcome) -> str:
+def _line_of(number: int, name: str, runs: Runs, outcome: Outcome) -> str:
     line = {
         "run": number,
         "folder": name,

@@ -1,0 +1,83 @@
+"""A sweep that goes on from an archive: what it holds is not made again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conftest import Fpt
+
+EXPERIMENTS = """
+tasks:
+  bit_xor: {title: bit-xor, config: bit_xor.yaml, lr: 1.0e-3, chance: 50}
+protocols:
+  halving: {lr: [1.0e-4, 1.0e-3, 1.0e-2], seeds: [0], reduction: 3}
+profiles:
+  smoke:
+    backbones:
+      tiny: {configs: [backbones/tiny.yaml]}
+      made: {made_by: {configs: [pretrain/bit_memory.yaml, backbones/tiny.yaml], settings: {data.n: 20, data.patch_size: 5, trainer.max_steps: 2, trainer.limit_val_batches: 1, trainer.limit_test_batches: 1}}}
+    settings:
+      trainer.max_steps: 6
+      trainer.val_check_interval: 2
+      trainer.limit_val_batches: 1
+      trainer.limit_test_batches: 1
+      trainer.accelerator: cpu
+tables:
+  lost:
+    title: Lost and kept
+    source: here
+    protocol: halving
+    tasks: [bit_xor]
+    arms:
+      drawn: {backbone: tiny}
+      made: {backbone: made}
+"""
+
+
+@pytest.fixture
+def table() -> list[str]:
+    Path("experiments.yaml").write_text(EXPERIMENTS)
+    return ["lost", "--profile", "smoke", "--folder"]
+
+
+def _runs(folder: str) -> set[str]:
+    return {path.parent.name for path in Path(folder).glob("*/config.yaml")}
+
+
+@pytest.mark.usefixtures("warm")
+def test_what_is_archived_is_not_made_again(fpt: Fpt, table: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    alone = ["--jobs", "1", "--pack", "off"]
+    assert fpt("sweep", *table, "runs", *alone) == 0
+    assert fpt("report", *table, "runs", "--archive", "kept") == 0
+    made = _runs("runs")
+    whole = Path("kept", "README.md").read_text()
+    shutil.rmtree("runs")
+    capfd.readouterr()
+
+    assert fpt("sweep", *table, "runs", *alone, "--archived", "kept") == 0
+    out = capfd.readouterr().out
+    assert "6 of 6 runs are finished, 4 pause at a rung" in out
+    assert not _runs("runs")
+    assert fpt("status", *table, "runs", "--archived", "kept") == 0
+    assert fpt("report", *table, "runs", "--archived", "kept", "--archive", "kept") == 0
+    assert Path("kept", "README.md").read_text() == whole
+
+    # a seed more asks for the body again, and for runs of its own; of the archive for none but such as pause there
+    states = {
+        line["folder"]: line["state"] for line in map(json.loads, Path("kept", "runs.jsonl").read_text().splitlines())
+    }
+    assert fpt("sweep", *table, "more", *alone, "--archived", "kept", "--seeds", "0,1") == 0
+    more = _runs("more")
+    assert all(name.startswith("backbone-") or states[name] == "paused" for name in more & made)
+    assert len(more - made) >= 6
+    assert fpt("report", *table, "more", "--archived", "kept", "--seeds", "0,1", "--archive", "both") == 0
+    lines = [json.loads(line) for line in Path("both", "runs.jsonl").read_text().splitlines()]
+    assert {line["folder"] for line in lines} == made | more
+
+
+def test_what_is_no_archive_is_refused(fpt: Fpt, table: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert fpt("sweep", *table, "runs", "--archived", "nowhere") == 2
+    assert "--archived nowhere: it holds no runs.jsonl" in capfd.readouterr().err
+    assert not Path("runs").exists()
