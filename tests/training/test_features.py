@@ -50,6 +50,17 @@ def test_a_run_on_features_is_the_run_on_tokens(fpt: Fpt, words: list[str], monk
     assert fpt("test", *tested) in (0, 2)
 
 
+def test_runs_on_features_are_trained_in_one_pass(fpt: Fpt, words: list[str]) -> None:
+    """As they are alone."""
+    words = [*words, "--cache_features=true", "--model.backbone_seed=0"]
+    assert fpt(*words, "--pack=model.lr=[1e-3,1e-2]", "--run_folder=pack") == 0
+    for lr in ("0.001", "0.01"):
+        assert fpt(*words, f"--model.lr={lr}", f"--run_folder=alone{lr}") == 0
+        one, other = result(f"alone{lr}"), result(f"pack/model.lr={lr}")
+        for name in ("val_loss", "test_loss", "val_accuracy", "test_accuracy"):
+            assert other[name] == pytest.approx(one[name], abs=1e-5), name
+
+
 def test_other_weights_data_or_splits_have_other_features(mnist_root: Path) -> None:
     def features(seed: int = 0, **options: Any) -> Any:
         data = MNIST(root=str(mnist_root), validation_examples=20, cache_folder="kept", **options)

@@ -173,7 +173,8 @@ class GlobalBatchSampler(DistributedSampler[int]):
         order = self._training_order()
         for batch in range(self.first_batch, self.length // self.batch_size):
             start = batch * self.batch_size + self.rank * self.local_batch_size
-            yield from (int(index) for index in order[start : start + self.local_batch_size])
+            indices = order[start : start + self.local_batch_size]
+            yield from indices.tolist() if isinstance(indices, torch.Tensor) else indices
 
     def _evaluation_order(self) -> Sequence[int] | torch.Tensor:
         if self.lengths is None:

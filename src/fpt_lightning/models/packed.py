@@ -115,8 +115,11 @@ class PackedTransformer(nn.Module):
 
 
 def _example(model: FrozenPretrainedTransformer) -> Tensor:
-    """Two examples of few tokens."""
+    """Two examples of few tokens, or their features where it reads those."""
     task, like = model.task, next(iter(model.trained_parameters().values()))
+    if model.reads_features:
+        numbers = 2 * task.answer_tokens * model.family.width
+        return torch.linspace(-1, 1, numbers).to(like).view(2, task.answer_tokens, -1)
     length = max(min(task.max_length, 8), task.answer_tokens)
     if task.vocabulary_size is None:
         assert task.token_width is not None

@@ -32,9 +32,9 @@ class FeatureTable(BatchDataset):
         return len(self.features)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        chosen = torch.as_tensor(indices)
+        chosen = torch.tensor(indices)
         assert self.targets is not None
-        return Batch(self.features[chosen].float(), self.targets[chosen], None)
+        return Batch(self.features.index_select(0, chosen).float(), self.targets.index_select(0, chosen), None)
 
 
 class FeatureData(FPTDataModule):
