@@ -146,14 +146,14 @@ class Bench:
         data = self.run(case, self.arguments.backbone).datamodule
         data.setup("fit")
         batch = data.sample(data.batch_size, torch.device(self.arguments.device))
-        step = plain_step(data.task, (batch.tokens, batch.target), self.arguments.plain)
-        with torch.autocast(self.arguments.device, torch.bfloat16, enabled=case["precision"].startswith("bf16")):
-            for _ in range(WARM):
-                step()
-            begun = now()
-            for _ in range(self.arguments.steps):
-                step()
-            return {"ms": (now() - begun) / self.arguments.steps * 1e3, "memory_mb": round(peak_memory_mb())}
+        precision = "bf16" if case["precision"].startswith("bf16") else "fp32"
+        step, _ = plain_step(data.task, (batch.tokens, batch.target), self.arguments.plain, precision)
+        for _ in range(WARM):
+            step()
+        begun = now()
+        for _ in range(self.arguments.steps):
+            step()
+        return {"ms": (now() - begun) / self.arguments.steps * 1e3, "memory_mb": round(peak_memory_mb())}
 
 
 def fit(member: Member, callbacks: list[L.Callback]) -> None:

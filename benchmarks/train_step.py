@@ -1,12 +1,13 @@
-"""Training steps a second and peak memory, beside what people write by hand, on this machine.
+"""Training steps a second and peak memory in fp32 and bf16, beside what people write by hand and peft, on this machine.
 
 Two tables, one JSON:
 
-1. GPT-2 base, bit-memory at batch 4 and cifar-shaped input (64 x 48) at batch 16, in fp32. The plain baseline is
-   transformers' model with eager attention, frozen by requires_grad alone, Adam over all parameters, loss and accuracy
-   moved to the host at every step. Both compute the same answers, ours without what the last block makes of other
-   tokens; the share is that of the machine's fp32 matrix rate, measured in the same run as the faster of torch's two
-   matrix kernels.
+1. GPT-2 base, bit-memory at batch 4 and cifar-shaped input (64 x 48) at batch 16. `plain` is transformers' model with
+   eager attention, frozen by requires_grad alone, Adam over all parameters, loss and accuracy moved to the host at
+   every step; `peft` its layer-norm tuning with sdpa attention under the step of transformers' Trainer, which trains
+   the same numbers as `ours`, where peft is installed. In bf16 all run under autocast, and `ours` keeps its frozen
+   matrices in bf16. All compute the same answers, ours without what the last block makes of other tokens; the share is
+   that of the matrix rate in the row's precision, measured in the same run as the faster of torch's two kernels.
 2. What `fpt run` adds to a bare loop over the same model, optimizer and data, at about 20 ms a step.
 
     python benchmarks/train_step.py --out benchmarks/results/train_step-MACHINE.json
@@ -14,13 +15,14 @@ Two tables, one JSON:
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,35 +37,47 @@ from fpt_lightning.main import main as fpt
 from fpt_lightning.models.backbones.architectures import ARCHITECTURES
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+from fpt_lightning.training.trainer import peak_memory_mb
 
 CASES = {
     "bit-memory, batch 4": (4, TaskSpec("bit_memory", 120, 2, 50, answer_tokens=20, answers_per_token=50)),
     "cifar-shaped, batch 16": (16, TaskSpec("cifar", 64, 10, token_width=48)),
 }
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GPT2S = [name for name, (model_type, _) in ARCHITECTURES.items() if model_type == "gpt2"]
+Batch = tuple[torch.Tensor, torch.Tensor]
 Step = Callable[[], None]
 
 
-def plain_step(task: TaskSpec, batch: tuple[torch.Tensor, torch.Tensor], backbone: str) -> Step:
-    """A training step in the style of most public scripts."""
+def autocast(device: str, precision: str) -> torch.autocast:
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+
+
+def by_hand(task: TaskSpec, backbone: str, **options: Any) -> tuple[Any, Any, Any]:
+    """Input layer, GPT-2 of transformers and output layer."""
     from transformers import GPT2Config, GPT2Model
 
-    device = batch[0].device
-    config = GPT2Config(attn_implementation="eager")
+    config = GPT2Config(**options)
     config.update(ARCHITECTURES[backbone][1])
     body = GPT2Model(config)
     entrance = nn.Linear(task.token_width or 0, config.n_embd)
-    head = nn.Linear(config.n_embd, task.answers_per_token * task.classes)
-    model = nn.ModuleList([entrance, body, head]).to(device)
+    return entrance, body, nn.Linear(config.n_embd, task.answers_per_token * (task.classes or 1))
+
+
+def plain_step(task: TaskSpec, batch: Batch, backbone: str, precision: str = "fp32") -> tuple[Step, int]:
+    """A training step in the style of most public scripts, and how many numbers it trains."""
+    tokens, target = batch
+    entrance, body, head = by_hand(task, backbone, attn_implementation="eager")
+    model = nn.ModuleList([entrance, body, head]).to(tokens.device)
     for name, parameter in body.named_parameters():
         parameter.requires_grad = "ln" in name or "wpe" in name
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    tokens, target = batch
 
     def step() -> None:
-        hidden = body(inputs_embeds=entrance(tokens))[0]
-        logits = head(hidden[:, -task.answer_tokens :]).reshape(-1, task.classes)
-        loss = F.cross_entropy(logits, target.flatten())
+        with autocast(tokens.device.type, precision):
+            hidden = body(inputs_embeds=entrance(tokens))[0]
+            logits = head(hidden[:, -task.answer_tokens :]).reshape(-1, task.classes)
+            loss = F.cross_entropy(logits, target.flatten())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -71,58 +85,83 @@ def plain_step(task: TaskSpec, batch: tuple[torch.Tensor, torch.Tensor], backbon
         loss.item()
         (logits.argmax(-1) == target.flatten()).float().mean().item()
 
-    return step
+    return step, trained(model)
 
 
-def our_step(task: TaskSpec, batch: tuple[torch.Tensor, torch.Tensor], backbone: str) -> Step:
-    """The same step through this package."""
+def peft_step(task: TaskSpec, batch: Batch, backbone: str, precision: str = "fp32") -> tuple[Step, int]:
+    """A step of layer-norm tuning by peft as transformers' Trainer makes it, without what it does between steps."""
+    from peft import LNTuningConfig, get_peft_model
+
     tokens, target = batch
-    model = FrozenPretrainedTransformer(task, BackboneChoice(backbone, "random")).to(tokens.device)
-    return bare_step(model, lambda: (tokens, target))
+    entrance, body, head = by_hand(task, backbone, attn_implementation="sdpa", use_cache=False)
+    body.wpe = nn.Embedding(task.max_length, body.config.n_embd)  # as many positions as ours trains
+    body.wte = None  # and no table that nobody reads
+    tuned = get_peft_model(body, LNTuningConfig(target_modules=["ln_1", "ln_2", "ln_f"], modules_to_save=["wpe"]))
+    model = nn.ModuleList([entrance, tuned, head]).to(tokens.device)
+    moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(moving, lr=1e-3, weight_decay=0.0, fused=True)
+
+    def step() -> None:
+        with autocast(tokens.device.type, precision):
+            hidden = tuned.base_model.model(inputs_embeds=entrance(tokens))[0]
+            logits = head(hidden[:, -task.answer_tokens :]).reshape(-1, task.classes)
+        F.cross_entropy(logits.float(), target.flatten()).backward()
+        nn.utils.clip_grad_norm_(moving, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, trained(model)
 
 
-def bare_step(model: FrozenPretrainedTransformer, next_batch: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> Step:
+def our_step(task: TaskSpec, batch: Batch, backbone: str, precision: str = "fp32") -> tuple[Step, int]:
+    """The same step through this package."""
+    choice, kept = BackboneChoice(backbone, "random"), str(PRECISIONS[precision]).removeprefix("torch.")
+    model = FrozenPretrainedTransformer(task, choice, frozen_dtype=kept).to(batch[0].device)  # type: ignore[arg-type]
+    return bare_step(model, lambda: batch, precision), trained(model)
+
+
+def trained(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def bare_step(model: FrozenPretrainedTransformer, next_batch: Callable[[], Batch], precision: str = "fp32") -> Step:
     """What Lightning does in a step, without Lightning."""
-    trained = list(model.trained_parameters().values())
-    optimizer = torch.optim.Adam(trained, lr=1e-3, foreach=True)
+    moving = list(model.trained_parameters().values())
+    optimizer = torch.optim.Adam(moving, lr=1e-3, foreach=True)
 
     def step() -> None:
         tokens, target = next_batch()
-        loss = F.cross_entropy(model(tokens).flatten(0, 1), target.flatten())
+        with autocast(tokens.device.type, precision):
+            loss = F.cross_entropy(model(tokens).flatten(0, 1), target.flatten())
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
+        nn.utils.clip_grad_norm_(moving, 1.0)
         optimizer.step()
 
     return step
 
 
-STYLES = {"plain": plain_step, "ours": our_step}
+STYLES = {"plain": plain_step, "peft": peft_step, "ours": our_step}
 
 
-def measure(style: str, case: str, backbone: str, device: str, seconds: float) -> dict[str, float]:
-    """Seconds a step (median) and peak memory in MiB; run in a process of its own."""
+def measure(style: str, precision: str, case: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds a step (median), peak memory in MiB, numbers that train; run in a process of its own."""
     size, task = CASES[case]
     torch.manual_seed(0)
-    tokens = torch.randn(size, task.max_length, task.token_width or 0, device=device)
-    target = torch.randint(task.classes, (size, task.answers), device=device)
-    step = STYLES[style](task, (tokens, target), backbone)
-    times = []
-    for _ in range(3):
+    tokens = torch.randn(size, task.max_length, task.token_width or 0, device=arguments.device)
+    target = torch.randint(task.classes or 1, (size, task.answers), device=arguments.device)
+    step, moving = STYLES[style](task, (tokens, target), arguments.backbone, precision)
+    times: list[float] = []
+    for _ in range(2):
         step()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
+    end = time.perf_counter() + arguments.seconds
+    while time.perf_counter() < end or len(times) < 3:
         start = time.perf_counter()
         step()
-        if device == "cuda":
+        if arguments.device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    memory = (
-        torch.cuda.max_memory_allocated() / 2**20
-        if device == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    )
-    return {"seconds": statistics.median(times), "memory_mb": memory}
+    return {"seconds": statistics.median(times), "memory_mb": peak_memory_mb(), "trained": moving}
 
 
 def arithmetic(task: TaskSpec, size: int, backbone: str, style: str) -> float:
@@ -139,53 +178,63 @@ def arithmetic(task: TaskSpec, size: int, backbone: str, style: str) -> float:
     return 2 * linear + 3 * attention  # both products of attention are differentiated on both sides
 
 
-def matrix_rate(device: str) -> float:
-    """The machine's fp32 matrix rate in operations a second: the faster of torch's kernels at GPT-2's own shape."""
-    x, weight = torch.randn(1024, 768, device=device), torch.randn(3072, 768, device=device)
+def matrix_rate(device: str, dtype: torch.dtype = torch.float32) -> float:
+    """The machine's matrix rate in operations a second: the faster of torch's kernels at GPT-2's own shape."""
+    x, weight = (torch.randn(size, 768, device=device).to(dtype) for size in (1024, 3072))
     kernels: list[Callable[[], torch.Tensor]] = [lambda: x @ weight.T]
-    if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    serves = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()  # on this processor
+    if device == "cpu" and serves and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         kernels.append(lambda: torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], ""))
     rates = []
     for kernel in kernels:
-        for _ in range(5):
+        for _ in range(2):
             kernel()
-        start = time.perf_counter()
-        for _ in range(30):
+        start, done = time.perf_counter(), 0
+        while done < 30 and (done < 3 or time.perf_counter() - start < 2):
             kernel()
+            done += 1
         if device == "cuda":
             torch.cuda.synchronize()
-        rates.append(30 * 2 * 1024 * 768 * 3072 / (time.perf_counter() - start))
+        rates.append(done * 2 * 1024 * 768 * 3072 / (time.perf_counter() - start))
     return max(rates)
 
 
-def in_own_process(style: str, case: str, arguments: argparse.Namespace) -> dict[str, float]:
+def in_own_process(precision: str, style: str, case: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Calls :func:`measure` in a fresh process, so that peak memory is its own."""
-    words = ["--measure", style, case, "--backbone", arguments.backbone, "--device", arguments.device]
+    words = ["--measure", style, precision, case, "--backbone", arguments.backbone, "--device", arguments.device]
     words += ["--seconds", str(arguments.seconds)]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Plain and ours in turn, the median over the repeats, and the ratio repeat by repeat."""
+    """All styles in turn, the median over the repeats, and repeat by repeat how much faster than plain fp32 each is."""
+    styles = [style for style in arguments.styles if style != "peft" or find_spec("peft") is not None]
+    if "peft" in {*arguments.styles} - {*styles}:
+        print("no rows of peft, which is not installed")
+    ways = list(product(arguments.precisions, styles))
     rows = []
-    print(f"{'case':<24}{'style':<8}{'steps/s':>9}{'MiB':>8}{'matrix rate':>13}{'ratio':>8}")
+    print(f"{'case':<24}{'precision':<11}{'style':<8}{'steps/s':>9}{'MiB':>8}{'matrix rate':>13}{'ratio':>8}")
     for case in arguments.cases:
         size, task = CASES[case]
-        pairs = [{style: in_own_process(style, case, arguments) for style in STYLES} for _ in range(arguments.repeats)]
-        rate = matrix_rate(arguments.device)
-        ratio = statistics.median(pair["plain"]["seconds"] / pair["ours"]["seconds"] for pair in pairs)
-        for style in STYLES:
-            seconds = statistics.median(pair[style]["seconds"] for pair in pairs)
-            memory = statistics.median(pair[style]["memory_mb"] for pair in pairs)
-            share = arithmetic(task, size, arguments.backbone, style) / seconds / rate
-            rows.append(
-                {"case": case, "style": style, "steps_per_second": 1 / seconds, "memory_mb": memory, "share": share}
-                | ({"ratio": ratio} if style == "ours" else {})
+        found = [{way: in_own_process(*way, case, arguments) for way in ways} for _ in range(arguments.repeats)]
+        rates = {precision: matrix_rate(arguments.device, PRECISIONS[precision]) for precision in arguments.precisions}
+        for way in ways:
+            precision, style = way
+            median = {name: statistics.median(each[way][name] for each in found) for name in found[0][way]}
+            row = {
+                "case": case, "precision": precision, "style": style, "steps_per_second": 1 / median["seconds"],
+                "memory_mb": median["memory_mb"], "trained": round(median["trained"]),
+                "share": arithmetic(task, size, arguments.backbone, style) / median["seconds"] / rates[precision],
+                "ratio": statistics.median(each[ways[0]]["seconds"] / each[way]["seconds"] for each in found),
+                "matrix_rate_gflops": rates[precision] / 1e9,
+            }  # fmt: skip
+            rows.append(row)
+            print(
+                f"{case:<24}{precision:<11}{style:<8}{row['steps_per_second']:>9.2f}{row['memory_mb']:>8.0f}"
+                f"{row['share']:>12.0%}{row['ratio']:>8.2f}",
+                flush=True,
             )
-            shown = f"{ratio:.2f}" if style == "ours" else ""
-            print(f"{case:<24}{style:<8}{1 / seconds:>9.2f}{memory:>8.0f}{share:>12.0%}{shown:>8}", flush=True)
     return rows
 
 
@@ -197,7 +246,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, float]:
         batches = iter(data.train_dataloader())
         model = FrozenPretrainedTransformer(data.task, BackboneChoice("small")).to(arguments.device)
 
-        def next_batch(batches: Any = batches) -> tuple[torch.Tensor, torch.Tensor]:
+        def next_batch(batches: Any = batches) -> Batch:
             batch = next(batches)
             return batch.tokens.to(arguments.device), batch.target.to(arguments.device)
 
@@ -224,30 +273,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="gpt2", choices=GPT2S)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=15.0, help="how long each style of a case is measured")
+    parser.add_argument("--seconds", type=float, default=15.0, help="how long each row of a case is measured")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, help="only these")
+    parser.add_argument("--styles", nargs="+", default=list(STYLES), choices=STYLES, help="only these")
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS, help="only these")
     parser.add_argument("--steps", type=int, default=300, help="steps of each run whose overhead is measured")
     parser.add_argument("--out", type=Path, help="the JSON to write")
-    parser.add_argument("--measure", nargs=2, metavar=("STYLE", "CASE"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, metavar=("STYLE", "PRECISION", "CASE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        style, case = arguments.measure
-        print(json.dumps(measure(style, case, arguments.backbone, arguments.device, arguments.seconds)))
+        print(json.dumps(measure(*arguments.measure, arguments)))
         return
-    rows = compare(arguments)
-    added = overhead(arguments)
-    print(
-        f"\nfpt run: {added['fpt_run_ms']:.1f} ms a step, a bare loop {added['bare_ms']:.1f} ms, "
-        f"{added['added']:.1%} added"
-    )
+    rows, added = compare(arguments), overhead(arguments)
+    shown = f"{added['fpt_run_ms']:.1f} ms a step, a bare loop {added['bare_ms']:.1f} ms, {added['added']:.1%} added"
+    print(f"\nfpt run: {shown}")
     if arguments.out:
-        result = {
-            "machine": machine(arguments.device), "backbone": arguments.backbone, "precision": "fp32",
-            "matrix_rate_gflops": matrix_rate(arguments.device) / 1e9, "steps": rows, "overhead": added,
-        }  # fmt: skip
+        about = {"machine": machine(arguments.device), "backbone": arguments.backbone}
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        arguments.out.write_text(json.dumps({**about, "steps": rows, "overhead": added}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

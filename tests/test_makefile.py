@@ -36,6 +36,7 @@ TRIED = [
     "demo",
     "benchmark",
     "benchmark-data",
+    "benchmark-features",
     "benchmark-gpu",
     "benchmark-halving",
     "benchmark-lstm",
@@ -128,12 +129,26 @@ def test_the_benchmark_of_the_data(tmp_path: Path, mnist_root: Path) -> None:
 def test_the_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
     out = tmp_path / "train_step.json"
     budget = "--backbone=tiny --seconds=0.05 --repeats=1 --steps=4 --device=cpu --cases 'bit-memory, batch 4'"
+    budget += " --precisions bf16"
     done = _make("benchmark", f"ARGS={budget} --out={out}")
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(out.read_text())
-    assert [row["style"] for row in result["steps"]] == ["plain", "ours"]
+    assert [row["style"] for row in result["steps"]] == ["plain", "peft", "ours"]
     assert all(row["steps_per_second"] > 0 and row["memory_mb"] > 0 for row in result["steps"])
+    assert result["steps"][1]["trained"] == result["steps"][2]["trained"]
+    assert set(result["machine"]) == {"device", "features", "threads", "torch"}
     assert f"{result['overhead']['added']:.1%} added" in done.stdout
+
+
+@pytest.mark.usefixtures("warm")
+def test_the_benchmark_of_features(tmp_path: Path) -> None:
+    out = tmp_path / "features.json"
+    budget = "--backbones tiny --examples 32 --steps 4 --tokens_steps 2 --heads 2"
+    done = _make("benchmark-features", f"ARGS={budget} --out {out}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["way"], row["runs"]) for row in rows] == [("tokens", 1), ("features", 1), ("2 at once", 2)]
+    assert all(row["samples_per_second"] > 0 for row in rows)
 
 
 @pytest.mark.usefixtures("warm")
