@@ -33,6 +33,7 @@ class Result(msgspec.Struct, frozen=True):
         batch_size: Examples in a training step.
         data_fingerprint: Names the data.
         trained_parameters: How many numbers of the model were trained.
+        flops_per_step: Floating-point operations of a gradient step like the first, in matrix products.
         wall_seconds: What the training took.
         status: ``diverged`` where loss or parameters were not finite any more; such a run has no figures.
         diverged_step: Gradient steps done when that was seen.
@@ -51,6 +52,7 @@ class Result(msgspec.Struct, frozen=True):
     batch_size: int | None = None
     data_fingerprint: str | None = None
     trained_parameters: int | None = None
+    flops_per_step: int | None = None
     wall_seconds: float | None = None
     status: Literal["finished", "diverged"] = "finished"
     diverged_step: int | None = None

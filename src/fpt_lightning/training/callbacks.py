@@ -16,6 +16,7 @@ from torch import nn
 from fpt_lightning.data.spec import Batch, Prediction
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.parts import PARTS
+from fpt_lightning.training.cost import step_flops
 from fpt_lightning.training.logger import is_logging_step
 
 
@@ -103,7 +104,12 @@ class Throughput(callbacks.Callback):
     """Counts samples a second over all devices, and how many of the tokens are padding.
 
     Validation and its checkpoints do not count. The totals go on where a resumed run left them.
+
+    Attributes:
+        flops_per_step: Floating-point operations of a gradient step like the run's first; see :func:`step_flops`.
     """
+
+    flops_per_step: int | None = None
 
     def __init__(self) -> None:
         self.samples = 0
@@ -134,6 +140,8 @@ class Throughput(callbacks.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Adds a step, and logs the rate of the last ``log_every_n_steps``."""
+        if not self.tokens:
+            self.flops_per_step = step_flops(trainer, pl_module, batch)
         now = time.perf_counter()
         tokens, _, mask = (*batch, None)[:3]  # a Batch, or a tuple of a loader that is not ours
         self.tokens += tokens.shape[:2].numel()
@@ -157,7 +165,7 @@ class Throughput(callbacks.Callback):
             self.wall_seconds += time.perf_counter() - self._started
             self._started = None
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, float | None]:
         running = time.perf_counter() - self._started if self._started is not None else 0.0
         return {
             "tokens": self.tokens,
@@ -165,11 +173,12 @@ class Throughput(callbacks.Callback):
             "samples": self.samples,
             "training_seconds": self.training_seconds,
             "wall_seconds": self.wall_seconds + running,
+            "flops_per_step": self.flops_per_step,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name in self.state_dict():
-            setattr(self, name, state_dict[name])
+            setattr(self, name, state_dict.get(name))  # 0.3 counted no operations
 
 
 class PartsSummary(callbacks.Callback):

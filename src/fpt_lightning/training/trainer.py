@@ -173,9 +173,10 @@ class FPTTrainer(L.Trainer):
         return {
             "steps": self.global_step,
             "samples_per_second": round(self.throughput.samples_per_second, 1),
+            "flops_per_step": self.throughput.flops_per_step,
             "padding_share": round(self.throughput.padding_share, 4),
             "peak_memory_mb": round(peak_memory_mb()),
-            "wall_seconds": round(self.throughput.state_dict()["wall_seconds"], 1),
+            "wall_seconds": round(self.throughput.state_dict()["wall_seconds"] or 0, 1),
         }
 
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:

@@ -47,7 +47,7 @@ class FrozenLinear(nn.Module):
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if torch.is_autocast_enabled(x.device.type):
+    if x.is_meta or torch.is_autocast_enabled(x.device.type):  # without values there is neither autocast nor a kernel
         return F.linear(x, weight, bias)
     if not weight.requires_grad and x.numel() > 0 and (x.dtype != weight.dtype or _onednn_serves(x)):
         rows = x.reshape(-1, x.size(-1))  # [..., in] as a matrix: the operator's own output would be a view of one
