@@ -179,3 +179,17 @@ def test_fractions_of_data_are_an_axis() -> None:
 def test_columns_that_differ_otherwise_have_no_such_axis(fractions: dict[str, float | None]) -> None:
     grid = _of_fractions(fractions)
     assert not _section(grid, "Accuracy against fraction of data")
+
+
+@pytest.mark.parametrize(("flops", "drawn"), [((2e9, 4e9), True), ((2e9, 2.05e9), False), ((2e9, None), False)])
+def test_arms_of_unequal_steps_are_drawn_against_their_arithmetic(flops: tuple[float | None, ...], drawn: bool) -> None:
+    grid = grid_of(tasks=["bit_xor"], arms=["FPT", "Random"])
+    for cell, count in zip(grid.cells, flops, strict=True):
+        for run in cell.runs.values():
+            more = {} if count is None else {"flops_per_step": int(count)}
+            finish(run, curve=[0.5, 0.6, 0.9], **more)
+    section = _section(grid, "Learning curves against arithmetic")
+    assert bool(section) == drawn
+    if drawn:
+        words = "Learning curves against arithmetic on bit-xor: FPT 50 at 2e11 to 90 at 6e11; Random 50 at 4e11 to 90 at 1.2e12."
+        assert f'aria-label="{words}"' in section

@@ -18,6 +18,9 @@ from fpt_lightning.experiments.report.variance import splits
 
 Picture = Bars | Chart | Dots | Effects | HeatMap
 
+UNEQUAL = 1.05
+"""A step that takes so many times the operations of another is drawn as other work."""
+
 MOST_POINTS = 120
 """Points of a drawn curve: more cannot be told apart at its size."""
 
@@ -26,6 +29,7 @@ def charts_of(results: Results) -> dict[str, list[tuple[str, Picture]]]:
     """All that there is something to draw for: by kind, under the title of what it is of."""
     kinds: dict[str, Callable[[Results, Task], Picture | None]] = {
         "curves": _learning_curves,
+        "arithmetic": _against_arithmetic,
         "rates": _rates,
         "grids": heat_map,
         "convergence": _convergence,
@@ -50,12 +54,34 @@ def _learning_curves(results: Results, task: Task) -> Chart | None:
     return _chart(f"Learning curves on {task.title}", task, arms, level, "gradient steps", False, short)
 
 
-def _mean_curve(entry: Entry) -> list[Point]:
-    """Mean over seeds at the steps that all of them validated at."""
+def _against_arithmetic(results: Results, task: Task) -> Chart | None:
+    """The learning curves again, where a step is not the same work in all arms."""
+    entries = results.entries_of(task)
+    costs = [_flops_per_step(entry) for entry in entries]
+    known = [cost for cost in costs if cost is not None]
+    if not known or max(known) <= UNEQUAL * min(known):
+        return None
+    arms = [
+        Series(entry.arm, style, [] if cost is None else _mean_curve(entry, cost), band=True)
+        for style, (entry, cost) in enumerate(zip(entries, costs, strict=True))
+    ]
+    level = _level(results, task, "validation")
+    title = f"Learning curves against arithmetic on {task.title}"
+    return _chart(title, task, arms, level, "floating-point operations", True, rate)
+
+
+def _flops_per_step(entry: Entry) -> float | None:
+    """Mean over seeds; None where results have none: 0.3 counted no operations."""
+    counts = [result.flops_per_step for result in entry.results.values() if result.flops_per_step]
+    return fmean(counts) if counts and len(counts) == len(entry.results) else None
+
+
+def _mean_curve(entry: Entry, cost: float = 1) -> list[Point]:
+    """Mean over seeds at the steps that all of them validated at, each step as far along as it costs."""
     curves = [dict(curve.validation) for curve in entry.curves.values()]
     common = sorted(set.intersection(*map(set, curves))) if curves else []
     values = {step: [entry.unit.factor * curve[step] for curve in curves] for step in thinned(common)}
-    return [Point(step, fmean(seeds), standard_error(seeds)) for step, seeds in values.items()]
+    return [Point(cost * step, fmean(seeds), standard_error(seeds)) for step, seeds in values.items()]
 
 
 def thinned(steps: Sequence[int]) -> list[int]:
