@@ -239,6 +239,12 @@ def test_the_edge_of_a_level_grid_is_not_warned_of() -> None:
         ({"trainer": {"max_steps": 9000}}, {}, "max steps 1000 (FPT), 9000 (Random)"),
         ({"early_stopping": {"patience": 10}}, {}, "early stopping patience none (FPT), 10 (Random)"),
         ({}, {"batch_size": 64}, "batch size 16 (FPT), 64 (Random)"),
+        ({}, {"warmup_steps": 50}, "Unequal learning-rate rules on bit-xor: warm-up steps none (FPT), 50 (Random)"),
+        (
+            {},
+            {"lr_scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 9}}},
+            "rules on bit-xor: schedule none (FPT), StepLR with step_size 9 (Random)",
+        ),
         ({}, {"data_fingerprint": "others"}, "Different data on bit-xor: the fingerprints are data of"),
         ({}, {"versions": {"fpt-lightning": "0.0.9"}}, "3 runs were made by fpt-lightning 0.0.9"),
     ],
@@ -252,6 +258,18 @@ def test_what_makes_arms_unequal_is_told(
             finish(run, config=changes[0], **changes[1])
     for kind in FORMATS:
         assert warning in _plain(_rendered(grid, kind))
+
+
+def test_different_rates_that_nobody_searched_for_are_told() -> None:
+    declared = EXPERIMENTS.replace("LSTM*: {backbone: language,", "LSTM*: {backbone: language, lr: 1.0e-4,")
+    warning = "Unequal learning-rate rules on bit-xor: rate without a search 1e-3 (FPT), 1e-4 (LSTM*)."
+    for protocol, told in (("paper", True), ("fair", False)):
+        grid = grid_of(declared=declared, arms=["FPT", "LSTM*"], tasks=["bit_xor"], protocol=protocol)
+        for cell in grid.cells:
+            for run in cell.runs.values():
+                if not run.folder.exists():
+                    finish(run)
+        assert (warning in _rendered(grid).replace("\\*", "*")) == told
 
 
 def test_stopping_early_is_no_unequal_budget() -> None:

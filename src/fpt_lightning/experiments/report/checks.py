@@ -21,12 +21,20 @@ BUDGET = {
 }
 """What of a run's config.yaml says how much training and choosing an arm was given."""
 
+RULES = {
+    "learning rates of parts": "part_lr",
+    "optimizer": "optimizer",
+    "schedule": "lr_scheduler",
+    "warm-up steps": "warmup_steps",
+}
+"""What of a run's result.json says how its rate moves."""
+
 
 def warnings_of(results: Results) -> list[str]:
     """Everything that makes the figures of a table less comparable than they look, a sentence each."""
     curves = [curve for entry in results.entries.values() for curve in entry.curves.values()]
     return [
-        *(sentence for task in results.tasks for sentence in _unequal_budgets(results, task)),
+        *_unequal(results),
         *(sentence for task in results.tasks for sentence in _other_data(results, task)),
         *_other_metrics(results),
         *_no_better_than_trivial(results),
@@ -37,15 +45,42 @@ def warnings_of(results: Results) -> list[str]:
     ]
 
 
-def _unequal_budgets(results: Results, task: Task) -> Iterator[str]:
-    """Arms of a column that were given different budgets; the step at which a run stopped early is none."""
-    budgets = {entry.arm: _budget(results, entry) for entry in results.entries_of(task) if entry.results}
-    for name in dict.fromkeys(name for budget in budgets.values() for name in budget):
+def _unequal(results: Results) -> Iterator[str]:
+    """Arms of a column with different budgets, of which the step where a run stopped early is none, or other rules."""
+    titles = defaultdict[tuple[str, str], list[str]](list)
+    for task in results.tasks:
+        entries = [entry for entry in results.entries_of(task) if entry.results]
+        for what, asked in (("budgets", _budget), ("learning-rate rules", _rule)):
+            for told in _differing({entry.arm: asked(results, entry) for entry in entries}):
+                titles[what, told].append(task.title)
+    for (what, told), tasks in titles.items():
+        yield f"Unequal {what} on {', '.join(tasks)}: {told}."
+
+
+def _differing(by_arm: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Everything that is not the same for all arms, each with its values."""
+    for name in dict.fromkeys(name for of_arm in by_arm.values() for name in of_arm):
         arms = defaultdict[str, list[str]](list)
-        for arm, budget in budgets.items():
-            arms[str(budget.get(name, "unknown"))].append(arm)
+        for arm, of_arm in by_arm.items():
+            arms[str(of_arm.get(name, "unknown"))].append(arm)
         if len(arms) > 1:
-            yield f"Unequal budgets on {task.title}: {name} {_values(arms)}."
+            yield f"{name} {_values(arms)}"
+
+
+def _rule(results: Results, entry: Entry) -> dict[str, Any]:
+    """By what rule the rate of a cell's runs is set, as far as it may differ between arms."""
+    result = results.grid.records.result(entry.runs[0].folder.name) or {}
+    tried = "rate without a search" if len(entry.cell.rates) == 1 else "rates"
+    rule = {tried: ", ".join(map(rate, entry.cell.rates))}
+    return rule | {name: _said(result.get(option)) for name, option in RULES.items()}
+
+
+def _said(value: Any) -> str:
+    """An option of a model: a class by its name, with its arguments."""
+    if isinstance(value, dict) and "class_path" in value:
+        arguments = ", ".join(f"{name} {given}" for name, given in (value.get("init_args") or {}).items())
+        return str(value["class_path"]).rpartition(".")[2] + (f" with {arguments}" if arguments else "")
+    return str(value) if value else "none"
 
 
 def _budget(results: Results, entry: Entry) -> dict[str, Any]:
