@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/results.md", "docs/halving.md")
+PAGES = ("README.md", "docs/results.md", "docs/halving.md", "docs/performance.md")
 CELL = re.compile(
     r"\**(?:[▲▼] )?(?P<mean>[\d.,]+)(?: ± (?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?"
 )
