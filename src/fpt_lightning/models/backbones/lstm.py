@@ -7,8 +7,12 @@ transformer of today; so do its trained parts correspond. Initial states are zer
 in time (Zaremba et al. 2014).
 """
 
+from typing import Any
+
+import torch
 from torch import nn
 
+from fpt_lightning.machine import bf16_units
 from fpt_lightning.models.backbones.layered import LayeredBody
 
 
@@ -22,5 +26,15 @@ class LayerNormLSTM(LayeredBody):
     def __init__(
         self, width: int, layers: int, max_length: int, dropout: float, residual: bool = False, positions: bool = False
     ) -> None:
-        lstms = [nn.LSTM(width, width, batch_first=True) for _ in range(layers)]
+        lstms = [_LSTM(width, width, batch_first=True) for _ in range(layers)]
         super().__init__("lstm", lstms, width, dropout, residual, max_length if positions else None)
+
+
+class _LSTM(nn.LSTM):
+    """An LSTM that computes in fp32 under autocast where oneDNN has no kernel in bf16 for the processor."""
+
+    def forward(self, input: torch.Tensor, hx: Any = None) -> Any:  # type: ignore[override]  # noqa: A002
+        if input.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or bf16_units("cpu"):
+            return super().forward(input, hx)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float(), hx)
