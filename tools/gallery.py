@@ -49,15 +49,20 @@ def attention(picture: Path) -> None:
 
 
 def report(browser: Any) -> None:
-    """Parts of committed pages: a table and charts on a desk, and a page on a phone in the dark."""
+    """Parts of committed pages: tables and charts on a desk, and a page on a phone in the dark."""
     desk = browser.new_page(viewport={"width": 800, "height": 900})
     desk.goto((RESULTS / "table2" / "page.html").as_uri())
     desk.locator("section").first.locator(".scroll").screenshot(path=GALLERY / "table.png")
     for heading, name in (("Learning curves", "curves"), ("Steps to convergence", "steps")):
         desk.locator("section", has=desk.get_by_role("heading", name=heading)).screenshot(path=GALLERY / f"{name}.png")
-    desk.goto((RESULTS / "fair" / "page.html").as_uri())
-    rates = desk.locator("section", has=desk.get_by_role("heading", name="Accuracy against learning rate"))
-    rates.screenshot(path=GALLERY / "rates.png")
+    shown = (
+        ("pocket", "Against random", "forest"),
+        ("fair", "Accuracy against learning rate", "rates"),
+        ("fair", "Every learning rate and seed", "heat_map"),
+    )
+    for table, heading, name in shown:
+        desk.goto((RESULTS / table / "page.html").as_uri())
+        desk.locator("section", has=desk.get_by_role("heading", name=heading)).screenshot(path=GALLERY / f"{name}.png")
     phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
     phone.goto((RESULTS / "minilm" / "page.html").as_uri())
     phone.screenshot(path=GALLERY / "phone.png")
