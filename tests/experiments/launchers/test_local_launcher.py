@@ -211,7 +211,7 @@ def test_a_test_that_fails_leaves_the_choice_as_it_is() -> None:
 def _unfinished(folder: str, *words: str) -> Run:
     """A run of six steps that was stopped after four."""
     with LocalLauncher(jobs=1, threads=1) as launcher:
-        launcher.submit([_run(folder, "--trainer.val_check_interval=2", *words, steps=4)])
+        launcher.submit([_run(folder, "--trainer.val_check_interval=2", "--test=never", *words, steps=4)])
         assert _verdicts(launcher, 1)[folder].state is State.FINISHED
     RunFolder(Path(folder)).result.unlink()
     return _run(folder, "--trainer.val_check_interval=2", *words, steps=6)
