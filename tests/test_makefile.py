@@ -35,6 +35,7 @@ TRIED = [
     "help",
     "demo",
     "benchmark",
+    "benchmark-cost",
     "benchmark-data",
     "benchmark-features",
     "benchmark-gpu",
@@ -111,6 +112,22 @@ def test_a_run_without_its_data_says_what_is_missing(target: str, tmp_path: Path
     done = _make(target, f"ARGS={TINY} --data.root={tmp_path} --data.download=false")
     assert done.returncode != 0
     assert f"CIFAR-10: data_batch_1, data_batch_2, data_batch_3, data_batch_4, data_batch_5, test_batch, batches.meta not found in {tmp_path}" in done.stderr  # fmt: skip
+
+
+@pytest.mark.usefixtures("warm")
+def test_the_benchmark_of_costs(tmp_path: Path) -> None:
+    out, picture = tmp_path / "cost.json", tmp_path / "cost.png"
+    words = f"--seconds=0 --device=cpu --sizes runs layers --most 3 --out={out} --picture={picture}"
+    done = _make("benchmark-cost", f"ARGS={words}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    points = json.loads(out.read_text())["points"]
+    assert [(point["size"], point["value"]) for point in points] == [
+        ("runs", 1), ("runs", 3), ("layers", 1), ("layers", 3)
+    ]  # fmt: skip
+    assert points[1]["flops"] == 3 * points[0]["flops"]
+    assert points[2]["flops"] < points[3]["flops"]
+    assert all(point["milliseconds"] > 0 < point["share"] for point in points)
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("warm")

@@ -2,13 +2,13 @@
 
     python tools/figures.py
 
-`NUMBER<!-- = PLACE -->` is a figure, rounded as it stands. PLACE is a cell of a table in `results/laptop`
-(`table2 / FPT / bit-memory`, and behind it ` / error`, ` / paper` or ` / rate`), or an entry of a JSON in
-`benchmarks/results` (`train_step-cpu / steps / 0 / ratio`). Two may be subtracted (`A - B`), one made percent
+`NUMBER<!-- = PLACE -->` is a figure, rounded as it stands. PLACE is a cell of a table in `results/laptop` or
+`results/atlas` (`table2 / FPT / bit-memory`, and behind it ` / error`, ` / paper` or ` / rate`), or an entry of a JSON
+in `benchmarks/results` (`train_step-cpu / steps / 0 / ratio`). Two may be subtracted (`A - B`), one made percent
 (`A * 100`).
 
 `<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it; with `NAME with rates` its
-learning rates follow.
+learning rates follow, with `NAME with variance` the split of its variance.
 """
 
 import json
@@ -23,12 +23,13 @@ CELL = re.compile(
     r"\**(?:[▲▼] )?(?P<mean>[\d.,]+)(?: ± (?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?"
 )
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)<!-- = (.*?) -->")
-TABLE = re.compile(r"(<!-- table: (\w+)( with rates)? -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (\w+)(?: with (rates|variance))? -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
+FIRST = {"rates": "Learning rates:", "variance": "Where the variance "}  # what stands behind the rest of a table
 
 
 def renewed(text: str) -> str:
     """The text of a page with the figures that the repository has."""
-    text = TABLE.sub(lambda found: found[1] + _table(found[2], bool(found[3])) + found[4], text)
+    text = TABLE.sub(lambda found: found[1] + _table(found[2], found[3]) + found[4], text)
     return FIGURE.sub(lambda found: f"{_written(found[1], found[2])}<!-- = {found[2]} -->", text)
 
 
@@ -45,7 +46,7 @@ def _written(before: str, place: str) -> str:
 def _value(place: str) -> float | str:
     place, _, factor = place.partition(" * ")
     source, *path = place.split(" / ")
-    if (ROOT / "results" / "laptop" / source).is_dir():
+    if _folder(source) is not None:
         found = _cell(source, *path)
         return found if path[-1] == "rate" else float(found)
     content: Any = json.loads((ROOT / "benchmarks" / "results" / f"{source}.json").read_text())
@@ -55,10 +56,11 @@ def _value(place: str) -> float | str:
 
 
 def _cell(table: str, arm: str, task: str, what: str = "mean") -> str:
-    header, _, *rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in _blocks(table)[2].splitlines()]
     if what == "rate":
         rates = next(line for block in _blocks(table) for line in block.splitlines() if line.startswith(f"- {arm}: "))
         return re.findall(rf"{re.escape(task)} (\S+?)(?:,|$)", rates)[0]
+    grids = [[_cells(row) for row in block.splitlines()] for block in _blocks(table) if block.startswith("|")]
+    header, _, *rows = next(grid for grid in grids if task in grid[0] and any(row[0] == arm for row in grid[2:]))
     cell = next(row for row in rows if row[0] == arm)[header.index(task)]
     found = CELL.match(cell)
     if found is None or found[what] is None:
@@ -66,18 +68,33 @@ def _cell(table: str, arm: str, task: str, what: str = "mean") -> str:
     return found[what].replace(",", "")
 
 
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def _folder(table: str) -> Path | None:
+    """Where a table is archived."""
+    return next((ROOT / "results").glob(f"*/{table}/"), None)
+
+
+def _page(table: str) -> str:
+    if (folder := _folder(table)) is None:
+        raise FileNotFoundError(f"results has no table {table}")
+    return (folder / "README.md").read_text()
+
+
 @cache
 def _blocks(table: str) -> list[str]:
     """The paragraphs of its markdown page: title, source, table, notes and so on."""
-    page = (ROOT / "results" / "laptop" / table / "README.md").read_text()
+    page = _page(table)
     return re.sub(r"\\([^\w\s])", r"\1", page).rstrip("\n").split("\n\n")
 
 
-def _table(table: str, rates: bool) -> str:
-    page = (ROOT / "results" / "laptop" / table / "README.md").read_text().rstrip("\n").split("\n\n")
+def _table(table: str, behind: str | None) -> str:
+    page = _page(table).rstrip("\n").split("\n\n")
     shown = page[2 : next(place for place, block in enumerate(page) if block.startswith(("Profile ", "Sizes and")))]
-    if rates:
-        place = page.index("Learning rates:")
+    if behind is not None:
+        place = next(place for place, block in enumerate(page) if block.startswith(FIRST[behind]))
         shown += page[place : place + 2]
     # several tables share a page, and GitHub knows a footnote by its name
     return re.sub(r"\[\^(\d+)\]", rf"[^{table}-\1]", "\n\n".join(shown)) + "\n"
