@@ -1,8 +1,8 @@
 """What a training step of a frozen body costs against runs in a pack, batch, length, depth and width, on this machine.
 
-From a random GPT-2 of the size of `pocket` (6 layers, width 256) on images of 64 tokens, 16 at a time, one size at a time
-is made smaller and larger. Beside the milliseconds of a step stands its share of the fp32 matrix rate: where a curve
-of milliseconds is straight and the share is flat, nothing but the products of the frozen matrices is left to save.
+From a random GPT-2 of the size of `pocket` (6 layers, width 256) on images of 64 tokens, 16 at a time, one size at a
+time is made smaller and larger. Beside the milliseconds of a step stands its share of the fp32 matrix rate: where a
+curve of milliseconds is straight and the share is flat, only the products of the frozen matrices are left to save.
 
     python benchmarks/cost.py --out benchmarks/results/cost-MACHINE.json --picture docs/gallery/cost.png
 """

@@ -47,6 +47,7 @@ def test_no_figure_stands_there_by_hand(page: str) -> None:
         ("1", "train_step-cpu / steps / 1 / share * 100", "67"),
         ("1,000", "train_step-cpu / steps / 0 / memory_mb", "2,059"),
         ("1", "table2 / Random / MNIST - table2 / FPT / MNIST", "7"),
+        ("1", "luck / random body / share, %", "19"),
     ],
 )
 def test_a_wrong_figure_is_found_out(written: str, place: str, said: str) -> None:
@@ -65,6 +66,7 @@ def test_a_wrong_table_is_found_out() -> None:
     assert "frozen, pretrained" in said
     assert "Learning rates" not in said
     assert "Learning rates" in figures.renewed("<!-- table: fair with rates -->\n<!-- end -->")
+    assert "| random body |" in figures.renewed("<!-- table: luck with variance -->\n<!-- end -->")
 
 
 def test_what_stands_between_two_tables_stays() -> None:
@@ -76,5 +78,5 @@ def test_what_stands_between_two_tables_stays() -> None:
 
 
 def test_every_table_is_told_of() -> None:
-    tables = {folder.name for folder in (ROOT / "results" / "laptop").iterdir()}
+    tables = {folder.name for folder in (ROOT / "results").glob("*/*/")}
     assert {found[2] for found in figures.TABLE.finditer((ROOT / "docs" / "results.md").read_text())} == tables
