@@ -63,6 +63,9 @@ def report(browser: Any) -> None:
     for table, heading, name in shown:
         desk.goto((RESULTS / table / "page.html").as_uri())
         desk.locator("section", has=desk.get_by_role("heading", name=heading)).screenshot(path=GALLERY / f"{name}.png")
+    desk.goto((RESULTS.parent / "atlas" / "luck" / "page.html").as_uri())
+    split = desk.locator("section", has=desk.get_by_role("heading", name="Where the variance comes from"))
+    split.screenshot(path=GALLERY / "luck.png")
     phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
     phone.goto((RESULTS / "minilm" / "page.html").as_uri())
     phone.screenshot(path=GALLERY / "phone.png")
