@@ -50,13 +50,8 @@ def attention(words: Sequence[str]) -> None:
 
 def _batches(data: FPTDataModule, examples: int) -> Iterator[tuple[Batch, torch.Tensor | None]]:
     """The first test examples, as a model meets them, with the tokens that they need."""
-    dataset = data.examples("test")
-    device = torch.device("cpu")
-    size = max(1, min(32, TOGETHER // data.task.max_length**2))
-    stop = min(examples, len(dataset))
-    for start in range(0, stop, size):
-        fetched = dataset.__getitems__(range(start, min(start + size, stop)))
-        batch = data.as_met(fetched, device)
+    first = range(min(examples, len(data.examples("test"))))
+    for batch in data.met("test", first, max(1, min(32, TOGETHER // data.task.max_length**2))):
         yield batch, data.needed_tokens(batch)
 
 

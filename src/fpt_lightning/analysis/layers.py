@@ -92,15 +92,13 @@ def layers_of(model: FrozenPretrainedTransformer, data: FPTDataModule, split: Sp
     Raises:
         UsageError: If the body has no blocks that hand hidden states on.
     """
-    dataset, device = data.examples(split), torch.device("cpu")
     blocks: Any = model.backbone.get_submodule(model.family.blocks)
     if not blocks or isinstance(blocks[0], nn.ModuleDict):
         raise UsageError(f"backbone '{model.choice.name}' has no blocks that hand hidden states on")
     found: list[list[torch.Tensor]] = [[] for _ in range(len(blocks) + 1)]
     targets: list[torch.Tensor] = []
-    stop = min(examples, len(dataset))
-    for start in range(0, stop, TOGETHER):
-        batch = data.as_met(dataset.__getitems__(range(start, min(start + TOGETHER, stop))), device)
+    first = range(min(examples, len(data.examples(split))))
+    for batch in data.met(split, first, TOGETHER):
         met: dict[int, torch.Tensor] = {}
         with ExitStack() as hooks:
             for number, block in enumerate(blocks):
@@ -128,15 +126,10 @@ def _probed(
 ) -> float:
     """What a linear layer on ``train`` is worth on ``judged``, both ``[examples, answer tokens, width]``."""
     task = data.task
-    wanted = target if task.classes is not None else task.in_standard_units(target)
-    linear = LinearFit(train.flatten(0, 1), wanted.view(-1, task.answers_per_token), task.classes)
+    linear = LinearFit(train.flatten(0, 1), target.view(-1, task.answers_per_token), task)
     linear.fit(DECAY)
     (found,) = linear.answers(judged.flatten(0, 1))
-    found = found.reshape(answers.shape)
-    if task.classes is not None:
-        return (found == answers).double().mean().item()
-    error = (task.in_own_units(found) - answers).square().sum()
-    return 1 - (error / (answers - answers.mean()).square().sum()).item()
+    return task.score(found.reshape(answers.shape), answers)
 
 
 def _tokens(run: Analysed) -> list[torch.Tensor]:

@@ -154,12 +154,8 @@ class FPTDataModule(L.LightningDataModule):
         return Trivial(*(self._score(guess(split), split) for split in SPLITS[1:]))
 
     def _score(self, guess: torch.Tensor, split: Split) -> float:
-        targets = self.targets(split)
-        if self.task.classes is not None:
-            return (targets == guess).double().mean().item() * self.kept_share(split)
-        targets = targets.double()
-        spread = (targets - targets.mean()).square().sum()
-        return 1 - ((targets - guess).square().sum() / spread).item() if spread > 0 else 0.0
+        score = self.task.score(guess, self.targets(split))
+        return score if self.task.classes is None else score * self.kept_share(split)
 
     def targets(self, split: Split) -> torch.Tensor:
         """The right answers of a split, ``[examples, answers]``; of an endless one, of its first examples."""
@@ -246,6 +242,12 @@ class FPTDataModule(L.LightningDataModule):
         """What a model meets of a batch as its dataset fetched it, on a device."""
         batch: Batch = self.on_after_batch_transfer(self.transfer_batch_to_device(fetched, device, 0), 0)
         return batch
+
+    def met(self, split: Split, indices: Sequence[int], together: int = CHUNK) -> Iterator[Batch]:
+        """Examples of a split as a model meets them, on the CPU, so many in a batch."""
+        dataset = self.examples(split)
+        for start in range(0, len(indices), together):
+            yield self.as_met(dataset.__getitems__(indices[start : start + together]), torch.device("cpu"))
 
     def _check_batch_size(self) -> None:
         check_batch_size(self.batch_size, self._processes, len(self.examples("train")))

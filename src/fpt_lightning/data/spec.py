@@ -64,6 +64,14 @@ class TaskSpec:
         """A regression's answers in the units of the data."""
         return numbers * self.target_std + self.target_mean
 
+    def score(self, guess: torch.Tensor, target: torch.Tensor) -> float:
+        """The :attr:`metric` of answers in the data's own units, or classes, of one shape or broadcast to it."""
+        if self.classes is not None:
+            return (target == guess).double().mean().item()
+        target = target.double()
+        spread = (target - target.mean()).square().sum()
+        return 1 - ((target - guess).square().sum() / spread).item() if spread > 0 else 0.0
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -1,11 +1,9 @@
 """What stands beside a result: guesses without a model, and a linear layer on the user's own data."""
 
-from collections.abc import Iterator, Sequence
-
 import torch
 import torch.nn.functional as F
 
-from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.datamodule import CHUNK, SPLITS, FPTDataModule, Split
 from fpt_lightning.data.loading import ENDLESS
 from fpt_lightning.data.spec import Batch, TaskSpec, Trivial
 from fpt_lightning.models.linear_fit import LinearFit
@@ -19,7 +17,6 @@ NUMBERS = 2**26  # that they are held in, at most: 256 MiB
 WORK = 2**28  # products of a pass over them, at most: some seconds in all
 PLACES = 2**13  # ids are told apart by their place up to so many features, and counted beyond
 DECAYS = (1e-3, 1e-2, 1e-1)  # of which validation chooses
-CHUNK = 256
 
 
 def baselines(datamodule: FPTDataModule) -> dict[str, dict[str, float]]:
@@ -45,27 +42,19 @@ def linear_baseline(datamodule: FPTDataModule) -> Trivial:
         chosen = torch.randperm(available, generator=generator(datamodule.seed, "linear baseline"))[:count].tolist()
     else:
         chosen = list(range(count))
-    batches = list(_batches(datamodule, "train", chosen))
+    batches = list(datamodule.met("train", chosen))
     inputs = torch.cat([_flat(batch, task) for batch in batches])  # [examples, features]
     target = torch.cat([batch.target for batch in batches])  # [examples, answers]
-    linear = LinearFit(inputs, target if task.classes is not None else task.in_standard_units(target), task.classes)
+    linear = LinearFit(inputs, target, task)
     for decay in DECAYS:
         linear.fit(decay)
     answers: dict[Split, list[torch.Tensor]] = {}
     for split in SPLITS[1:]:
         every = range(len(datamodule.examples(split)))
-        parts = [linear.answers(_flat(batch, task)) for batch in _batches(datamodule, split, every)]
-        found = [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
-        answers[split] = found if task.classes is not None else [task.in_own_units(each) for each in found]
+        parts = [linear.answers(_flat(batch, task)) for batch in datamodule.met(split, every)]
+        answers[split] = [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
     worth = [datamodule.worth(lambda split, index=index: answers[split][index]) for index in range(len(DECAYS))]  # type: ignore[misc]
     return max(worth, key=lambda trivial: trivial.val)
-
-
-def _batches(datamodule: FPTDataModule, split: Split, indices: Sequence[int]) -> Iterator[Batch]:
-    """Examples as a model meets them, on the CPU."""
-    for start in range(0, len(indices), CHUNK):
-        fetched = datamodule.examples(split).__getitems__(indices[start : start + CHUNK])
-        yield datamodule.as_met(fetched, torch.device("cpu"))
 
 
 def _features_of(task: TaskSpec) -> int:

@@ -13,6 +13,7 @@ from fpt_lightning.data.cache import Tensors, cache_file, content_hash, kept
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.listops.files import FILES, READER_VERSION, read_official, source_hash
 from fpt_lightning.data.listops.grammar import CLOSE, GENERATOR_VERSION, WORDS, Grammar
+from fpt_lightning.data.loading import Part
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec, Trivial
 from fpt_lightning.errors import UsageError, at_least, did_you_mean
@@ -124,7 +125,10 @@ class ListOps(FPTDataModule):
         return {**super().trivial_baselines(), "root operator": self.worth(lambda split: commonest[self._roots(split)])}
 
     def _roots(self, split: Split) -> torch.Tensor:
-        return torch.cat([batch.tokens[:, 0] for batch in self.in_chunks(split)])
+        examples = self.examples(split)
+        whole, kept = (examples.whole, examples.kept) if isinstance(examples, Part) else (examples, slice(None))
+        assert isinstance(whole, SequenceTable)
+        return whole.values[whole.starts[kept]].long()
 
     def facts(self) -> dict[str, Any]:
         content = content_hash(tensor for split in SPLITS for tensor in self._stored[split].as_tensors().values())
