@@ -85,8 +85,7 @@ def _tabular(page: Page, columns: slice) -> list[str]:
 
 def _variance(split: SplitText) -> list[str]:
     """Where the variance on a task comes from."""
-    header = [split.task, "share, %", f"standard deviation, {split.unit}", "p"]
-    return _ruled(header, [_row(escaped(name), map(escaped, figures)) for name, *figures in split.rows])
+    return _ruled(split.header, [_row(escaped(name), map(escaped, figures)) for name, *figures in split.rows])
 
 
 def _ruled(header: Sequence[str], rows: Iterable[str]) -> list[str]:

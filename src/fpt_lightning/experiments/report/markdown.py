@@ -54,9 +54,8 @@ def _variance(page: Page) -> Iterator[str]:
     if page.variance:
         yield escaped(about(page.metric))
     for split in page.variance:
-        header = [split.task, "share, %", f"standard deviation, {split.unit}", "p"]
         if split.rows:
-            yield _table([*map(escaped, header)], [[*map(escaped, row)] for row in split.rows])
+            yield _table([*map(escaped, split.header)], [[*map(escaped, row)] for row in split.rows])
         if split.note:
             yield escaped(split.note if split.rows else f"{split.task}: {split.note}")
 

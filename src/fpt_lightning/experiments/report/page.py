@@ -95,6 +95,11 @@ class SplitText:
     unit: str
     note: str
 
+    @property
+    def header(self) -> list[str]:
+        """What stands above the rows of a table."""
+        return [self.task, "share, %", f"standard deviation, {self.unit}", "p"]
+
 
 @dataclass(frozen=True)
 class Page:
