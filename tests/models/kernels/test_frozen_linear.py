@@ -1,10 +1,12 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 from fpt_lightning.models.kernels.frozen_linear import FrozenLinear, replace_frozen_linears
@@ -16,6 +18,18 @@ def _pair(layer: nn.Module) -> tuple[nn.Module, FrozenLinear]:
     layer.requires_grad_(False)
     assert isinstance(layer.weight, nn.Parameter)
     return layer, FrozenLinear(layer.weight, layer.bias, transposed=isinstance(layer, Conv1D))  # type: ignore[arg-type]
+
+
+class _Asked(TorchDispatchMode):
+    """The operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 @given(batch=sizes, length=sizes, width=sizes, out=sizes, transposed=st.booleans(), bias=st.booleans())
@@ -41,6 +55,17 @@ def test_other_types_take_torchs_own_path(dtype: torch.dtype) -> None:
     layer, ours = _pair(nn.Linear(5, 3).to(dtype))
     x = torch.randn(2, 5, dtype=dtype)
     assert torch.equal(ours(x), layer(x))
+
+
+@pytest.mark.parametrize(("capability", "onednn"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_onednn_is_for_processors_whose_wide_units_mkl_leaves_idle(
+    capability: str, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    _, ours = _pair(nn.Linear(5, 3))
+    with _Asked() as asked:
+        ours(torch.randn(2, 5, requires_grad=True)).sum().backward()
+    assert [name for name in asked.names if "mkldnn" in name] == ["mkldnn._linear_pointwise.default"] * 2 * onednn
 
 
 def test_autocast_is_followed() -> None:

@@ -2,8 +2,9 @@
 
 In fp32 on a CPU torch multiplies with MKL, which leaves the 512-bit units of AMD processors idle; oneDNN, which torch
 carries too, uses them. A frozen layer needs no gradient of its weight, so its whole arithmetic is two products, and
-both can go there. Nor does an optimizer need its weight in fp32: kept in bf16 it takes half the memory, and bf16
-autocast has nothing to cast. `benchmarks/train_step.py` shows what both bring on a machine.
+both can go there. On a processor without such units MKL is the faster, and they stay with it. Nor does an optimizer
+need its weight in fp32: kept in bf16 it takes half the memory, and bf16 autocast has nothing to cast.
+`benchmarks/train_step.py` shows what both bring on a machine.
 """
 
 from typing import Any, Literal
@@ -81,6 +82,7 @@ def _onednn_serves(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
         # the operator that torch.compile calls; not part of torch's promise, so a build may lack it
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
