@@ -15,6 +15,7 @@ from fpt_lightning.models.backbones.hub import read_config, read_weights
 from fpt_lightning.models.backbones.initialization import draw_embeddings, draw_parts, keep_statistics, random_body
 from fpt_lightning.models.backbones.room import expect_room, expect_room_of
 from fpt_lightning.models.kernels.dropout import replace_dropouts
+from fpt_lightning.models.kernels.gelu import replace_gelus
 from fpt_lightning.random_streams import drawn_from, generator
 
 VOCABULARY_SAMPLE = 4096
@@ -61,6 +62,7 @@ def build_backbone(
         raise UsageError(f"backbone '{choice.name}' has no token embeddings to fit the input layer to")
     built.family.keep_blocks(built.body, choice.chosen_blocks(built.family.depth(built.body)))
     replace_dropouts(built.body)
+    replace_gelus(built.body)
     built.body.train()
     return built
 

@@ -19,6 +19,7 @@ from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import FPTError, UsageError, are_shares, at_least
 from fpt_lightning.models.backbones.room import cut, expect_room
 from fpt_lightning.models.kernels.attention import use_attention
+from fpt_lightning.models.kernels.gelu import replace_gelus
 from fpt_lightning.training.artifacts import checkpoint as checkpoints
 from fpt_lightning.training.language.generation import continue_texts, copying_gain
 from fpt_lightning.training.language.schedule import decayed_groups, warm_cosine
@@ -97,6 +98,7 @@ class LanguageModel(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = GPT2LMHeadModel(config)
+        replace_gelus(self.model)
         self.model.train()
         self.validation_metrics = split_metrics(task, "val_")
         self.test_metrics = split_metrics(task, "test_")

@@ -104,14 +104,10 @@ class HubFamily(Family):
         return bool(plain._supports_attention_backend) and not capped
 
     def configure(self, max_length: int, dropout: float) -> None:
-        """Sets the dropout, and what does not change the function of the body."""
+        """Sets the dropout and the attention function, and leaves out what only writing text needs."""
         for field in DROPOUT_FIELDS:
             if hasattr(self.config, field):
                 setattr(self.config, field, dropout)
-        for field in ("activation_function", "hidden_act"):
-            # the same function as gelu_new, in one kernel instead of eight
-            if getattr(self.config, field, None) == "gelu_new":
-                setattr(self.config, field, "gelu_pytorch_tanh")
         self.config.use_cache = False
         if self.asks_for_attention:
             use_attention(self.config)
