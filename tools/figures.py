@@ -3,9 +3,9 @@
     python tools/figures.py
 
 `NUMBER<!-- = PLACE -->` is a figure, rounded as it stands. PLACE is a cell of a table in `results/laptop` or
-`results/atlas` (`table2 / FPT / bit-memory`, and behind it ` / error`, ` / paper` or ` / rate`), or an entry of a JSON
-in `benchmarks/results` (`train_step-cpu / steps / 0 / ratio`). Two may be subtracted (`A - B`), one made percent
-(`A * 100`).
+`results/atlas` (`table2 / FPT / bit-memory`, and behind it ` / error`, ` / paper`, ` / rate` or ` / equal`, its
+validation at equal arithmetic), or an entry of a JSON in `benchmarks/results` (`train_step-cpu / steps / 0 / ratio`).
+Two may be subtracted (`A - B`), one made percent (`A * 100`).
 
 `<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it; with `NAME with rates` its
 learning rates follow, with `NAME with variance` the split of its variance.
@@ -25,6 +25,7 @@ CELL = re.compile(
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)<!-- = (.*?) -->")
 TABLE = re.compile(r"(<!-- table: (\w+)(?: with (rates|variance))? -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
 FIRST = {"rates": "Learning rates:", "variance": "Where the variance "}  # what stands behind the rest of a table
+LISTS = {"rate": "Learning rates:", "equal": "Validation "}  # what has a line an arm
 
 
 def renewed(text: str) -> str:
@@ -56,9 +57,11 @@ def _value(place: str) -> float | str:
 
 
 def _cell(table: str, arm: str, task: str, what: str = "mean") -> str:
-    if what == "rate":
-        rates = next(line for block in _blocks(table) for line in block.splitlines() if line.startswith(f"- {arm}: "))
-        return re.findall(rf"{re.escape(task)} (\S+?)(?:,|$)", rates)[0]
+    if what in LISTS:
+        blocks = _blocks(table)
+        place = next(place for place, block in enumerate(blocks) if block.startswith(LISTS[what]))
+        of_arm = next(line for line in blocks[place + 1].splitlines() if line.startswith(f"- {arm}: "))
+        return re.findall(rf"{re.escape(task)} (\S+?)(?:,| |$)", of_arm)[0]
     grids = [[_cells(row) for row in block.splitlines()] for block in _blocks(table) if block.startswith("|")]
     header, _, *rows = next(grid for grid in grids if task in grid[0] and any(row[0] == arm for row in grid[2:]))
     cell = next(row for row in rows if row[0] == arm)[header.index(task)]

@@ -181,15 +181,40 @@ def test_columns_that_differ_otherwise_have_no_such_axis(fractions: dict[str, fl
     assert not _section(grid, "Accuracy against fraction of data")
 
 
-@pytest.mark.parametrize(("flops", "drawn"), [((2e9, 4e9), True), ((2e9, 2.05e9), False), ((2e9, None), False)])
-def test_arms_of_unequal_steps_are_drawn_against_their_arithmetic(flops: tuple[float | None, ...], drawn: bool) -> None:
+def _of_unequal_steps(*flops: float | None) -> Grid:
+    """FPT and Random with the same curves of 300 steps, each of so many operations."""
     grid = grid_of(tasks=["bit_xor"], arms=["FPT", "Random"])
     for cell, count in zip(grid.cells, flops, strict=True):
         for run in cell.runs.values():
             more = {} if count is None else {"flops_per_step": int(count)}
             finish(run, curve=[0.5, 0.6, 0.9], **more)
-    section = _section(grid, "Learning curves against arithmetic")
+    return grid
+
+
+@pytest.mark.parametrize(("flops", "drawn"), [((2e9, 4e9), True), ((2e9, 2.05e9), False), ((2e9, None), False)])
+def test_arms_of_unequal_steps_are_drawn_against_their_arithmetic(flops: tuple[float | None, ...], drawn: bool) -> None:
+    section = _section(_of_unequal_steps(*flops), "Learning curves against arithmetic")
     assert bool(section) == drawn
     if drawn:
         words = "Learning curves against arithmetic on bit-xor: FPT 50 at 2e11 to 90 at 6e11; Random 50 at 4e11 to 90 at 1.2e12."
         assert f'aria-label="{words}"' in section
+
+
+@pytest.mark.parametrize(
+    ("flops", "said"),
+    [
+        ((2e9, 4e9), ["FPT: bit-xor 90.0 ± 0.0 at step 300", "Random: bit-xor 55.0 ± 0.0 at step 150"]),
+        ((4e9, 2e9), ["FPT: bit-xor 55.0 ± 0.0 at step 150", "Random: bit-xor 90.0 ± 0.0 at step 300"]),
+        ((2e9, 8e9), ["FPT: bit-xor 90.0 ± 0.0 at step 300"]),  # Random had not been judged yet
+        ((2e9, 2.05e9), []),
+        ((2e9, None), []),
+    ],
+)
+@pytest.mark.parametrize("kind", ["markdown", "latex", "html"])
+def test_arms_of_unequal_steps_are_compared_where_the_cheapest_ends(
+    flops: tuple[float | None, ...], said: list[str], kind: str
+) -> None:
+    grid = _of_unequal_steps(*flops)
+    page = render(grid, grid.outcomes(), kind).replace(r"$\pm$", "±")
+    assert re.findall(r"(?:FPT|Random): bit-xor [\d.]+ ± [\d.]+ at step \d+", page) == said
+    assert ("Validation accuracy at equal arithmetic" in page) == bool(said)

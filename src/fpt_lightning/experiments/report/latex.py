@@ -40,6 +40,7 @@ def frame(page: Page) -> str:
         *(escaped(f"{split.task}: {split.note}") for split in page.variance if split.note),
         *(escaped(f"Options on {line}.") for line in page.options),
         *(escaped(f"Learning rates of {line}.") for line in page.rates),
+        *(escaped(f"{page.at_equal_arithmetic}, {line}.") for line in page.equal_arithmetic),
         *(escaped(f"Warning: {warning}") for warning in page.warnings),
     ]
     lines = [

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from fpt_lightning.experiments.arms import Reference
 from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.report.arithmetic import equal_arithmetic
 from fpt_lightning.experiments.report.checks import warnings_of
 from fpt_lightning.experiments.report.pictures.charts import Picture, charts_of
 from fpt_lightning.experiments.report.reading import compared, options, rates, reading
@@ -113,6 +114,7 @@ class Page:
         reading: How to read the table, a sentence each.
         options: What the profile and the protocol change of the tasks' configs, a line each.
         rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
+        equal_arithmetic: What every arm reaches with the operations of the cheapest; none where steps are alike.
         metric: What judges the tasks.
         variance: What the arms are draws of, a task each; empty where they are none.
         charts: By kind; see :func:`charts_of`.
@@ -130,6 +132,7 @@ class Page:
     reading: list[str]
     options: list[str]
     rates: list[str]
+    equal_arithmetic: list[str]
     warnings: list[str]
     metric: str
     variance: list[SplitText]
@@ -141,6 +144,11 @@ class Page:
     def about(self) -> str:
         """What the profile is for, as it says itself."""
         return f"Profile {self.profile.name}: {self.profile.about}." if self.profile.about else ""
+
+    @property
+    def at_equal_arithmetic(self) -> str:
+        """The title of those lines."""
+        return f"Validation {self.metric} at equal arithmetic, where the arm that computes least ends"
 
     def how_to_read(self, papers: str) -> str:
         """In full; ``papers`` says where the paper's figures stand, where there are any."""
@@ -165,6 +173,7 @@ def page_of(results: Results, folder: Path) -> Page:
         reading=list(reading(results, metric)),
         options=list(options(results)),
         rates=list(rates(results)),
+        equal_arithmetic=list(equal_arithmetic(results)),
         warnings=warnings_of(results),
         metric=metric,
         variance=[_split(split) for split in splits(results)],

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.composition import dotted
+from fpt_lightning.experiments.report.arithmetic import flops_per_step
 from fpt_lightning.experiments.report.pictures.bars import Bars, shares
 from fpt_lightning.experiments.report.pictures.forest import Effects, effects
 from fpt_lightning.experiments.report.pictures.heat_map import HeatMap, heat_map
@@ -17,9 +18,6 @@ from fpt_lightning.experiments.report.units import UNITS, percent, rate, short
 from fpt_lightning.experiments.report.variance import splits
 
 Picture = Bars | Chart | Dots | Effects | HeatMap
-
-UNEQUAL = 1.05
-"""A step that takes so many times the operations of another is drawn as other work."""
 
 MOST_POINTS = 120
 """Points of a drawn curve: more cannot be told apart at its size."""
@@ -57,23 +55,15 @@ def _learning_curves(results: Results, task: Task) -> Chart | None:
 def _against_arithmetic(results: Results, task: Task) -> Chart | None:
     """The learning curves again, where a step is not the same work in all arms."""
     entries = results.entries_of(task)
-    costs = [_flops_per_step(entry) for entry in entries]
-    known = [cost for cost in costs if cost is not None]
-    if not known or max(known) <= UNEQUAL * min(known):
+    if not (costs := flops_per_step(entries)):
         return None
     arms = [
-        Series(entry.arm, style, [] if cost is None else _mean_curve(entry, cost), band=True)
-        for style, (entry, cost) in enumerate(zip(entries, costs, strict=True))
+        Series(entry.arm, style, _mean_curve(entry, costs[entry.arm]) if entry.arm in costs else [], band=True)
+        for style, entry in enumerate(entries)
     ]
     level = _level(results, task, "validation")
     title = f"Learning curves against arithmetic on {task.title}"
     return _chart(title, task, arms, level, "floating-point operations", True, rate)
-
-
-def _flops_per_step(entry: Entry) -> float | None:
-    """Mean over seeds; None where results have none: 0.3 counted no operations."""
-    counts = [result.flops_per_step for result in entry.results.values() if result.flops_per_step]
-    return fmean(counts) if counts and len(counts) == len(entry.results) else None
 
 
 def _mean_curve(entry: Entry, cost: float = 1) -> list[Point]:
