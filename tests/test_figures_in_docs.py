@@ -78,5 +78,18 @@ def test_what_stands_between_two_tables_stays() -> None:
 
 
 def test_every_table_is_told_of() -> None:
-    tables = {folder.name for folder in (ROOT / "results").glob("*/*/")}
-    assert {found[2] for found in figures.TABLE.finditer((ROOT / "docs" / "results.md").read_text())} == tables
+    told = [found[2] for found in figures.TABLE.finditer((ROOT / "docs" / "results.md").read_text())]
+    assert sorted(map(str, map(figures._folder, told))) == sorted(map(str, (ROOT / "results").glob("*/*/")))
+
+
+def test_a_table_that_two_profiles_have_is_asked_for_by_both_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for place in ("atlas/pocket", "laptop/pocket", "laptop/fair"):
+        (tmp_path / "results" / place).mkdir(parents=True)
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match=r"^atlas/pocket or laptop/pocket\?$"):
+        figures._folder("pocket")
+    assert figures._folder("fair") == tmp_path / "results" / "laptop" / "fair"
+    assert figures._folder("atlas/pocket") == tmp_path / "results" / "atlas" / "pocket"
+    assert figures._folder("train_step-cpu") is None

@@ -3,9 +3,9 @@
     python tools/figures.py
 
 `NUMBER<!-- = PLACE -->` is a figure, rounded as it stands. PLACE is a cell of a table in `results/laptop` or
-`results/atlas` (`table2 / FPT / bit-memory`, and behind it ` / error`, ` / paper`, ` / rate` or ` / equal`, its
-validation at equal arithmetic), or an entry of a JSON in `benchmarks/results` (`train_step-cpu / steps / 0 / ratio`).
-Two may be subtracted (`A - B`), one made percent (`A * 100`).
+`results/atlas` (`table2 / FPT / bit-memory`; `atlas/pocket` where both have one; behind it ` / error`, ` / paper`,
+` / rate` or ` / equal`, its validation at equal arithmetic), or an entry of a JSON in `benchmarks/results`
+(`train_step-cpu / steps / 0 / ratio`). Two may be subtracted (`A - B`), one made percent (`A * 100`).
 
 `<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it; with `NAME with rates` its
 learning rates follow, with `NAME with variance` the split of its variance.
@@ -23,7 +23,7 @@ CELL = re.compile(
     r"\**(?:[▲▼] )?(?P<mean>[\d.,]+)(?: ± (?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?"
 )
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)<!-- = (.*?) -->")
-TABLE = re.compile(r"(<!-- table: (\w+)(?: with (rates|variance))? -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: ([\w/]+)(?: with (rates|variance))? -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
 FIRST = {"rates": "Learning rates:", "variance": "Where the variance "}  # what stands behind the rest of a table
 LISTS = {"rate": "Learning rates:", "equal": "Validation "}  # what has a line an arm
 
@@ -76,8 +76,11 @@ def _cells(row: str) -> list[str]:
 
 
 def _folder(table: str) -> Path | None:
-    """Where a table is archived."""
-    return next((ROOT / "results").glob(f"*/{table}/"), None)
+    """Where a table is archived, None where it is not."""
+    found = sorted((ROOT / "results").glob(f"{table}/" if "/" in table else f"*/{table}/"))
+    if len(found) > 1:
+        raise ValueError(f"{' or '.join(f'{folder.parent.name}/{table}' for folder in found)}?")
+    return found[0] if found else None
 
 
 def _page(table: str) -> str:
@@ -100,7 +103,7 @@ def _table(table: str, behind: str | None) -> str:
         place = next(place for place, block in enumerate(page) if block.startswith(FIRST[behind]))
         shown += page[place : place + 2]
     # several tables share a page, and GitHub knows a footnote by its name
-    return re.sub(r"\[\^(\d+)\]", rf"[^{table}-\1]", "\n\n".join(shown)) + "\n"
+    return re.sub(r"\[\^(\d+)\]", rf"[^{table.replace('/', '-')}-\1]", "\n\n".join(shown)) + "\n"
 
 
 def main() -> None:
