@@ -56,16 +56,16 @@ def report(browser: Any) -> None:
     for heading, name in (("Learning curves", "curves"), ("Steps to convergence", "steps")):
         desk.locator("section", has=desk.get_by_role("heading", name=heading)).screenshot(path=GALLERY / f"{name}.png")
     shown = (
-        ("pocket", "Against random", "forest"),
-        ("fair", "Accuracy against learning rate", "rates"),
-        ("fair", "Every learning rate and seed", "heat_map"),
+        ("laptop/pocket", "Against random", "forest"),
+        ("laptop/fair", "Accuracy against learning rate", "rates"),
+        ("laptop/fair", "Every learning rate and seed", "heat_map"),
+        ("atlas/luck", "Where the variance comes from", "luck"),
+        ("atlas/scarce", "Accuracy against fraction of data", "scarce"),
+        ("atlas/scarce", "Learning curves against arithmetic", "arithmetic"),
     )
     for table, heading, name in shown:
-        desk.goto((RESULTS / table / "page.html").as_uri())
+        desk.goto((RESULTS.parent / table / "page.html").as_uri())
         desk.locator("section", has=desk.get_by_role("heading", name=heading)).screenshot(path=GALLERY / f"{name}.png")
-    desk.goto((RESULTS.parent / "atlas" / "luck" / "page.html").as_uri())
-    split = desk.locator("section", has=desk.get_by_role("heading", name="Where the variance comes from"))
-    split.screenshot(path=GALLERY / "luck.png")
     phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
     phone.goto((RESULTS / "minilm" / "page.html").as_uri())
     phone.screenshot(path=GALLERY / "phone.png")
@@ -80,7 +80,8 @@ def main() -> None:
     with sync_playwright() as engine:
         report(engine.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"]))
     for picture in GALLERY.glob("*.png"):
-        Image.open(picture).convert("RGB").quantize(COLOURS).save(picture, optimize=True)
+        few = Image.open(picture).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)  # small signs stay
+        few.save(picture, optimize=True)
 
 
 if __name__ == "__main__":

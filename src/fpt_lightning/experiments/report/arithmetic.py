@@ -1,8 +1,9 @@
 """Arms whose steps are not the same work, compared by what their training computes."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 
+from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error
 
@@ -10,22 +11,30 @@ UNEQUAL = 1.05
 """A step that takes so many times the operations of another is other work."""
 
 
-def flops_per_step(entries: Iterable[Entry]) -> dict[str, float]:
-    """By arm, mean over seeds, as far as results have it: 0.3 counted no operations; empty where steps are alike."""
-    costs = {entry.arm: cost for entry in entries if (cost := _flops_per_step(entry)) is not None}
-    return costs if costs and max(costs.values()) > UNEQUAL * min(costs.values()) else {}
-
-
-def equal_arithmetic(results: Results) -> Iterator[str]:
-    """Validation of every arm at the operations after which the first of them ends, an arm a line.
+def flops_per_step(results: Results, task: Task) -> dict[str, float]:
+    """By arm, mean over seeds, as far as results have it: 0.3 counted no operations; empty where steps are alike.
 
     Baselines without a body end long before any other arm is judged, and take no part.
     """
-    arms = [arm for arm in results.arms if arm not in results.grid.experiments.baselines]
-    of_tasks = [[results.entries[arm, task.name] for arm in arms] for task in results.tasks]
-    budgets = [_budget(entries) for entries in of_tasks]
-    for arm, entries in zip(arms, zip(*of_tasks, strict=True), strict=True):
-        if reached := [said for entry, budget in zip(entries, budgets, strict=True) if (said := _at(entry, budget))]:
+    costs = {entry.arm: _flops_per_step(entry) for entry in results.entries_of(task)}
+    known = {
+        arm: cost for arm, cost in costs.items() if cost is not None and arm not in results.grid.experiments.baselines
+    }
+    return known if known and max(known.values()) > UNEQUAL * min(known.values()) else {}
+
+
+def equal_arithmetic(results: Results) -> Iterator[str]:
+    """Validation of every arm at the operations after which the first of them ends, an arm a line."""
+    costs = {task.name: flops_per_step(results, task) for task in results.tasks}
+    budgets = {task.name: _budget(results.entries_of(task), costs[task.name]) for task in results.tasks}
+    for arm in results.arms:
+        reached = [
+            said
+            for task in results.tasks
+            if arm in costs[task.name] and (budget := budgets[task.name]) is not None
+            if (said := _at(results.entries[arm, task.name], budget / costs[task.name][arm]))
+        ]
+        if reached:
             yield f"{arm}: {', '.join(reached)}"
 
 
@@ -34,9 +43,8 @@ def _flops_per_step(entry: Entry) -> float | None:
     return fmean(counts) if counts and len(counts) == len(entry.results) else None
 
 
-def _budget(entries: Sequence[Entry]) -> float | None:
+def _budget(entries: Iterable[Entry], costs: Mapping[str, float]) -> float | None:
     """None where nothing is to be compared."""
-    costs = flops_per_step(entries)
     ends = {entry.arm: min(curve[-1][0] for curve in curves) for entry in entries if (curves := _judged(entry))}
     return min((cost * ends[arm] for arm, cost in costs.items() if arm in ends), default=None)
 
@@ -47,13 +55,10 @@ def _judged(entry: Entry) -> list[list[tuple[int, float]]]:
     return curves if all(curves) else []
 
 
-def _at(entry: Entry, budget: float | None) -> str | None:
-    """In words, between two validations where the operations end between them; None before the first."""
-    cost, curves = _flops_per_step(entry), _judged(entry)
-    if budget is None or cost is None or not curves:
-        return None
-    step = budget / cost
-    if any(not curve[0][0] <= step <= curve[-1][0] for curve in curves):
+def _at(entry: Entry, step: float) -> str | None:
+    """In words, between two validations where the step lies between them; None before the first."""
+    curves = _judged(entry)
+    if not curves or any(not curve[0][0] <= step <= curve[-1][0] for curve in curves):
         return None
     import numpy as np
 

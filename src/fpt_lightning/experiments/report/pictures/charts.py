@@ -54,12 +54,11 @@ def _learning_curves(results: Results, task: Task) -> Chart | None:
 
 def _against_arithmetic(results: Results, task: Task) -> Chart | None:
     """The learning curves again, where a step is not the same work in all arms."""
-    entries = results.entries_of(task)
-    if not (costs := flops_per_step(entries)):
-        return None
+    costs = flops_per_step(results, task)
     arms = [
-        Series(entry.arm, style, _mean_curve(entry, costs[entry.arm]) if entry.arm in costs else [], band=True)
-        for style, entry in enumerate(entries)
+        Series(entry.arm, style, _mean_curve(entry, costs[entry.arm]), band=True)
+        for style, entry in enumerate(results.entries_of(task))
+        if entry.arm in costs
     ]
     level = _level(results, task, "validation")
     title = f"Learning curves against arithmetic on {task.title}"
