@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpt_lightning.models.kernels.replacing import replace
 from fpt_lightning.models.kernels.replicas import streams
 
 LANES = 4
@@ -60,8 +61,4 @@ class Dropout(nn.Dropout):
 
 def replace_dropouts(module: nn.Module) -> None:
     """Replaces every dropout layer."""
-    for name, child in module.named_children():
-        if type(child) is nn.Dropout:
-            setattr(module, name, Dropout(child.p))
-        else:
-            replace_dropouts(child)
+    replace(module, lambda child: Dropout(child.p) if type(child) is nn.Dropout else None)

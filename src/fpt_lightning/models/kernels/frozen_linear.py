@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from fpt_lightning.models.kernels.replacing import replace
 from fpt_lightning.models.kernels.replicas import each_alone
 
 FrozenDtype = Literal["float32", "bfloat16"]
@@ -95,11 +96,13 @@ def replace_frozen_linears(module: nn.Module, dtype: torch.dtype = torch.float32
         module: What holds them.
         dtype: What their weights are kept in, rounded where it is narrower; biases stay as they are.
     """
-    for name, child in module.named_children():
-        if isinstance(child, nn.Linear | Conv1D) and not any(p.requires_grad for p in child.parameters()):
-            weight: Any = child.weight
-            if weight.dtype != dtype:
-                weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-            setattr(module, name, FrozenLinear(weight, child.bias, transposed=isinstance(child, Conv1D)))
-        else:
-            replace_frozen_linears(child, dtype)
+
+    def frozen(child: nn.Module) -> FrozenLinear | None:
+        if not isinstance(child, nn.Linear | Conv1D) or any(p.requires_grad for p in child.parameters()):
+            return None
+        weight: Any = child.weight
+        if weight.dtype != dtype:
+            weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        return FrozenLinear(weight, child.bias, transposed=isinstance(child, Conv1D))
+
+    replace(module, frozen)

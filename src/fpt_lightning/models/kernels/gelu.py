@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import GELUTanh, NewGELUActivation
 
+from fpt_lightning.models.kernels.replacing import replace
+
 LINEAR = 2 * math.sqrt(2 / math.pi)
 CUBIC = LINEAR * 0.044715
 """tanh GELU is ``x * sigmoid(LINEAR * x + CUBIC * x**3)`` (Hendrycks and Gimpel 2016, section 2)."""
@@ -52,8 +54,4 @@ class _TanhGELU(torch.autograd.Function):
 
 def replace_gelus(module: nn.Module) -> None:
     """Replaces every GELU of transformers that is made with a tanh."""
-    for name, child in module.named_children():
-        if isinstance(child, NewGELUActivation | GELUTanh):
-            setattr(module, name, TanhGELU())
-        else:
-            replace_gelus(child)
+    replace(module, lambda child: TanhGELU() if isinstance(child, NewGELUActivation | GELUTanh) else None)
