@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.models.arithmetic import flops_of_step
+from fpt_lightning.models.arithmetic import _Counter, flops_of_step
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.lora import LoraOptions
@@ -107,6 +107,17 @@ def test_an_lstm_counts_both_products_of_every_layer_and_time_step() -> None:
     head = 2 * BATCH * LENGTH * width * 4
     assert flops_of_step(lstm, torch.randn(BATCH, LENGTH, 5)) == products + 2 * head
     assert lstm(torch.randn(BATCH, LENGTH, 5)).shape == (BATCH, LENGTH, 4)  # it computes as ever afterwards
+
+
+def test_counting_an_lstm_takes_no_longer_for_longer_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    lstm = _model("lstm_star", None, PAPER, task=replace(ONE_ANSWER, max_length=2 * LENGTH))
+    operators: list[Any] = []
+    count = _Counter.__torch_dispatch__
+    monkeypatch.setattr(_Counter, "__torch_dispatch__", lambda *call: (operators.append(call[1]), count(*call))[1])
+    flops_of_step(lstm, torch.randn(BATCH, LENGTH, 5))
+    few = len(operators)
+    flops_of_step(lstm, torch.randn(BATCH, 2 * LENGTH, 5))
+    assert len(operators) == 2 * few
 
 
 def test_adapters_and_types_of_weights_are_counted() -> None:

@@ -66,7 +66,7 @@ def _quick_recurrence(model: nn.Module) -> Iterator[None]:
     lstms = [
         module
         for module in model.modules()
-        if type(module) is nn.LSTM and all(getattr(module, name) == value for name, value in plain.items())
+        if isinstance(module, nn.LSTM) and all(getattr(module, name) == value for name, value in plain.items())
     ]
     for lstm in lstms:
         object.__setattr__(lstm, "forward", _products_of(lstm))
