@@ -75,9 +75,9 @@ class PackedAdam(Optimizer):
 
     def clip(self, largest: float) -> None:
         """Scales the gradient of each run to a norm of at most ``largest``, as ``clip_grad_norm_`` does for one."""
-        norms = torch._foreach_norm([gradient for _, gradient in self._places])
-        for row, own in zip(self.gradients, torch.stack(norms).chunk(len(self._runs)), strict=True):
-            row.mul_((largest / (torch.linalg.vector_norm(own) + 1e-6)).clamp(max=1.0))
+        parts = torch.stack(torch._foreach_norm([gradient for _, gradient in self._places])).chunk(len(self._runs))
+        norms = torch.stack([torch.linalg.vector_norm(own) for own in parts])
+        self.gradients.mul_((largest / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1))
 
     def keep(self, kept: Sequence[int]) -> None:
         """Takes out all runs but some; those go on with the moments that they have."""

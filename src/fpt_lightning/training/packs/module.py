@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from fpt_lightning.data.spec import Batch
@@ -218,7 +219,9 @@ class PackData(L.LightningDataModule):
         return self.members[0].val_dataloader()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return self._each("transfer_batch_to_device", batch, device, dataloader_idx)
+        if is_overridden("transfer_batch_to_device", self.members[0]):
+            return self._each("transfer_batch_to_device", batch, device, dataloader_idx)
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self._each("on_before_batch_transfer", batch, dataloader_idx)
@@ -228,6 +231,8 @@ class PackData(L.LightningDataModule):
 
     def _each(self, hook: str, batch: Any, *arguments: Any) -> Any:
         assert self.trainer is not None
+        if not is_overridden(hook, self.members[0]):
+            return batch
         if not self.trainer.training:  # validation: one split for all
             return getattr(self.members[0], hook)(batch, *arguments)
         return [getattr(member, hook)(own, *arguments) for member, own in zip(self.members, batch, strict=True)]

@@ -8,6 +8,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch import callbacks
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 
 from fpt_lightning.data.datamodule import FPTDataModule
@@ -56,7 +57,7 @@ class Replica:
         self.steps: int | None = None
         self._row: dict[str, torch.Tensor] = {}
         self._metrics: dict[str, Metric] = {}
-        self._saved: dict[str, Any] | None = None
+        self._hooked: dict[str, list[L.Callback]] = {}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "alone":
@@ -106,10 +107,16 @@ class Replica:
     def call(self, hook: str, *arguments: Any) -> None:
         """Calls a hook of the run's callbacks; what says that it diverged ends it."""
         try:
-            for callback in self.callbacks:
+            for callback in self._with(hook):
                 getattr(callback, hook)(self, self.model, *arguments)
         except DivergedError as error:
             self.diverged = error
+
+    def _with(self, hook: str) -> list[L.Callback]:
+        """The callbacks that have something to do there: at every step of many runs the others take time too."""
+        if hook not in self._hooked:
+            self._hooked[hook] = [each for each in self.callbacks if is_overridden(hook, each)]
+        return self._hooked[hook]
 
     @contextmanager
     def as_global(self) -> Iterator[None]:
