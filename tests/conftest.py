@@ -67,9 +67,10 @@ def _warm_folder() -> Iterator[Path]:
     for name in ("fpt", "python"):
         (folder / name).chmod(0o755)
     command = [sys.executable, str(here / "server.py"), str(folder / "door"), str(folder / "python")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # a fork may have more threads, whose policy is read here: those that spin starve what else is tested
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **threads}, start_new_session=True
     ) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"

@@ -103,8 +103,7 @@ def test_parts_need_weights() -> None:
 def test_on_the_command_line(
     fpt: Fpt, tiny: list[str], folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word for word in tiny if "backbone" not in word]
-    words += ["--config=bit_xor.yaml", f"--model.backbone={folders['gpt2']}", "--run_folder=run"]
+    words = ["--config=bit_xor.yaml", *tiny, f"--model.backbone={folders['gpt2']}", "--run_folder=run"]
     assert fpt("fit", *words, "--model.initialization={feedforward: random}") == 0
     assert fpt("fit", *words, "--model.initialization={feedforwad: random}") == 2
     assert "did you mean 'feedforward'?" in capsys.readouterr().err
