@@ -145,7 +145,8 @@ class LanguageModel(L.LightningModule):
         if self.trainer.max_steps < 1:
             raise UsageError("trainer.max_steps must be above 0: the learning rate falls until that step")
         groups = decayed_groups(self.model, self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.95), foreach=True)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.95), fused=True)
+        optimizer._step_supports_amp_scaling = False  # Lightning, which clips too, unscales fp16
         factor = warm_cosine(self.warmup_steps, self.trainer.max_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
