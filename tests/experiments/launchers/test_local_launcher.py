@@ -47,6 +47,16 @@ def _verdicts(launcher: LocalLauncher, count: int) -> dict[str, Verdict]:
     return found
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="processes are not grouped here")
+def test_a_worker_is_as_nice_as_its_sweep_though_of_another_session() -> None:
+    start = "from fpt_lightning.experiments.launchers.process import WorkerProcess as Worker; worker = Worker(1)"
+    sweep = [sys.executable, "-c", f"{start}; print(worker._process.pid, flush=True); input()"]
+    with subprocess.Popen(["nice", "-n", "7", *sweep], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        group = Path("/proc", process.stdout.readline().decode().strip(), "autogroup")
+        _until(lambda: group.read_text().endswith("nice 7\n"))
+
+
 @pytest.mark.usefixtures("warm")
 def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
     orders = [

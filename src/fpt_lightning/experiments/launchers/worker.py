@@ -9,7 +9,9 @@ import os
 import queue
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from fpt_lightning.experiments.launchers.verdict import carry_out, check
@@ -34,6 +36,13 @@ def _listen(pipe: Connection, inbox: "queue.SimpleQueue[Any]") -> None:
         os._exit(0)
 
 
+def _stay_nice() -> None:
+    """Lets ``nice fpt sweep`` count against other sessions too, which Linux tells apart by what stands in this file."""
+    with suppress(OSError):  # another system, or one that groups nothing
+        Path("/proc/self/autogroup").write_text(str(os.nice(0)))
+
+
 if __name__ == "__main__":
     Ending()
+    _stay_nice()
     serve(Connection(int(sys.argv[1])))
