@@ -144,7 +144,7 @@ def test_every_task_of_the_paper_is_also_read_as_released(
 
 @pytest.mark.parametrize("fragment", [name for name in FRAGMENTS if name not in NEEDS])
 def test_every_fragment_composes_with_a_task(fpt: Fpt, tiny: list[str], fragment: str) -> None:
-    words = [*tiny, "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    words = [*tiny, "--trainer.max_steps=1", "--trainer.val_check_interval=1", "--data.eval_batch_size=4"]
     if fragment.startswith(("backbones/", "controls/")):
         words = [word for word in words if "backbone" not in word]
     if fragment == "backbones/six_layers.yaml":

@@ -115,6 +115,7 @@ def test_a_run_without_its_data_says_what_is_missing(target: str, tmp_path: Path
 
 
 @pytest.mark.usefixtures("warm")
+@pytest.mark.slow
 def test_the_benchmark_of_costs(tmp_path: Path) -> None:
     out, picture = tmp_path / "cost.json", tmp_path / "cost.png"
     words = f"--seconds=0 --device=cpu --sizes runs layers --most 3 --out={out} --picture={picture}"
@@ -248,6 +249,7 @@ def test_every_table(table: str, runs_of_all_tables: Path, enough_images: Path) 
     assert "runs are finished" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm")
 def test_the_benchmark_of_packs(tmp_path: Path) -> None:
     out = tmp_path / "pack.json"
@@ -304,6 +306,7 @@ def test_the_benchmark_of_a_gpu_ends_in_a_line_where_there_is_none() -> None:
     assert said == "no figures: torch sees no GPU on this machine"
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_a_gpu_at_a_tiny_budget(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     tiny = "--pack_backbone=tiny --backbone=tiny --plain=tiny --tasks bit_xor --precisions 32-true --steps=1"

@@ -40,6 +40,7 @@ def _curve(rows: list[dict[str, str]], name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("task", ["bits", "augmented images"])
+@pytest.mark.usefixtures("warm")
 def test_two_processes_give_the_loss_curve_of_one(
     image_root: Path, task: str, fpt: Fpt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
