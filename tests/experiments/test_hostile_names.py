@@ -65,6 +65,6 @@ def test_a_sweep_shows_them(grid: Grid) -> None:
     console = Console(file=io.StringIO(), width=200)
     screen = Screen(grid, 1, console)
     (run,) = grid.all_runs()
-    screen.ended(run, grid.outcomes()[run.id], 1.0)
+    screen.ended(run, grid.outcomes()[run.id])
     assert isinstance(console.file, io.StringIO)
     _is_shown_as_it_stands(console.file.getvalue())

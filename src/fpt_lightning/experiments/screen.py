@@ -30,7 +30,7 @@ class Screen:
         self.console = console or Console(highlight=False)
         self._runs = {run.id: run for run in grid.all_runs()}
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
-        self._seconds: dict[str, float] = {}  # of the runs that were trained
+        self._seconds: dict[str, float | None] = {}  # of the runs that were trained; None of an older version's
         self._begun = time.monotonic()
 
     def __enter__(self) -> "Screen":
@@ -46,7 +46,7 @@ class Screen:
         if self.console.is_terminal:
             self._live.update(Group(overview(self.grid, outcomes), self._below(outcomes, running)), refresh=True)
 
-    def ended(self, run: Run, outcome: Outcome, seconds: float) -> None:
+    def ended(self, run: Run, outcome: Outcome) -> None:
         """Prints a line: what a run measured, or why it failed."""
         what = f"{run.folder.name}  {describe(run)}"
         if outcome.state is State.DIVERGED:
@@ -54,15 +54,15 @@ class Screen:
         elif outcome.state is State.PAUSED:
             best = outcome.best_by(outcome.paused_at or 0)
             figure = "" if best is None else f", validation {best:.4f}"
-            said = plain(f"{what}  pauses at step {outcome.paused_at:,}{figure}, {seconds:.0f} s")
+            said = plain(f"{what}  pauses at step {outcome.paused_at:,}{figure}")
         elif outcome.state is not State.FINISHED or outcome.result is None:
             said = plain(f"{what}  failed: {outcome.cause}", style="red")
         elif run.id in self._seconds:
             said = plain(f"{what}  tested")
         else:
-            took = seconds if outcome.result.wall_seconds is None else outcome.result.wall_seconds
-            self._seconds[run.id] = took
-            said = plain(f"{what}  validation {outcome.result.validation:.4f}, {took:.0f} s")
+            took = self._seconds[run.id] = outcome.result.wall_seconds
+            seconds = "" if took is None else f", {took:.0f} s"
+            said = plain(f"{what}  validation {outcome.result.validation:.4f}{seconds}")
         self.console.print(said, soft_wrap=True)
 
     def _below(self, outcomes: dict[str, Outcome], running: list[str]) -> Text:
@@ -73,9 +73,9 @@ class Screen:
         return Text("\n").join(map(plain, lines))
 
     def _left(self, runs: int) -> str:
-        if not self._seconds or runs <= 0:
+        seconds = [own for own in self._seconds.values() if own is not None]
+        if not seconds or runs <= 0:
             return ""
-        seconds = self._seconds.values()
         parallel = self.slots or max(1.0, sum(seconds) / (time.monotonic() - self._begun))
         left = timedelta(seconds=round(runs * fmean(seconds) / parallel))
         return f", about {left} left"

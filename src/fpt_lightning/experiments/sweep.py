@@ -67,7 +67,7 @@ class Sweep:
         for run in grid.all_runs():
             if self.outcomes[run.id].state is State.FINISHED and not is_locked(run.folder):
                 RunFolder(run.folder).clear_parts()  # of a kill that came behind the result
-        self.given: dict[str, tuple[Run, float]] = {}  # runs without a verdict, and when they were handed over
+        self.given: dict[str, Run] = {}  # runs without a verdict
         self.ended: set[tuple[str, bool, int | None]] = set()  # with a test or without, and as far as it was to go
         self.later: dict[str, float] = {}  # runs of other sweeps, and when to ask again
 
@@ -87,7 +87,7 @@ class Sweep:
         now = time.monotonic()
         ready = [run for run in self.grid.due(self.outcomes) if self._is_ready(run, now)]
         if ready:
-            self.given.update({run.id: (run, now) for run in ready})
+            self.given.update({run.id: run for run in ready})
             shared = [replace(run, shared=None) if run.id in self.alone else run for run in ready]
             packs = packed(shared, self.pack, self.launcher.slots or 1)
             self.packs.update({pack.id: [run.id for run in pack.members or (pack,)] for pack in packs})
@@ -115,7 +115,7 @@ class Sweep:
 
     def _take(self, verdict: Verdict) -> None:
         """Keeps what became of one run."""
-        run, since = self.given.pop(verdict.id)
+        run = self.given.pop(verdict.id)
         if verdict.state is State.RUNNING:
             self.later[run.id] = time.monotonic() + BUSY
             if self.outcomes[run.id].result is None:  # a test elsewhere takes nothing from the choice that asked for it
@@ -129,7 +129,7 @@ class Sweep:
         self.outcomes[run.id] = outcome
         if verdict.state is State.FINISHED and verdict.cause:
             self._say(f"{run.folder.name}  {verdict.cause}")
-        self.screen.ended(run, outcome, time.monotonic() - since)
+        self.screen.ended(run, outcome)
 
     def _unpack(self, dead: Verdict) -> None:
         """Has the runs of a pack whose process died made again, each alone."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -59,7 +60,9 @@ def test_a_halved_sweep_leaves_rates_behind_and_goes_on_as_the_whole_grid(capsys
     assert main(_words("sweep", "halving", "runs", "--pack", "off")) == 0
     said = capsys.readouterr().out
     assert "5 of 5 runs are finished, 3 pause at a rung: `fpt report" in said
-    assert (said.count("pauses at step 4, validation 0."), said.count("pauses at step 6, validation 0.")) == (4, 2)
+    # nothing of how long they took: whoever hears of their end cannot tell it from their turn in the queue
+    pauses = re.findall(r"pauses at step (\d), validation 0\.\d{4}$", said, re.MULTILINE)
+    assert pauses == ["4", "4", "4", "4", "6", "6"]
     assert sorted(_steps().values()) == [4, 4, 6, STEPS, STEPS]
     made = [json.loads(path.read_text()) for path in Path("runs").glob("*/result.json")]
     assert {(result["protocol"], "test_accuracy" in result) for result in made} == {("halving", True)}
