@@ -123,7 +123,7 @@ def test_a_run_that_diverges_is_done_and_chooses_nothing(experiments: Path, caps
     assert main(["sweep", *words, "--jobs", "1"]) == 0
     said = capsys.readouterr().out
     assert "2 of 2 runs are finished, 1 of which diverged" in said
-    assert "bit_xor lr 1e+25 seed 0  it diverged at step" in said
+    assert "bit_xor, FPT, lr 1e+25, seed 0  it diverged at step" in said
     assert main(["status", *words]) == 0
     said = capsys.readouterr().out
     assert "2/2 1 diverged" in said

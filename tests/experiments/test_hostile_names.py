@@ -57,7 +57,7 @@ def test_status_shows_them(grid: Grid, capsys: pytest.CaptureFixture[str], monke
     assert main(["status", "one", "--profile=smoke", "--folder=runs"]) == 0
     page = capsys.readouterr().out
     assert "failed" in page
-    assert page.count("[red]a[/red] [link=x]") == 4  # title, column, row, cause
+    assert page.count("[red]a[/red] [link=x]") == 5  # title, column, row, a run and its cause
     _is_shown_as_it_stands(page)
 
 

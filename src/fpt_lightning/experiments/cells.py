@@ -22,6 +22,7 @@ class Run:
         id: Hash of its resolved config; where and by whom it is run does not change it.
         words: What follows ``fpt`` on the command line, but for folder and checkpoint.
         task: The task's name, or that of what is made.
+        arm: The first arm that asks for it, by which a reader knows it.
         lr: Learning rate; None of one that makes a backbone.
         steps: Most training steps, where the config says.
         interval: Steps between two validations, where the config says it in steps.
@@ -40,6 +41,7 @@ class Run:
     task: str
     lr: float | None
     seed: int
+    arm: str = ""
     steps: int | None = None
     interval: int | None = None
     until: int | None = None

@@ -166,6 +166,7 @@ class Grid:
             task,
             lr,
             seed,
+            arm.name,
             steps=values.get("trainer.max_steps"),
             interval=validation_interval(values),
             needs=maker,

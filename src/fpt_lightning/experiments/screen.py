@@ -100,7 +100,7 @@ def plain(text: str, style: str = "") -> Text:
 
 def describe(run: Run) -> str:
     """A run in a few words."""
-    return f"{run.task} lr {run.lr:g} seed {run.seed}" if run.lr is not None else "backbone for others"
+    return f"{run.task}, {run.arm}, lr {run.lr:g}, seed {run.seed}" if run.lr is not None else "backbone for others"
 
 
 def _stand(cell: Cell, outcomes: dict[str, Outcome]) -> Text:
