@@ -29,7 +29,10 @@ def test_two_runs_side_by_side(fpt: Fpt, tiny: list[str], capsys: pytest.Capture
     assert [run["run"] for run in figures["runs"]] == ["one", "two"]
     assert all(0.3 < score <= 1 for run in figures["runs"] for score in run["probe"])
     assert all(-0.5 < alike < 1.001 for row in figures["cka"] for alike in row)
-    assert "80 validation examples\none/analysis.png, one/analysis.json" in capsys.readouterr().out
+    first, second, where = capsys.readouterr().out.splitlines()[-3:]
+    assert first.startswith("tiny random in one: a linear layer reads 0.")  # two of a kind need their folders
+    assert second.startswith("tiny random in two: a linear layer reads 0.")
+    assert where == "80 validation examples: one/analysis.png, one/analysis.json"
     assert fpt("analyze", "one") == 0
     alone = _figures("one")["cka"]
     assert [alone[layer][layer] for layer in range(3)] == pytest.approx([1, 1, 1])

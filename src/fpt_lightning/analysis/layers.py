@@ -152,11 +152,24 @@ def _write(run: Analysed, other: Analysed, alike: list[list[float]]) -> None:
     write_whole(run.folder / "analysis.json", json.dumps(content, indent=2) + "\n")
     picture = run.folder / "analysis.png"
     _draw(runs, alike, picture)
-    best = max(range(len(run.scores)), key=run.scores.__getitem__)
-    said = (
-        f"a linear layer reads {run.scores[best]:.3f} out of {_names(run)[best]}, {run.scores[-1]:.3f} out of the end"
-    )
-    print(f"{said}; {examples:,} validation examples\n{picture}, {run.folder / 'analysis.json'}")
+    for each, label in zip(runs, _labels(runs), strict=True):
+        print(f"{label}: a linear layer reads {_best(each)}")
+    print(f"{examples:,} validation examples: {picture}, {run.folder / 'analysis.json'}")
+
+
+def _labels(runs: Sequence[Analysed]) -> list[str]:
+    """What tells the runs apart."""
+    labels = [run.about for run in runs]
+    return labels if len(set(labels)) == len(runs) else [f"{run.about} in {run.folder}" for run in runs]
+
+
+def _best(run: Analysed) -> str:
+    """The most that a probe reads, and what it reads out of the end where that is less."""
+    name, score = max(zip(_names(run), run.scores, strict=True), key=lambda layer: layer[1])
+    end = f"{run.scores[-1]:.3f} out of the end"
+    if score == run.scores[-1]:
+        return end
+    return f"{score:.3f} out of {name if name.startswith('block') else f'the {name}'}, {end}"
 
 
 def _names(run: Analysed) -> list[str]:
@@ -165,16 +178,16 @@ def _names(run: Analysed) -> list[str]:
 
 def _draw(runs: Sequence[Analysed], alike: list[list[float]], picture: Path) -> None:
     """Left the probes by layer, right how alike each layer of the first is to each of the last."""
-    run, other = runs[0], runs[-1]
+    labels = _labels(runs)
     with matplotlib.rc_context({"font.size": 8}):
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for each in runs:
-            left.plot(range(len(each.scores)), each.scores, marker="o", markersize=3, label=each.about)
-        left.set(xlabel="layer", ylabel="linear probe on validation", xticks=range(len(run.scores)))
+        for run, label in zip(runs, labels, strict=True):
+            left.plot(range(len(run.scores)), run.scores, marker="o", markersize=3, label=label)
+        left.set(xlabel="layer", ylabel="linear probe on validation", xticks=range(len(runs[0].scores)))
         left.legend(frameon=False)
         image = right.imshow(alike, cmap="Blues", vmin=0, vmax=1, origin="lower")
-        right.set(xlabel=f"layer of {other.about}", ylabel=f"layer of {run.about}")
+        right.set(xlabel=f"layer of {labels[-1]}", ylabel=f"layer of {labels[0]}")
         figure.colorbar(image, ax=right, label="CKA")
         with whole_file(picture) as part:
             figure.savefig(part, format="png", dpi=150)
