@@ -151,8 +151,9 @@ def _write(run: Analysed, other: Analysed, alike: list[list[float]]) -> None:
     }
     write_whole(run.folder / "analysis.json", json.dumps(content, indent=2) + "\n")
     picture = run.folder / "analysis.png"
-    _draw(runs, alike, picture)
-    for each, label in zip(runs, _labels(runs), strict=True):
+    labels = _labels(runs)
+    _draw(runs, labels, alike, picture)
+    for each, label in zip(runs, labels, strict=True):
         print(f"{label}: a linear layer reads {_best(each)}")
     print(f"{examples:,} validation examples: {picture}, {run.folder / 'analysis.json'}")
 
@@ -176,9 +177,8 @@ def _names(run: Analysed) -> list[str]:
     return ["embeddings", *(f"block {number}" for number in range(1, len(run.scores) - 1)), "end"]
 
 
-def _draw(runs: Sequence[Analysed], alike: list[list[float]], picture: Path) -> None:
+def _draw(runs: Sequence[Analysed], labels: Sequence[str], alike: list[list[float]], picture: Path) -> None:
     """Left the probes by layer, right how alike each layer of the first is to each of the last."""
-    labels = _labels(runs)
     with matplotlib.rc_context({"font.size": 8}):
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
