@@ -69,7 +69,7 @@ class FPTCLI(LightningCLI):
 
     def __init__(self, words: Sequence[str]) -> None:
         silence_what_no_user_can_mend()
-        self._command = words[0]
+        self._command, self._trains = words[0], words[0] in ("fit", "run")
         for name in fpt_lightning.__all__:
             getattr(fpt_lightning, name)  # imported, so that configs can name the tasks without their modules
         # linked as one object; jsonargparse would make a group of options of a dataclass
@@ -133,11 +133,11 @@ class FPTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Checks what no single class can see."""
         config = self.config[self.subcommand]
-        if self.subcommand not in ("fit", "run"):
+        if not self._trains:
             self.save_config_callback = None
             warnings.filterwarnings("ignore", "The dirpath has changed")  # nothing is saved
         if "ckpt_path" in config:
-            trains = self.subcommand in ("fit", "run") and config.get("test") != "only"
+            trains = self._trains and config.get("test") != "only"
             config.ckpt_path = way_on(config.ckpt_path, config.run_folder, trains, kept(config))
             if config.ckpt_path is not None and self.subcommand in ("validate", "test", "predict"):
                 self._encoding = read_checkpoint(config.ckpt_path).get(ENCODING, {})
@@ -152,7 +152,8 @@ class FPTCLI(LightningCLI):
         self.parser.add_instantiator(self._instantiate, object)
         try:
             super().instantiate_classes()
-            if self._get(self.config, "cache_features", default=False) and isinstance(self.model, FPTClassifier):
+            cached = self._trains and self._get(self.config, "cache_features", default=False)  # others read data once
+            if cached and isinstance(self.model, FPTClassifier):
                 self.datamodule = FeatureData(self.datamodule, self.model)
         except (ValueError, TypeError):  # in which jsonargparse buries whatever a class raises
             if self._refusal is not None:
@@ -188,7 +189,7 @@ class FPTCLI(LightningCLI):
         if self.subcommand == "prepare":
             return FPTTrainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
         trainer.callbacks = [*_as_list(trainer.callbacks), PartsSummary()]
-        if self.subcommand in ("fit", "run") and not trainer.fast_dev_run:
+        if self._trains and not trainer.fast_dev_run:
             self._use_run_folder(trainer)
         else:
             trainer.logger = False
@@ -239,9 +240,10 @@ class FPTCLI(LightningCLI):
                 leave_paused(self.run_folder, step)
         elif self.trainer.is_global_zero:
             result = trained or what_ran(*named) | more
+            self.run_folder.write_result(result := {**result, **measured})  # whole before what stands beside it
             if not trained and kwargs["baselines"] and isinstance(self.model, FPTClassifier):
                 result["baselines"] = baselines(self.datamodule)
-            finish(self.run_folder, {**result, **measured}, self.model)
+            finish(self.run_folder, result, self.model)
 
     def prepare(self, **kwargs: Any) -> None:
         self.trainer.prepare(**kwargs)

@@ -106,3 +106,16 @@ def test_a_run_on_data_of_ones_own_ends_with_what_a_linear_layer_is_worth(
     assert fpt("run", *words, "--run_folder=without", "--baselines=false") == 0
     assert "baselines" not in json.loads(Path("without/result.json").read_text())
     assert "without a backbone" not in capsys.readouterr().out
+
+
+def test_a_result_is_there_before_what_stands_beside_it(
+    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fpt_lightning.cli.baselines", interrupted)
+    assert fpt("run", "--config=bit_xor.yaml", *tiny, "--run_folder=run") == 130
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["status"] == "finished"
+    assert "test_accuracy" in result

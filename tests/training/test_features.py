@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from conftest import Fpt
+from conftest import Fpt, read_rows, write_table
 from fpt_lightning.data.images.mnist import MNIST
+from fpt_lightning.data.proteins.datamodule import RemoteHomology
+from fpt_lightning.errors import UsageError
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.training.classification import FPTClassifier
-from fpt_lightning.training.features import FeatureData
+from fpt_lightning.training.features import FeatureData, refuse_changing
 
 
 @pytest.fixture
@@ -35,7 +38,8 @@ def test_a_run_on_features_is_the_run_on_tokens(fpt: Fpt, words: list[str], monk
     for name in ("val_loss", "test_loss", "val_accuracy", "test_accuracy"):
         assert other[name] == pytest.approx(one[name], abs=1e-4), name
     assert other["data_fingerprint"] == one["data_fingerprint"]
-    assert other["trained_parameters"] == one["trained_parameters"]
+    for name in ("trained_parameters", "baselines"):
+        assert other[name] == one[name], name
     assert (Path("tokens") / "metrics.csv").read_text().count("\n") == (
         (Path("features") / "metrics.csv").read_text().count("\n")
     )
@@ -45,9 +49,30 @@ def test_a_run_on_features_is_the_run_on_tokens(fpt: Fpt, words: list[str], monk
 
     monkeypatch.setattr(FrozenPretrainedTransformer, "features", refuse)
     assert fpt(*words, "--cache_features=true", "--run_folder=again", "--model.lr=1e-2") == 0
-    # a run on features tests and goes on as any other
-    tested = ["--ckpt_path=features/checkpoints/best.ckpt", "--config=features/config.yaml"]
-    assert fpt("test", *tested) in (0, 2)
+
+
+def test_a_run_on_features_is_used_as_any_other(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own config says to every later command that it was made of features."""
+    table = write_table(Path("table.csv"), {"text": ["a b c", "c b"] * 30, "label": ["yes", "no"] * 30})
+    new = write_table(Path("new.csv"), {"text": ["c b", "a b c", "c b"]})
+    options = [f"--data.train_file={table}", "--data.kind=words", "--model.trainable=[output]", "--model.dropout=0"]
+    words = ["run", "--config=table.yaml", *tiny, *options]
+    for folder, more in {"tokens": [], "features": ["--cache_features=true"]}.items():
+        assert fpt(*words, *more, f"--run_folder={folder}") == 0
+        assert fpt("predict", folder, f"--data.predict_file={new}") == 0
+        assert fpt("test", folder) == 0
+    one, other = (
+        [row["prediction"] for row in read_rows(Path(each, "predictions.csv"))] for each in ("tokens", "features")
+    )
+    assert one == other
+    assert len(one) == 3
+    saved = [torch.load(f"{each}/checkpoints/best.ckpt", weights_only=True) for each in ("tokens", "features")]
+    assert saved[0]["encoding"] == saved[1]["encoding"] != {}
+    assert result("tokens")["baselines"] == result("features")["baselines"]
+    assert "linear" in result("tokens")["baselines"]
+    capsys.readouterr()
+    assert fpt("analyze", "features", "--examples=16") == 0
+    assert "a linear layer reads" in capsys.readouterr().out
 
 
 def test_runs_on_features_are_trained_in_one_pass(fpt: Fpt, words: list[str]) -> None:
@@ -62,9 +87,10 @@ def test_runs_on_features_are_trained_in_one_pass(fpt: Fpt, words: list[str]) ->
 
 
 def test_other_weights_data_or_splits_have_other_features(mnist_root: Path) -> None:
-    def features(seed: int = 0, **options: Any) -> Any:
+    def features(seed: int = 0, architecture: dict[str, Any] | None = None, **options: Any) -> Any:
         data = MNIST(root=str(mnist_root), validation_examples=20, cache_folder="kept", **options)
-        model = FPTClassifier(data.task, "tiny", trainable=["output"], dropout=0.0, seed=seed)
+        own = {"architecture": architecture, "seed": seed}
+        model = FPTClassifier(data.task, "tiny", trainable=["output"], dropout=0.0, **own)
         wrapped = FeatureData(data, model)
         wrapped.prepare_data()
         return {split: wrapped.dataset(split).features for split in ("train", "validation", "test")}  # type: ignore[arg-type]
@@ -75,6 +101,8 @@ def test_other_weights_data_or_splits_have_other_features(mnist_root: Path) -> N
     features(pixels="normalised")
     features()
     assert len(list(Path("kept").glob("features-*"))) == 9
+    # of which no weight tells
+    assert not torch.equal(features()["test"], features(architecture={"activation_function": "relu"})["test"])
 
 
 @pytest.mark.parametrize(
@@ -92,6 +120,13 @@ def test_features_that_change_are_refused(
 ) -> None:
     assert fpt(*words, "--cache_features=true", "--run_folder=run", *options) == 2
     assert f"cache_features: {said}" in capsys.readouterr().err
+
+
+def test_features_that_hang_on_the_rest_of_a_batch_are_refused() -> None:
+    data = RemoteHomology(as_released=True)
+    model = FPTClassifier(data.task, "tiny", trainable=["output"], dropout=0.0)
+    with pytest.raises(UsageError, match=r"data\.read_at batch_end depends on what shares a batch"):
+        refuse_changing(data, model)
 
 
 def test_endless_data_is_refused(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:

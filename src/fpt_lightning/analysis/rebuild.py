@@ -37,7 +37,7 @@ class _Rebuilt(FPTCLI):
     def before_instantiate_classes(self) -> None:
         """Leaves out what would reach outside: loggers, callbacks, and parts that the checkpoint replaces."""
         config = self.config[self.subcommand]
-        config.trainer.logger, config.trainer.callbacks = False, None
+        config.trainer.logger, config.trainer.callbacks, config.cache_features = False, None, False
         if "trained_parts" in config.model.init_args:
             config.model.init_args.trained_parts = None
         super().before_instantiate_classes()

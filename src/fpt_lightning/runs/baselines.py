@@ -8,6 +8,7 @@ from fpt_lightning.data.loading import ENDLESS
 from fpt_lightning.data.spec import Batch, TaskSpec, Trivial
 from fpt_lightning.models.linear_fit import LinearFit
 from fpt_lightning.random_streams import generator
+from fpt_lightning.training.features import FeatureData
 
 KNOWN = ("BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "ListOps", "MNIST", "RemoteHomology")
 """Tasks whose linear baseline is an arm of the tables: the backbone ``none``."""
@@ -21,6 +22,8 @@ DECAYS = (1e-3, 1e-2, 1e-1)  # of which validation chooses
 
 def baselines(datamodule: FPTDataModule) -> dict[str, dict[str, float]]:
     """The metric on ``val`` and ``test`` of what needs no backbone, by its name, as ``result.json`` holds it."""
+    if isinstance(datamodule, FeatureData):
+        datamodule = datamodule.data
     worth = datamodule.trivial_baselines()
     ours = type(datamodule).__module__.startswith("fpt_lightning.") and type(datamodule).__name__ in KNOWN
     if not ours:

@@ -12,7 +12,7 @@ from fpt_lightning.data.spec import Batch, TaskSpec, Trivial
 from fpt_lightning.errors import UsageError
 from fpt_lightning.training.classification import FPTClassifier
 
-VERSION = 1
+VERSION = 2
 """Of how features are made: others are made anew."""
 
 
@@ -40,8 +40,8 @@ class FeatureTable(BatchDataset):
 class FeatureData(FPTDataModule):
     """The examples of another datamodule as the features of a model, which then reads them instead of tokens.
 
-    They are kept in the cache folder, keyed by the frozen weights, the data, the precision and the split, so all runs
-    of a sweep share them.
+    They are kept in the cache folder, keyed by the backbone, its frozen weights, the data, the precision and the split,
+    so all runs of a sweep share them.
 
     Args:
         data: The task.
@@ -78,6 +78,7 @@ class FeatureData(FPTDataModule):
             raise UsageError(f"cache_features: the training data of {self.task.name} {why}")
         precision = str(self.trainer.precision) if self.trainer else "32-true"
         key = {
+            "backbone": str(self.model.model.choice),  # heads and activations leave no trace in weights
             "frozen": self.model.model.frozen_hash(),
             "data": self.data.fingerprint(),
             "split": split,
@@ -89,6 +90,12 @@ class FeatureData(FPTDataModule):
 
     def facts(self) -> dict[str, Any]:
         return self.data.facts()
+
+    def encoding(self) -> dict[str, Any]:
+        return self.data.encoding()
+
+    def use_encoding(self, encoding: dict[str, Any]) -> None:
+        self.data.use_encoding(encoding)
 
     def fingerprint(self) -> str:
         return self.data.fingerprint()
@@ -129,6 +136,7 @@ def refuse_changing(data: FPTDataModule, model: FPTClassifier) -> None:
         "model.input_dropout must be 0": model.hparams["input_dropout"] > 0 and data.task.vocabulary_size is None,
         "model.shuffle_tokens draws an order for every step": model.model.shuffle is not None,
         "there is no backbone to compute them": model.model.choice.name in ("none", "two_layer"),
+        "data.read_at batch_end depends on what shares a batch": getattr(data, "read_at", "") == "batch_end",
     }
     if found := [reason for reason, holds in reasons.items() if holds]:
         raise UsageError(f"cache_features: {found[0]}")
