@@ -1,7 +1,7 @@
 """The checkpoint that validation chooses: what `run` needs of the callback that keeps it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -10,7 +10,11 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from fpt_lightning.errors import FPTError, UsageError, brief
 from fpt_lightning.training.artifacts.checkpoint import chosen_step
 from fpt_lightning.training.classification import FPTClassifier
+from fpt_lightning.training.language.pretraining import LanguageModel
 
+FIGURES: Mapping[type, Sequence[str]] = {FPTClassifier: (), LanguageModel: ("val_perplexity", "val_copying_gain")}
+"""What a validation logs beside the metrics, of the modules that are known."""
+LESS_IS_BETTER = ("loss", "mae", "perplexity")
 LOGGED = ("train_loss", "train_accuracy", "samples_per_second", "epoch", "step")  # besides those of a validation
 
 
@@ -20,16 +24,21 @@ def check_callback(name: str, callback: ModelCheckpoint | EarlyStopping, module:
     Args:
         name: The option that holds it.
         callback: The callback.
-        module: What trains. Only of :class:`FPTClassifier` itself it is known which figures there will be.
+        module: What trains. Only of those in :data:`FIGURES` themselves it is known which figures there will be.
 
     Raises:
-        UsageError: If it watches a figure that nobody logs, or the name of its files is no pattern.
+        UsageError: If it watches a figure that nobody logs, or the wrong way round, or the name of its files is no
+            pattern.
     """
-    if type(module) is FPTClassifier and callback.monitor is not None:
-        figures = [*module.validation_metrics]
+    if isinstance(module, FPTClassifier | LanguageModel) and type(module) in FIGURES and callback.monitor is not None:
+        figures = [*module.validation_metrics, *FIGURES[type(module)]]
         known = figures if isinstance(callback, EarlyStopping) else [*figures, *LOGGED]
         if callback.monitor not in known:
             raise UsageError(f"{name}.monitor is one of {', '.join(figures)}, not {brief(callback.monitor)}")
+        mode = "min" if callback.monitor.endswith(LESS_IS_BETTER) else "max"
+        if callback.monitor in figures and callback.mode != mode:
+            better = {"min": "smaller", "max": "larger"}[mode]
+            raise UsageError(f"{name}.monitor {callback.monitor} is better the {better} it is: set {name}.mode {mode}")
     if isinstance(callback, ModelCheckpoint):
         try:
             callback.format_checkpoint_name({})
