@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from conftest import Fpt, read_rows
@@ -35,6 +37,34 @@ def test_a_run_logs_its_figures_and_leaves_a_folder_that_transformers_reads(
     tokenizer = AutoTokenizer.from_pretrained("run/backbone")
     assert len(tokenizer) == model.config.vocab_size == 300
     assert tokenizer.decode(tokenizer("abc def").input_ids) == "abc def"
+
+
+def test_a_run_that_goes_on_elsewhere_leaves_a_folder_there(
+    fpt: Fpt, small_language: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no validation there is as good as the best of before."""
+    assert fpt("fit", *small_language, "--run_folder=run") == 0
+    longer = [*small_language, "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.max_steps=6", "--run_folder=on"]
+    file = Path("run/checkpoints/last.ckpt")
+    content = torch.load(file, weights_only=True)
+    content["callbacks"]["ExportBackbone"]["best"] = 0.0
+    torch.save(content, file)
+    assert fpt("fit", *longer) == 0
+    assert Path("on/backbone/model.safetensors").is_file()
+    capsys.readouterr()
+    assert fpt("fit", *small_language, "--checkpoint.monitor=val_los", "--run_folder=wrong") == 2
+    assert "checkpoint.monitor is one of val_loss," in capsys.readouterr().err
+
+
+def test_the_end_of_text_is_the_tokenizers() -> None:
+    """Which of another folder has it anywhere, as GPT-2's has it last."""
+    words = {"a": 0, "b": 1, "<|endoftext|>": 2}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<|endoftext|>"))
+    text = TaskSpec("language", 8, 3, vocabulary_size=3, answer_tokens=8)
+    LanguageModel(text, width=16, layers=1, heads=2, positions=8).save_backbone(Path("body"), tokenizer)
+    model = AutoModelForCausalLM.from_pretrained("body")
+    for config in (model.config, model.generation_config):
+        assert config.bos_token_id == config.eos_token_id == 2
 
 
 def test_any_config_takes_that_folder_as_a_backbone(fpt: Fpt, small_language: list[str], tiny: list[str]) -> None:

@@ -31,7 +31,9 @@ class ExportBackbone(callbacks.Callback):
         self.best: float | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuses a body that cannot be written, before it has been trained."""
+        """Refuses a body that cannot be written, before it has been trained; without a folder no figure is the best."""
+        if not (Path(trainer.default_root_dir) / "backbone").is_dir():  # of a run that goes on elsewhere
+            self.best = None
         if self.enabled and isinstance(pl_module.model, FrozenPretrainedTransformer):
             whole_body(pl_module.model)
 

@@ -186,9 +186,13 @@ class LanguageModel(L.LightningModule):
 
         from fpt_lightning.data.text.tokenizer import END_OF_TEXT
 
-        self.model.save_pretrained(folder)
         if tokenizer is None:
             tokenizer = self._tokenizer
+        if tokenizer is not None:
+            end = tokenizer.token_to_id(END_OF_TEXT)
+            for config in (self.model.config, self.model.generation_config):
+                config.bos_token_id = config.eos_token_id = end
+        self.model.save_pretrained(folder)
         if tokenizer is not None:
             PreTrainedTokenizerFast(
                 tokenizer_object=tokenizer,
