@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 import fpt_lightning
 from conftest import Fpt
-from fpt_lightning import Batch, BitXOR, FPTClassifier, FPTTrainer, load
+from fpt_lightning import Batch, BitXOR, FPTClassifier, FPTTrainer, SequenceFile, load
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.lora import LoraOptions
 
@@ -63,6 +63,18 @@ def test_a_run_folder_is_a_model_ready_to_answer(run: Path, place: str) -> None:
     result = json.loads((run / "result.json").read_text())
     for name in ("val_accuracy", "test_accuracy"):
         assert model.figures[name] == result[name]
+
+
+def test_a_model_that_trains_on_is_no_longer_what_was_measured(run: Path, weights_csv: Path) -> None:
+    """And it reads new data as its last training did, whether that left a checkpoint or not."""
+    model = load(run)
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    FPTTrainer(max_steps=1, limit_val_batches=0, **quiet).fit(model, BitXOR())
+    assert model.figures == {}
+    table = SequenceFile("weight", train_file=str(weights_csv), regression=True, batch_size=4)
+    fresh = FPTClassifier(table.task, "tiny")
+    FPTTrainer(max_steps=1, limit_val_batches=0, **quiet).fit(fresh, table)
+    assert fresh.encoding == table.encoding() != {}
 
 
 def test_adapters_and_a_class_of_ones_own_come_back(fpt: Fpt, tiny: list[str]) -> None:

@@ -61,14 +61,18 @@ class PortableModule(L.LightningModule, ModelHubMixin, library_name=LIBRARY):
         self.strict_loading = False
 
     def setup(self, stage: str) -> None:
-        """Tells the datamodule how the training data was read, but for another training."""
-        if stage != TrainerFn.FITTING and (datamodule := self._datamodule()) is not None:
+        """Tells the datamodule how the training data was read; a training asks it, and leaves no figure as it was."""
+        if stage == TrainerFn.FITTING:
+            self.figures = {}
+        if (datamodule := self._datamodule()) is None:
+            return
+        if stage == TrainerFn.FITTING:
+            self.encoding = datamodule.encoding()
+        else:
             datamodule.use_encoding(self.encoding)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out what is frozen, and names it."""
-        if (datamodule := self._datamodule()) is not None:
-            self.encoding = datamodule.encoding()
         checkpoints.shrink(checkpoint, self.model)
         checkpoints.add_run(checkpoint, self.trainer)
         checkpoint[checkpoints.ENCODING] = self.encoding

@@ -50,6 +50,7 @@ class Pack(L.LightningModule):
         for replica in self.replicas:
             replica.join(self.trainer)
             replica.call("setup", stage)
+            replica.model.setup(stage)
 
     def configure_optimizers(self) -> PackedAdam:
         """Adam for all; each run's groups are its own."""
