@@ -27,11 +27,14 @@ BIT_XOR, MNIST = (str(shipped("configs") / name) for name in ("bit_xor.yaml", "m
         (["--model.lr=1", "mnist.yaml"], ["--model.lr=1", "--config", MNIST]),
         (["--trainer.default_root_dir", "mnist.yaml"], ["--trainer.default_root_dir", "mnist.yaml"]),
         (["--print_config", "mnist.yaml"], ["--print_config", "--config", MNIST]),
+        (["--overwrite", "mnist.yaml"], ["--overwrite", "--config", MNIST]),
+        (["mnist.yaml", "--help", "data"], ["--config", MNIST, "--help", "data"]),
         (["-c", "mnist.yaml", "bit_xor.yaml"], ["-c", MNIST, "--config", BIT_XOR]),
     ],
     ids=lambda words: " ".join(words)[:30],
 )
 def test_a_word_that_is_no_value_is_a_config(words: list[str], expected: list[str]) -> None:
+    Path("data").mkdir()  # where data.root is by default
     assert with_configs_found(["run", *words]) == ["run", *expected]
 
 

@@ -7,7 +7,7 @@ from fpt_lightning.config_files import find_config
 from fpt_lightning.runs.find import find_folder, find_run
 
 CONFIG = ("--config", "-c")
-ALONE = ("--help", "-h", "--help-all", "--model.help", "--data.help", "--print_config")
+ALONE = ("--help", "-h", "--help-all", "--model.help", "--data.help", "--overwrite", "--print_config")
 """Options that need no value: a config may follow them."""
 
 
@@ -38,10 +38,15 @@ def _located(command: str, words: Sequence[str]) -> Iterator[str]:
         elif word.startswith("--") or word in ("-c", "-h"):
             yield word
             option = None if "=" in word else word
-        elif waits is None or (waits in ALONE and (word.endswith((".yaml", ".yml")) or Path(word).is_dir())):
+        elif waits is None or (waits in ALONE and _is_config(word)):
             yield from _without_option(command, word)
         else:
             yield word
+
+
+def _is_config(word: str) -> bool:
+    """Whether a word is a config or a run, also where it could be a value: ``--help data`` is no folder of images."""
+    return word.endswith((".yaml", ".yml")) or Path(word, "config.yaml").is_file()
 
 
 def _without_option(command: str, word: str) -> list[str]:
