@@ -1,8 +1,8 @@
 """What runs left, wherever it lies: a folder each, or an archive of all runs of a table, fit to be committed.
 
-``runs.jsonl`` holds a run a line: its number, folder, state, cause of failure, and the whole of ``result.json`` and
-``config.yaml``. ``curves.csv`` holds the rows of every ``metrics.csv`` behind the number of its run, each figure as it
-was written. ``attention/`` holds the pictures of attention maps.
+``runs.jsonl`` holds a run a line: its number, folder, state, cause of failure, the whole of ``result.json`` and
+``config.yaml``, and what probes read out of its layers. ``curves.csv`` holds the rows of every ``metrics.csv`` behind
+the number of its run, each figure as it was written. ``attention/`` holds the pictures of attention maps.
 """
 
 import csv
@@ -65,6 +65,14 @@ class RunFolders:
         """Its learning curve: of ``accuracy`` or ``r2``."""
         return read_curve(RunFolder(self.folder / name).metrics, metric)
 
+    def probe(self, name: str) -> Sequence[float]:
+        """What `fpt analyze` reads out of every layer of it; nothing where nobody asked."""
+        try:
+            analysis = msgspec.json.decode(RunFolder(self.folder / name).analysis.read_bytes(), type=_Analysis)
+        except (OSError, ValueError):
+            return ()
+        return analysis.runs[0].probe if analysis.runs else ()
+
     def rows(self, name: str) -> list[dict[str, str]]:
         """The rows of its ``metrics.csv``, as they were written.
 
@@ -84,6 +92,14 @@ class RunFolders:
             raise FPTError(f"{metrics} cannot be read: {error}") from error
 
 
+class _Probed(msgspec.Struct, frozen=True):
+    probe: list[float]
+
+
+class _Analysis(msgspec.Struct, frozen=True):
+    runs: list[_Probed]
+
+
 class _Line(msgspec.Struct, frozen=True):
     run: int
     folder: str
@@ -92,6 +108,7 @@ class _Line(msgspec.Struct, frozen=True):
     result: Result | None
     config: dict[str, Any] | None
     paused_at: int | None = None
+    probe: Sequence[float] = ()
 
 
 _ABSENT = _Line(0, "", State.MISSING, None, None, None)
@@ -130,6 +147,9 @@ class Archive:
         if (run := str(self._line(name).run)) not in rows:
             return Curve(problem=f"{self.folder / CURVES} has no row of {name}")
         return curve_of(iter([header, *rows[run]]), metric, self.folder / CURVES)
+
+    def probe(self, name: str) -> Sequence[float]:
+        return self._line(name).probe
 
     def rows(self, name: str) -> list[dict[str, str]]:
         header, rows = self._curves
@@ -201,6 +221,9 @@ class Continued:
     def curve(self, name: str, metric: str) -> Curve:
         return self._holder(name).curve(name, metric)
 
+    def probe(self, name: str) -> Sequence[float]:
+        return self._holder(name).probe(name)
+
     def rows(self, name: str) -> list[dict[str, str]]:
         return self._holder(name).rows(name)
 
@@ -261,7 +284,9 @@ def _line_of(number: int, name: str, runs: Runs, outcome: Outcome) -> str:
         "cause": outcome.cause,
         "result": runs.result(name),
         "config": runs.config(name),
-    } | ({} if outcome.paused_at is None else {"paused_at": outcome.paused_at})
+    }
+    more = {"paused_at": outcome.paused_at, "probe": runs.probe(name) or None}  # of few runs
+    line |= {key: value for key, value in more.items() if value is not None}
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str)
 
 

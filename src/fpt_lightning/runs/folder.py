@@ -46,6 +46,7 @@ class RunFolder:
         failure: Why the last attempt of a sweep failed; there only if it did.
         pause: Where the run pauses; there only until it goes on.
         attention: The attention maps as a picture, where somebody asked for them.
+        analysis: What its layers hold, likewise.
         overwritten: Files of an earlier run that go when this one begins.
         has_begun: Whether this run has.
     """
@@ -64,6 +65,7 @@ class RunFolder:
         self.failure = path / "failure.json"
         self.pause = path / "paused.json"
         self.attention = path / "attention.png"
+        self.analysis = path / "analysis.json"
 
     def write_result(self, result: dict[str, Any], status: str = "finished") -> None:
         """Writes the result whole or not at all, with the versions of what made it."""

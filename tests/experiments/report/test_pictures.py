@@ -181,6 +181,19 @@ def test_columns_that_differ_otherwise_have_no_such_axis(fractions: dict[str, fl
     assert not _section(grid, "Accuracy against fraction of data")
 
 
+def test_what_layers_hold_is_drawn_where_every_run_that_counts_was_analysed() -> None:
+    grid = _finished()
+    assert not _section(grid, "What the layers hold")
+    for cell in grid.cells:
+        for (_, seed), run in cell.runs.items():
+            if cell.arm.name != "Random" or seed < 2:
+                analysis = {"layers": [], "runs": [{"probe": [0.5, 0.6 + seed / 100, 0.8]}]}
+                RunFolder(run.folder).analysis.write_text(json.dumps(analysis))
+    section = _section(grid, "What the layers hold")
+    words = "Linear probe by layer on bit-xor: FPT 50 at 0 to 80 at 2; LSTM* 50 at 0 to 80 at 2."
+    assert f'aria-label="{words}"' in section
+
+
 def _of_unequal_steps(*flops: float | None) -> Grid:
     """FPT and Random with the same curves of 300 steps, each of so many operations."""
     grid = grid_of(tasks=["bit_xor"], arms=["FPT", "Random"])

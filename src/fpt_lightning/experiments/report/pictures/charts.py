@@ -32,6 +32,7 @@ def charts_of(results: Results) -> dict[str, list[tuple[str, Picture]]]:
         "grids": heat_map,
         "convergence": _convergence,
         "sizes": _sizes,
+        "layers": _layers,
     }
     of_columns = [(column.heading, effects(results, column)) for column in results.columns]
     return {
@@ -130,6 +131,24 @@ def _sizes(results: Results, task: Task) -> Chart | None:
         return None
     title = f"{unit.title} against size on {task.title}"
     return _chart(title, task, arms, _level(results, task, "test"), "trained parameters", True, short)
+
+
+def _layers(results: Results, task: Task) -> Chart | None:
+    """What a linear layer reads out of every layer, of arms all of whose runs that count were analysed."""
+    arms = [
+        Series(entry.arm, style, _probed(results, entry), band=True)
+        for style, entry in enumerate(results.entries_of(task))
+    ]
+    title, level = f"Linear probe by layer on {task.title}", _level(results, task, "validation")
+    return _chart(title, task, arms, level, "layer", False, "{:g}".format)
+
+
+def _probed(results: Results, entry: Entry) -> list[Point]:
+    probes = [results.grid.records.probe(run.folder.name) for run in entry.runs]
+    if len({len(probe) for probe in probes}) != 1:
+        return []
+    layers = [[entry.unit.factor * score for score in seeds] for seeds in zip(*probes, strict=True)]
+    return [Point(layer, fmean(seeds), standard_error(seeds)) for layer, seeds in enumerate(layers)]
 
 
 def _fractions(results: Results) -> Iterator[tuple[str, Chart]]:
