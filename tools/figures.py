@@ -4,8 +4,9 @@
 
 `NUMBER<!-- = PLACE -->` is a figure, rounded as it stands. PLACE is a cell of a table in `results/laptop` or
 `results/atlas` (`table2 / FPT / bit-memory`; `atlas/pocket` where both have one; behind it ` / error`, ` / paper`,
-` / rate` or ` / equal`, its validation at equal arithmetic), or an entry of a JSON in `benchmarks/results`
-(`train_step-cpu / steps / 0 / ratio`). Two may be subtracted (`A - B`), one made percent (`A * 100`).
+` / rate`, ` / equal`, its validation at equal arithmetic, or ` / layer / 3`, what a probe reads there), or an entry of
+a JSON in `benchmarks/results` (`train_step-cpu / steps / 0 / ratio`). Two may be subtracted (`A - B`), one made percent
+(`A * 100`).
 
 `<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it; with `NAME with rates` its
 learning rates follow, with `NAME with variance` the split of its variance.
@@ -25,7 +26,12 @@ CELL = re.compile(
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)<!-- = (.*?) -->")
 TABLE = re.compile(r"(<!-- table: ([\w/]+)(?: with (rates|variance))? -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
 FIRST = {"rates": "Learning rates:", "variance": "Where the variance "}  # what stands behind the rest of a table
-LISTS = {"rate": "Learning rates:", "equal": "Validation "}  # what has a line an arm
+LISTS = {
+    "rate": "Learning rates:",
+    "equal": "Validation .* at equal arithmetic",
+    "layer": "Validation .* of a linear layer",
+}
+"""What has a line an arm, and how its title begins."""
 
 
 def renewed(text: str) -> str:
@@ -49,19 +55,19 @@ def _value(place: str) -> float | str:
     source, *path = place.split(" / ")
     if _folder(source) is not None:
         found = _cell(source, *path)
-        return found if path[-1] == "rate" else float(found)
+        return found if path[2:] == ["rate"] else float(found)
     content: Any = json.loads((ROOT / "benchmarks" / "results" / f"{source}.json").read_text())
     for step in path:
         content = content[int(step) if isinstance(content, list) else step]
     return float(content) * float(factor or 1)
 
 
-def _cell(table: str, arm: str, task: str, what: str = "mean") -> str:
+def _cell(table: str, arm: str, task: str, what: str = "mean", number: str = "0") -> str:
     if what in LISTS:
         blocks = _blocks(table)
-        place = next(place for place, block in enumerate(blocks) if block.startswith(LISTS[what]))
+        place = next(place for place, block in enumerate(blocks) if re.match(LISTS[what], block))
         of_arm = next(line for line in blocks[place + 1].splitlines() if line.startswith(f"- {arm}: "))
-        return re.findall(rf"{re.escape(task)} (\S+?)(?:,| |$)", of_arm)[0]
+        return re.findall(rf"{re.escape(task)} (\d[^,]*)", of_arm)[0].split()[int(number)]
     grids = [[_cells(row) for row in block.splitlines()] for block in _blocks(table) if block.startswith("|")]
     header, _, *rows = next(grid for grid in grids if task in grid[0] and any(row[0] == arm for row in grid[2:]))
     cell = next(row for row in rows if row[0] == arm)[header.index(task)]

@@ -192,6 +192,10 @@ def test_what_layers_hold_is_drawn_where_every_run_that_counts_was_analysed() ->
     section = _section(grid, "What the layers hold")
     words = "Linear probe by layer on bit-xor: FPT 50 at 0 to 80 at 2; LSTM* 50 at 0 to 80 at 2."
     assert f'aria-label="{words}"' in section
+    for kind in ("markdown", "latex"):
+        page = render(grid, grid.outcomes(), kind)
+        assert "FPT: bit-xor 50.0 61.0 80.0" in page
+        assert "Random: bit-xor 50.0" not in page
 
 
 def _of_unequal_steps(*flops: float | None) -> Grid:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from fpt_lightning.experiments.report.page import FigureText, Page, SplitText
+from fpt_lightning.experiments.report.page import FigureText, Page
 from fpt_lightning.experiments.report.units import MINUS, NONE, SIGNS
-from fpt_lightning.experiments.report.variance import about
+from fpt_lightning.experiments.report.variance import SplitText, about
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -41,6 +41,7 @@ def frame(page: Page) -> str:
         *(escaped(f"Options on {line}.") for line in page.options),
         *(escaped(f"Learning rates of {line}.") for line in page.rates),
         *(escaped(f"{page.at_equal_arithmetic}, {line}.") for line in page.equal_arithmetic),
+        *(escaped(f"{page.of_layers}, {line}.") for line in page.layers),
         *(escaped(f"Warning: {warning}") for warning in page.warnings),
     ]
     lines = [

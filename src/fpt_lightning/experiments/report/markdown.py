@@ -28,6 +28,7 @@ def frame(page: Page) -> str:
         _list("Sizes and budgets", page.options),
         _list("Learning rates", page.rates),
         _list(page.at_equal_arithmetic, page.equal_arithmetic),
+        _list(page.of_layers, page.layers),
         _list("Warnings", page.warnings),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"

@@ -1,6 +1,5 @@
 """A table in words, the same for every format: markdown, LaTeX and HTML escape and frame it."""
 
-import math
 import os
 import shlex
 from collections.abc import Iterator
@@ -13,12 +12,13 @@ from fpt_lightning.experiments.arms import Reference
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.report.arithmetic import equal_arithmetic
 from fpt_lightning.experiments.report.checks import warnings_of
+from fpt_lightning.experiments.report.layers import layers
 from fpt_lightning.experiments.report.pictures.charts import Picture, charts_of
 from fpt_lightning.experiments.report.reading import compared, options, rates, reading
 from fpt_lightning.experiments.report.results import Column, Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error
-from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, p_value, rate
-from fpt_lightning.experiments.report.variance import Split, splits
+from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
+from fpt_lightning.experiments.report.variance import SplitText, in_words, splits
 from fpt_lightning.experiments.tables import Profile, Table
 from fpt_lightning.runs.outcome import Outcome, State
 
@@ -81,28 +81,6 @@ class CellText:
 
 
 @dataclass(frozen=True)
-class SplitText:
-    """Where the variance on a task comes from.
-
-    Attributes:
-        task: Its title.
-        rows: Every factor and the rest: name, share in percent, standard deviation, p.
-        unit: Of the standard deviation.
-        note: What is to be known of the rows, or why there are none.
-    """
-
-    task: str
-    rows: list[tuple[str, str, str, str]]
-    unit: str
-    note: str
-
-    @property
-    def header(self) -> list[str]:
-        """What stands above the rows of a table."""
-        return [self.task, "share, %", f"standard deviation, {self.unit}", "p"]
-
-
-@dataclass(frozen=True)
 class Page:
     """All that a report says.
 
@@ -115,6 +93,7 @@ class Page:
         options: What the profile and the protocol change of the tasks' configs, a line each.
         rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
         equal_arithmetic: What every arm reaches with the operations of the cheapest; none where steps are alike.
+        layers: What probes read out of the layers of every arm; none where nobody asked.
         metric: What judges the tasks.
         variance: What the arms are draws of, a task each; empty where they are none.
         charts: By kind; see :func:`charts_of`.
@@ -133,6 +112,7 @@ class Page:
     options: list[str]
     rates: list[str]
     equal_arithmetic: list[str]
+    layers: list[str]
     warnings: list[str]
     metric: str
     variance: list[SplitText]
@@ -149,6 +129,13 @@ class Page:
     def at_equal_arithmetic(self) -> str:
         """The title of those lines."""
         return f"Validation {self.metric} at equal arithmetic, where the arm that computes least ends"
+
+    @property
+    def of_layers(self) -> str:
+        """The title of what probes read."""
+        return (
+            f"Validation {self.metric} of a linear layer on what stands before every block and, last, behind them all"
+        )
 
     def how_to_read(self, papers: str) -> str:
         """In full; ``papers`` says where the paper's figures stand, where there are any."""
@@ -174,9 +161,10 @@ def page_of(results: Results, folder: Path) -> Page:
         options=list(options(results)),
         rates=list(rates(results)),
         equal_arithmetic=list(equal_arithmetic(results)),
+        layers=list(layers(results)),
         warnings=warnings_of(results),
         metric=metric,
-        variance=[_split(split) for split in splits(results)],
+        variance=[in_words(split) for split in splits(results)],
         charts=charts_of(results),
         attention=list(_attention(results)),
         cells=[_cell(results, entry, folder) for task in results.tasks for entry in results.entries_of(task)],
@@ -241,22 +229,6 @@ def _note(results: Results, entry: Entry, column: Column, count: int, notes: lis
     if note not in notes:
         notes.append(note)
     return notes.index(note) + 1
-
-
-def _split(split: Split) -> SplitText:
-    unit = UNITS[split.task.metric]
-    rows = [
-        (
-            one.name,
-            f"{100 * split.share(one):.1f}",
-            f"{math.sqrt(one.variance):.{unit.digits + 1}f}",
-            "" if one.p is None else p_value(one.p).removeprefix("= "),
-        )
-        for one in split.components
-    ]
-    below = [one.name for one in split.components if one.below]
-    note = f"Estimated below 0 and shown as 0: {', '.join(below)}." if below else ""
-    return SplitText(split.task.title, rows, unit.difference, f"Not split: {split.why_not}." if split.why_not else note)
 
 
 def _attention(results: Results) -> Iterator[tuple[str, Path]]:

@@ -1,11 +1,13 @@
 """Where the luck of a figure comes from: its variance over arms that are draws, split into what was drawn."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.crossing import levels_of
 from fpt_lightning.experiments.report.results import Results
+from fpt_lightning.experiments.report.units import UNITS, p_value
 
 FACTORS = {"model.backbone_seed": "random body", "data_seed": "order of the data"}
 """What options draw, in words."""
@@ -43,12 +45,51 @@ class Split:
         return component.variance / sum(one.variance for one in self.components)
 
 
+@dataclass(frozen=True)
+class SplitText:
+    """Where the variance on a task comes from.
+
+    Attributes:
+        task: Its title.
+        rows: Every factor and the rest: name, share in percent, standard deviation, p.
+        unit: Of the standard deviation.
+        note: What is to be known of the rows, or why there are none.
+    """
+
+    task: str
+    rows: list[tuple[str, str, str, str]]
+    unit: str
+    note: str
+
+    @property
+    def header(self) -> list[str]:
+        """What stands above the rows of a table."""
+        return [self.task, "share, %", f"standard deviation, {self.unit}", "p"]
+
+
 def about(metric: str) -> str:
     """How the split is made, in words."""
     return (
         f"Where the variance of test {metric} comes from: random effects, estimated by the method of moments. The rest "
         "holds what no factor explains alone, combinations of them too; p is that of an F test against it."
     )
+
+
+def in_words(split: Split) -> SplitText:
+    """The split as a report writes it."""
+    unit = UNITS[split.task.metric]
+    rows = [
+        (
+            one.name,
+            f"{100 * split.share(one):.1f}",
+            f"{math.sqrt(one.variance):.{unit.digits + 1}f}",
+            "" if one.p is None else p_value(one.p).removeprefix("= "),
+        )
+        for one in split.components
+    ]
+    below = [one.name for one in split.components if one.below]
+    note = f"Estimated below 0 and shown as 0: {', '.join(below)}." if below else ""
+    return SplitText(split.task.title, rows, unit.difference, f"Not split: {split.why_not}." if split.why_not else note)
 
 
 def splits(results: Results) -> Iterator[Split]:

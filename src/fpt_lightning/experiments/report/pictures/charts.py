@@ -8,6 +8,7 @@ from statistics import fmean
 from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.composition import dotted
 from fpt_lightning.experiments.report.arithmetic import flops_per_step
+from fpt_lightning.experiments.report.layers import probed
 from fpt_lightning.experiments.report.pictures.bars import Bars, shares
 from fpt_lightning.experiments.report.pictures.forest import Effects, effects
 from fpt_lightning.experiments.report.pictures.heat_map import HeatMap, heat_map
@@ -134,21 +135,18 @@ def _sizes(results: Results, task: Task) -> Chart | None:
 
 
 def _layers(results: Results, task: Task) -> Chart | None:
-    """What a linear layer reads out of every layer, of arms all of whose runs that count were analysed."""
     arms = [
-        Series(entry.arm, style, _probed(results, entry), band=True)
+        Series(
+            entry.arm,
+            style,
+            [Point(layer, fmean(seeds), standard_error(seeds)) for layer, seeds in enumerate(read)],
+            True,
+        )
         for style, entry in enumerate(results.entries_of(task))
+        if (read := probed(results, entry))
     ]
     title, level = f"Linear probe by layer on {task.title}", _level(results, task, "validation")
     return _chart(title, task, arms, level, "layer", False, "{:g}".format)
-
-
-def _probed(results: Results, entry: Entry) -> list[Point]:
-    probes = [results.grid.records.probe(run.folder.name) for run in entry.runs]
-    if len({len(probe) for probe in probes}) != 1:
-        return []
-    layers = [[entry.unit.factor * score for score in seeds] for seeds in zip(*probes, strict=True)]
-    return [Point(layer, fmean(seeds), standard_error(seeds)) for layer, seeds in enumerate(layers)]
 
 
 def _fractions(results: Results) -> Iterator[tuple[str, Chart]]:
