@@ -37,6 +37,10 @@ NEEDS = {
     "trainer/gpu.yaml": "a GPU",
     "trainer/wandb.yaml": "wandb",
 }
+SMALLER = {
+    "backbones/gpt2_random.yaml": "{n_layer: 1, n_embd: 32, n_head: 2, n_positions: 64}",
+    "backbones/six_layers.yaml": "{n_layer: 7, n_embd: 32, n_head: 2}",
+}
 IMAGES = {
     "mnist.yaml": "mnist_root",
     "cifar.yaml": "cifar_root",
@@ -147,8 +151,8 @@ def test_every_fragment_composes_with_a_task(fpt: Fpt, tiny: list[str], fragment
     words = [*tiny, "--trainer.max_steps=1", "--trainer.val_check_interval=1", "--data.eval_batch_size=4"]
     if fragment.startswith(("backbones/", "controls/")):
         words = [word for word in words if "backbone" not in word]
-    if fragment == "backbones/six_layers.yaml":
-        words.append('--model.architecture={"n_layer": 7, "n_embd": 32, "n_head": 2}')
+    if fragment in SMALLER:
+        words.append(f"--model.architecture={SMALLER[fragment]}")
     if fragment == "train/scratch.yaml":
         words.append("--model.backbone=small")
     assert fpt("fit", "--config=bit_xor.yaml", f"--config={fragment}", *words, "--run_folder=run") == 0
