@@ -61,6 +61,7 @@ def report(browser: Any) -> None:
         ("laptop/fair", "Every learning rate and seed", "heat_map"),
         ("atlas/luck", "Where the variance comes from", "luck"),
         ("atlas/pocket", "Against random", "pocket"),
+        ("atlas/pocket", "What the layers hold", "layers"),
         ("atlas/parts", "Against + positions", "parts"),
         ("atlas/scarce", "Accuracy against fraction of data", "scarce"),
         ("atlas/scarce", "Learning curves against arithmetic", "arithmetic"),
