@@ -102,7 +102,7 @@ class FPTClassifier(PortableModule):
         backbone: str = "small",
         initialization: str | dict[str, str] | None = None,
         architecture: dict[str, Any] | None = None,
-        layers: int | str | None = None,
+        layers: str | int | None = None,  # in this order: YAML 1.1 reads 3:9 as 189 minutes
         positions: Positions = "backbone",
         trainable: list[str] | str = list(PAPER),  # noqa: B006 - jsonargparse shows it as the default
         lora: LoraOptions | None = None,
@@ -127,7 +127,9 @@ class FPTClassifier(PortableModule):
         are_shares("model.", with_0=True, dropout=dropout, input_dropout=input_dropout)
         are_shares("model.", with_0=True, label_smoothing=label_smoothing)
         at_least(0, "model.", align_steps=align_steps, warmup_steps=warmup_steps)
-        plain = {"lora": asdict(lora) if lora else None, **chosen(optimizer=optimizer, lr_scheduler=lr_scheduler)}
+        layers = int(layers) if isinstance(layers, str) and layers.isdecimal() else layers
+        plain: dict[str, Any] = {"layers": layers, "lora": asdict(lora) if lora else None}
+        plain |= chosen(optimizer=optimizer, lr_scheduler=lr_scheduler)
         self.save_hyperparameters(ignore=["task", *plain])
         self.save_hyperparameters(plain)  # checkpoints hold no other values
         self.task = task
