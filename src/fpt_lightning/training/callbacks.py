@@ -26,7 +26,7 @@ class EarlyStopping(callbacks.EarlyStopping):
     Args:
         monitor: The metric to watch; the command line turns the default into ``val_r2`` for a regression.
         mode: ``max`` or ``min``.
-        patience: Validations without improvement; None trains all ``max_steps``, as the paper does.
+        patience: Validations without improvement, 0 as 1; None trains all ``max_steps``, as the paper does.
         min_delta: Smallest change that counts as an improvement.
     """
 
@@ -38,7 +38,7 @@ class EarlyStopping(callbacks.EarlyStopping):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lets a run that had stopped, and was killed before its result was there, not train on."""
-        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+        trainer.should_stop = trainer.should_stop or self.wait_count >= max(1, self.patience)
 
 
 class ProgressBar(callbacks.RichProgressBar):
