@@ -28,7 +28,6 @@ from fpt_lightning.training.metrics import Accuracy, split_metrics, update
 from fpt_lightning.training.optimizer import (
     build_optimizer,
     build_schedule,
-    check_length,
     check_rates,
     chosen,
     parameter_groups,
@@ -230,19 +229,16 @@ class FPTClassifier(PortableModule):
         Raises:
             UsageError: If the run is longer than its schedule.
         """
-        options = self.hparams
-        if options["lr_scheduler"] is not None:
-            steps = self.trainer.estimated_stepping_batches
-            check_length(options["lr_scheduler"], options["warmup_steps"], steps)
-        return self._moving()
+        return self._moving(self.trainer.estimated_stepping_batches if self.hparams["lr_scheduler"] is not None else 0)
 
-    def _moving(self) -> OptimizerLRScheduler:
+    def _moving(self, steps: float = 0) -> OptimizerLRScheduler:
+        """Optimizer and schedule of a run of so many steps, where that is known."""
         groups = parameter_groups(self.lr, self.part_lr, self.model)
         options, figures, task = self.hparams, list(self.validation_metrics), self.task
         if options["label_smoothing"] and task.classes is None:
             raise UsageError(f"model.label_smoothing spreads a target over classes: {task.name} answers with numbers")
         optimizer = build_optimizer(options["optimizer"], groups, self.lr)
-        schedule = build_schedule(options["lr_scheduler"], options["warmup_steps"], optimizer, figures)
+        schedule = build_schedule(options["lr_scheduler"], options["warmup_steps"], optimizer, figures, steps)
         return ([optimizer], schedule) if schedule else optimizer  # type: ignore[return-value]
 
     def on_fit_start(self) -> None:
