@@ -1,7 +1,7 @@
 """Runs of several commands over one frozen body, trained in one pass."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -38,7 +38,12 @@ class Member(FPTCLI):
         check_choice([each for each in checkpoints if isinstance(each, ModelCheckpoint)])
 
 
-def run_together(commands: Sequence[Sequence[str]], *, measured: bool = True) -> list[FPTError | None]:
+def run_together(
+    commands: Sequence[Sequence[str]],
+    *,
+    measured: bool = True,
+    unfit: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
+) -> list[FPTError | None]:
     """Makes the runs of several `fpt run` commands in one pass, whose run folders this process holds.
 
     Where memory runs out, one half goes on from its last checkpoints, and then the other.
@@ -46,6 +51,7 @@ def run_together(commands: Sequence[Sequence[str]], *, measured: bool = True) ->
     Args:
         commands: What follows ``fpt``; they differ in rates, seeds and budgets alone, and go on from ``last``.
         measured: Whether to measure how many of them at a time take the least time, rather than to take all.
+        unfit: Says of a run's options why it cannot be part of a pack, where it does.
 
     Returns:
         For every command why it did not end well, None where it did.
@@ -54,7 +60,7 @@ def run_together(commands: Sequence[Sequence[str]], *, measured: bool = True) ->
         FPTError: If they cannot be trained in one pass; nothing has been written then.
     """
     try:
-        return _run_together(commands, measured)
+        return _run_together(commands, measured, unfit)
     except torch.OutOfMemoryError:
         if len(commands) == 1:
             raise
@@ -64,13 +70,23 @@ def run_together(commands: Sequence[Sequence[str]], *, measured: bool = True) ->
     return [problem for part in (commands[:half], commands[half:]) for problem in run_together(part, measured=False)]
 
 
-def _run_together(commands: Sequence[Sequence[str]], measured: bool) -> list[FPTError | None]:
+def _run_together(
+    commands: Sequence[Sequence[str]], measured: bool, unfit: Callable[[Mapping[str, Any]], str | None]
+) -> list[FPTError | None]:
     members: list[Member] = []
     for words in commands:
         member = Member(words)
         if members:
             share_frozen(members[0].model.model, member.model.model)  # before the next takes memory of its own
         members.append(member)
+    options = [member.config[member.subcommand] for member in members]
+    if why := unfit(options[0].as_dict()):
+        raise UsageError(f"--pack: {why}")
+    if len(intervals := {each.trainer.val_check_interval for each in options}) > 1:
+        raise UsageError(
+            f"the runs of a pack validate at the same steps, these every {' and '.join(map(str, sorted(intervals)))}: "
+            "set trainer.val_check_interval to at most the least trainer.max_steps"
+        )
     size = _best_size([member.replica for member in members]) if measured else len(members)
     rank_zero_info(f"{len(members)} runs, {size} in one pass")
     problems: list[FPTError | None] = []

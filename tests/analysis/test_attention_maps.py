@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, Gemma2Config, Gemma2Model, GPT2Model, T5Config, T5EncoderModel
 
-from fpt_lightning.analysis.maps import attention_maps, mean_maps
+from fpt_lightning.analysis.maps import MeanMaps, attention_maps, mean_maps
+from fpt_lightning.data.sequences import SequenceTable
 from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import UsageError
 from fpt_lightning.models.backbones.choice import BackboneChoice
@@ -136,6 +137,24 @@ def test_the_mean_counts_every_example_once(masked: bool) -> None:
     else:  # the last column is the last real token: what each example's last answer gives to itself
         itself = torch.stack([maps.weights[row, :, -1, int(real) - 1] for row, real in enumerate(mask.sum(1))])
         torch.testing.assert_close(mean.heads[:, -1, -1], itself.mean(0))
+
+
+def test_examples_of_differing_length_end_together_whatever_batch_they_are_in() -> None:
+    """Also where those of a batch, or all that are shown, happen to be of one length, and nothing is padded."""
+    model = FrozenPretrainedTransformer(TaskSpec("words", 8, 2, vocabulary_size=5), BackboneChoice("tiny"), dropout=0.0)
+    lengths = torch.tensor([5, 5, 8, 3])
+    ids = torch.randint(5, (21,), generator=torch.Generator().manual_seed(0))
+    table = SequenceTable(ids, lengths, torch.zeros(4, 1, dtype=torch.long))
+
+    def mean(*batches: list[int]) -> MeanMaps:
+        return mean_maps(model, [(table.__getitems__(batch), None) for batch in batches])
+
+    together, apart = mean([0, 1, 2, 3]), mean([0, 1], [2, 3])
+    torch.testing.assert_close(apart.heads, together.heads)
+    few = mean([0, 1])
+    assert few.heads.shape == (2, 1, 8)
+    assert few.from_end
+    assert (few.heads[..., :3] == 0).all()
 
 
 @pytest.mark.parametrize("name", ["lstm", "two_layer"])

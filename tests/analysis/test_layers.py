@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import Fpt
+from conftest import Fpt, write_table
 from fpt_lightning.analysis.layers import layers_of
 from fpt_lightning.analysis.rebuild import rebuild
 from fpt_lightning.runs.find import find_run
@@ -75,12 +75,24 @@ def test_a_probe_finds_what_the_embeddings_hold(fpt: Fpt, tiny: list[str], mnist
     assert fpt("analyze", "padded", "--examples=16") == 0
 
 
+def test_what_is_no_number_is_null(fpt: Fpt, tiny: list[str]) -> None:
+    """The embeddings of a last word that is always the same are like nothing."""
+    words: list[object] = [f"{'xyz'[row % 3]} {'xy'[row % 2]} end" for row in range(60)]
+    write_table(Path("words.csv"), {"text": words, "label": ["P", "Q"] * 30})
+    table = ["--config=table.yaml", "--data.train_file=words.csv", "--data.kind=words", "--data.batch_size=4"]
+    assert fpt("run", *table, *tiny, "--run_folder=run") == 0
+    assert fpt("analyze", "run") == 0
+    assert "NaN" not in Path("run/analysis.json").read_text()
+    assert _figures("run")["cka"][0] == [None] * 3
+
+
 def test_what_cannot_be_analysed_is_said(
     fpt: Fpt, tiny: list[str], weights_csv: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, words in {
         "xor": ["--config=bit_xor.yaml", *tiny],
         "memory": ["--config=bit_memory.yaml", *tiny, "--data.n=20", "--data.patch_size=5"],
+        "order": ["--config=bit_xor.yaml", *tiny, "--model.shuffle_tokens=true"],
         "lstm": ["--config=bit_xor.yaml", *tiny, "--model.backbone=lstm", "--model.architecture={width: 8}"],
         "number": ["--config=table.yaml", f"--data.train_file={weights_csv}", *tiny, "--data.target_column=weight",
                    "--data.regression=true", "--data.batch_size=4"],
@@ -91,8 +103,11 @@ def test_what_cannot_be_analysed_is_said(
     assert "read different data" in capsys.readouterr().err
     assert fpt("analyze", "lstm") == 2
     assert "backbone 'lstm' has no blocks" in capsys.readouterr().err
+    assert fpt("analyze", "order") == 2
+    assert "order reads its tokens in random orders" in capsys.readouterr().err
     assert fpt("analyze", "xor", "--examples=3") == 2
     assert fpt("analyze", "nowhere") == 1
     assert not Path("lstm", "analysis.json").exists()
+    assert not Path("order", "analysis.json").exists()
     assert fpt("analyze", "number", "--examples=30") == 0
     assert max(_figures("number")["runs"][0]["probe"]) <= 1

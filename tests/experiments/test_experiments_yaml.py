@@ -352,6 +352,9 @@ def test_the_command_line_takes_every_option(parser: ArgumentParser) -> None:
         assert config.run.run_folder == str(run.folder)
         if run.lr is not None:
             assert config.run.model.init_args.lr == run.lr
+        for word in words:  # YAML 1.1 reads 3:6 as 186 minutes
+            if word.startswith("--model.layers="):
+                assert str(config.run.model.init_args.layers) == word.removeprefix("--model.layers=")
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,12 @@ def test_which_runs_share_a_body() -> None:
     assert not {run.shared for run in of_arm["pretrained"]} & {run.shared for run in of_arm["statistics"]}
     values = {"data": "BitXOR", "model.backbone": "pocket"}
     assert shared({**values, "data_seed": 1}) == shared({**values, "data_seed": 2}) == shared(values)
+    # the end of a run that is shorter than the steps between two validations is validated too
+    by_steps = [
+        shared({**values, "trainer.max_steps": steps, "trainer.val_check_interval": 8}) for steps in (4, 6, 8, 16)
+    ]
+    assert len(set(by_steps)) == 3
+    assert by_steps[2] == by_steps[3]
     packs = packed(of_arm["pretrained"], size=6, slots=2)
     assert [len(pack.members) for pack in packs] == [6, 6, 3]
     assert in_words(packs) == "15 runs: 1 pack of 3, 2 packs of 6"
@@ -137,6 +143,8 @@ def test_which_runs_share_a_body() -> None:
         {"trainer.accumulate_grad_batches": 2},
         {"model.warmup_steps": 10},
         {"optimizer.class_path": "SGD"},
+        {"trainer.min_steps": 10},
+        {"trainer.min_epochs": 1},
     ],
 )
 def test_what_a_pack_cannot_honour_goes_alone(values: dict[str, Any]) -> None:
@@ -164,6 +172,7 @@ def test_a_pack_by_hand(fpt: Fpt, tiny: list[str]) -> None:
         ("0", "--pack names lists"),
         ("", "--pack names lists"),
         ("seed_everything=[0,1]", "must have the same frozen weights"),
+        ("trainer.max_steps=[1,2,4]", "validate at the same steps, these every 1 and 2"),
     ],
 )
 def test_what_cannot_be_packed_is_said_in_a_line(
@@ -173,6 +182,18 @@ def test_what_cannot_be_packed_is_said_in_a_line(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+    assert not results("pack")
+
+
+@pytest.mark.parametrize("option", ["--trainer.min_steps=3", "--model.warmup_steps=2", "--optimizer=SGD"])
+def test_an_option_that_no_pack_honours_is_refused_by_hand(
+    option: str, fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--config", "bit_xor.yaml", *tiny, "--run_folder", "pack", option]
+    assert fpt(*words, "--pack", "model.lr=[1e-3,1e-2]") == 2
+    error = capsys.readouterr().err
+    assert option.partition("=")[0].removeprefix("--") in error
+    assert error.count("\n") == 1
     assert not results("pack")
 
 

@@ -46,6 +46,7 @@ def test_an_unknown_parameter_is_an_error(name: str) -> None:
         ),
         ("attention:bias", {f"backbone.h.{layer}.attn.c_proj.bias" for layer in range(3)}),
         ("all", set(NAMES)),
+        (["output", "all"], set(NAMES)),
         ([], set()),
         (PAPER, {name for name in NAMES if ".attn." not in name and ".mlp." not in name}),
     ],
@@ -64,11 +65,19 @@ def test_the_exact_set_that_trains(trainable: str | list[str], expected: set[str
         ("attention:last4", "more layers than the 3"),
         ("output:last1", "more layers than the 0"),
         ("positions:bias", "trains nothing: positions has no biases"),
+        ("all:last2", "all takes neither :last nor :bias"),
+        (["all", "bogus"], "no part is called 'bogus'"),
     ],
 )
-def test_a_wrong_part_is_refused(trainable: str, message: str) -> None:
+def test_a_wrong_part_is_refused(trainable: str | list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         select(PLACES, trainable)
+
+
+def test_the_biases_of_a_recurrence_have_names_of_their_own() -> None:
+    names = {f"backbone.layers.0.lstm.{kind}_{which}_l0" for kind in ("weight", "bias") for which in ("ih", "hh")}
+    chosen = select(dict.fromkeys(names, Place("recurrence", 0)), "recurrence:bias")
+    assert chosen == {name for name in names if "bias" in name}
 
 
 def test_adapters_have_a_part_of_their_own_and_what_they_adapt_keeps_its_part() -> None:

@@ -63,6 +63,11 @@ def test_alignment_brings_the_distributions_together_and_moves_the_input_layer_a
     assert changed == {"input.weight", "input.bias"}
 
 
+def test_the_distance_after_is_that_of_what_the_last_step_left(gpt2_folder: Path) -> None:
+    (before, after), (_, later) = (align(_model(NUMBERS, gpt2_folder), _batch(NUMBERS), n, seed=0) for n in (1, 2))
+    assert later < after < before
+
+
 def test_the_distance_of_a_sample_to_itself_is_zero_and_grows_with_a_shift() -> None:
     sample = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
 

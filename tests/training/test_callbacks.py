@@ -48,11 +48,12 @@ def test_throughput_goes_on_where_the_run_stopped() -> None:
     assert second.padding_share == 0.25
 
 
+@pytest.mark.parametrize("patience", [0, 1])  # to Lightning 0 is 1
 def test_a_run_that_had_stopped_early_does_not_train_on_when_it_is_killed_in_its_test(
-    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+    patience: int, fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["run", "--config=bit_xor.yaml", *tiny, "--trainer.max_steps=20", "--model.lr=1e-9"]
-    words += ["--early_stopping.patience=1", "--run_folder=run"]
+    words += [f"--early_stopping.patience={patience}", "--run_folder=run"]
 
     def killed(*_: object, **__: object) -> None:
         raise FPTError("killed")

@@ -89,7 +89,20 @@ def test_what_no_run_could_go_on_with_is_refused_before_it_starts(options: dict[
         (["--optimizer=AdamW", "--optimizer.weight_decai=1"], "did you mean 'weight_decay'"),
         (["--lr_scheduler=CosineAnnealingLR"], "CosineAnnealingLR needs lr_scheduler.T_max"),
         (["--lr_scheduler=ReduceLROnPlateau", "--lr_scheduler.monitor=val_acc"], "did you mean 'val_accuracy'"),
-        (["--lr_scheduler=OneCycleLR", "--lr_scheduler.total_steps=3"], "total_steps 3 ends before trainer.max_steps"),
+        (
+            ["--lr_scheduler=OneCycleLR", "--lr_scheduler.total_steps=3"],
+            "OneCycleLR has 3 steps in all, trainer.max_steps is 4",
+        ),
+        (
+            [
+                "--lr_scheduler=OneCycleLR",
+                "--lr_scheduler.epochs=1",
+                "--lr_scheduler.steps_per_epoch=4",
+                "--model.warmup_steps=1",
+                "--trainer.max_steps=6",
+            ],
+            "OneCycleLR has 4 steps in all, trainer.max_steps is 6, less model.warmup_steps 1",
+        ),
     ],
 )
 def test_the_command_line_says_so_in_a_line(

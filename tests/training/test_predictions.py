@@ -1,14 +1,18 @@
 """New data is read as the training data was: columns, words, classes, units, and not as it says itself."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 
 from conftest import Fpt, read_rows, write_table
 from fpt_lightning import FPTClassifier, FPTTrainer, SequenceFile, load
+from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
+from fpt_lightning.training.callbacks import PredictionWriter
 
 Columns = dict[str, list[object]]
 BEST = "--ckpt_path=run/checkpoints/best.ckpt"
@@ -133,6 +137,47 @@ def test_numbers_come_in_the_units_of_the_data(fpt: Fpt, tiny: list[str], weight
     for row, same in zip(new, labelled, strict=False):
         assert abs(float(row["prediction"]) - 5000) < 200
         assert float(row["prediction"]) == pytest.approx(float(same["prediction"]), rel=1e-6)
+
+
+class Stream(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Six examples, as far as the power lasts."""
+
+    def __init__(self, lasts: int = 6) -> None:
+        self.lasts = lasts
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for number in range(6):
+            if number == self.lasts:
+                raise RuntimeError("power cut")
+            yield torch.zeros(10, 1), torch.zeros(5, dtype=torch.long)
+
+
+def _forecast(trainer: FPTTrainer, lasts: int = 6, ckpt_path: str | None = None) -> None:
+    model = FPTClassifier(TaskSpec("bits", 10, 2, token_width=1, answer_tokens=5), "tiny")
+    loader = DataLoader(Stream(lasts), batch_size=2)
+    trainer.predict(model, loader, return_predictions=False, ckpt_path=ckpt_path, weights_only=True)
+    if ckpt_path is None and not Path("run").exists():
+        trainer.save_checkpoint("run/checkpoints/last.ckpt", weights_only=True)
+
+
+def _forecaster() -> FPTTrainer:
+    return FPTTrainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[PredictionWriter()])
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't infer the batch indices")
+def test_rows_of_a_stream_are_counted_and_an_interrupted_call_leaves_those_of_the_last() -> None:
+    trainer, before = _forecaster(), {Path("predictions.csv")}
+    _forecast(trainer)
+    assert [row["example"] for row in read_rows(Path("predictions.csv"))] == list("012345")
+    with pytest.raises(RuntimeError, match="power cut"):
+        _forecast(_forecaster(), lasts=4)
+    assert len(read_rows(Path("predictions.csv"))) == 6
+    assert {path for path in Path().iterdir() if path.is_file()} == before
+    # the same Trainer, with a checkpoint and without
+    _forecast(trainer, ckpt_path="run/checkpoints/last.ckpt")
+    Path("predictions.csv").unlink()
+    _forecast(trainer)
+    assert len(read_rows(Path("predictions.csv"))) == len(read_rows(Path("run/predictions.csv"))) == 6
 
 
 @pytest.mark.parametrize("option", ["--data.regression=true", "--data.kind=characters"])

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +75,8 @@ def analyze(words: Sequence[str]) -> None:
 def _analysed(path: Path, examples: int) -> Analysed:
     folder, checkpoint = find_run(path)
     module, data = rebuild(folder, checkpoint)
+    if module.model.shuffle is not None:
+        raise UsageError(f"{folder.path} reads its tokens in random orders: what it makes of their own says nothing")
     data.prepare_data()
     data.setup("fit")
     train, validation = (layers_of(module.model, data, split, examples) for split in ("train", "validation"))
@@ -146,16 +149,21 @@ def _write(run: Analysed, other: Analysed, alike: list[list[float]]) -> None:
     content = {
         "examples": examples,
         "layers": _names(run),
-        "runs": [{"run": str(each.folder), "backbone": each.about, "probe": each.scores} for each in runs],
-        "cka": alike,
+        "runs": [{"run": str(each.folder), "backbone": each.about, "probe": _numbers(each.scores)} for each in runs],
+        "cka": [_numbers(row) for row in alike],
     }
-    write_whole(run.folder / "analysis.json", json.dumps(content, indent=2) + "\n")
+    write_whole(run.folder / "analysis.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     picture = run.folder / "analysis.png"
     labels = _labels(runs)
     _draw(runs, labels, alike, picture)
     for each, label in zip(runs, labels, strict=True):
         print(f"{label}: a linear layer reads {_best(each)}")
     print(f"{examples:,} validation examples: {picture}, {run.folder / 'analysis.json'}")
+
+
+def _numbers(values: Sequence[float]) -> list[float | None]:
+    """None, which JSON has, in place of what is no number."""
+    return [value if isfinite(value) else None for value in values]
 
 
 def _labels(runs: Sequence[Analysed]) -> list[str]:

@@ -100,7 +100,7 @@ def mean_maps(
         if needed is not None:
             shares.append((weights * needed[:, None]).sum(-1).mean(-1))  # [batch, heads]
             uniform.append(((needed & allowed).sum(-1) / allowed.sum(-1)).mean(-1))  # [batch]
-        from_end = from_end or batch.mask is not None
+        from_end = from_end or batch.mask is not None or weights.size(-1) < length
         maps.append(_at_the_end(weights, batch.mask, length))
     every = torch.cat(maps)  # [examples, heads, answer tokens, length]
     return MeanMaps(
@@ -169,10 +169,11 @@ def _recording(model: FrozenPretrainedTransformer, recorder: _Recorder) -> Itera
 
 
 def _at_the_end(weights: torch.Tensor, mask: torch.Tensor | None, length: int) -> torch.Tensor:
-    """Widens maps to ``length`` tokens, padding moved before the real tokens; without padding they stay as they are."""
-    if mask is None:
+    """Widens maps to ``length`` tokens, what is missing or padding before the real tokens."""
+    if mask is None and weights.size(-1) == length:
         return weights
     widened = weights.new_zeros(*weights.shape[:3], length)
-    for row, real in enumerate(mask.sum(dim=1).tolist()):
+    lengths = [weights.size(-1)] * len(weights) if mask is None else mask.sum(dim=1).tolist()
+    for row, real in enumerate(lengths):
         widened[row, :, :, length - real :] = weights[row, :, :, :real]
     return widened

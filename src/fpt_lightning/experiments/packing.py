@@ -13,7 +13,7 @@ import yaml
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.cells import Run
-from fpt_lightning.experiments.composition import PLACES, plain
+from fpt_lightning.experiments.composition import PLACES, dotted, plain
 from fpt_lightning.models.backbones.architectures import WITHOUT_WEIGHTS
 from fpt_lightning.models.parts import PAPER
 from fpt_lightning.runs.lock import hold
@@ -30,6 +30,8 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
     "model.warmup_steps": (None, 0),
     "trainer.accumulate_grad_batches": (None, 1),
     "trainer.gradient_clip_algorithm": (None, "norm"),
+    "trainer.min_epochs": (None, 0),  # Lightning would go on for them when no run is left
+    "trainer.min_steps": (None, 0),
     "trainer.precision": (None, "32", "32-true", "bf16", "bf16-mixed", "64", "64-true", 32, 64),
     "trainer.strategy": (None, "auto"),
 }
@@ -50,17 +52,20 @@ def shared(values: Mapping[str, Any]) -> str | None:
     common = {name: value for name, value in values.items() if name not in MAY_DIFFER and name not in PLACES}
     if _freezes_input(values) or (_is_drawn(values) and values.get("model.backbone_seed") is None):
         common["seed_everything"] = values.get("seed_everything", 0)  # which draws something that is frozen
+    steps, interval = (values.get(f"trainer.{name}") for name in ("max_steps", "val_check_interval"))
+    if isinstance(steps, int | float) and isinstance(interval, int | float) and 0 < steps < interval:
+        common["trainer.val_check_interval"] = steps  # as the command line has it, for all runs of a pack
     return json.dumps(common, sort_keys=True, default=str)
 
 
 def unfit(values: Mapping[str, Any]) -> str | None:
     """Why a run cannot be part of a pack, None where it can."""
+    for name in ("optimizer", "lr_scheduler"):
+        if any(value is not None and f"{key}.".startswith(f"{name}.") for key, value in values.items()):
+            return f"a pack trains with Adam at constant rates: leave --{name} away"
     for name, known in ONLY.items():
         if (value := values.get(name)) not in known:
             return f"{name} {value} is not for a pack"
-    for name in ("optimizer", "lr_scheduler"):
-        if any(key == name or key.startswith(f"{name}.") for key in values):
-            return f"a pack trains with Adam at constant rates: leave --{name} away"
     return None
 
 
@@ -104,7 +109,7 @@ def run(words: Sequence[str]) -> None:
         for place in folders:
             place.mkdir(parents=True, exist_ok=True)
             held.enter_context(hold(place))
-        problems = run_together(commands, measured=False)
+        problems = run_together(commands, measured=False, unfit=lambda config: unfit(dotted(config)))
     if failed := [f"  {place}: {problem}" for place, problem in zip(folders, problems, strict=True) if problem]:
         raise FPTError(f"{len(failed)} of {len(folders)} did not end well:\n" + "\n".join(failed))
 

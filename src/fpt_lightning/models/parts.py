@@ -80,8 +80,11 @@ def select(places: Mapping[str, Place], trainable: str | Iterable[str]) -> set[s
     chosen: set[str] = set()
     for entry in [trainable] if isinstance(trainable, str) else trainable:
         part, _, which = entry.partition(":")
-        if part == "all" and not which:
-            return set(places)
+        if entry == "all":
+            chosen |= set(places)
+            continue
+        if part == "all":
+            raise UsageError("model.trainable: all takes neither :last nor :bias, a part does: attention:last2")
         if part not in PARTS:
             raise UsageError(
                 f"model.trainable: no part is called '{part}'{did_you_mean(part, (*PARTS, 'all'))} "
@@ -95,7 +98,7 @@ def select(places: Mapping[str, Place], trainable: str | Iterable[str]) -> set[s
 def _narrow(names: set[str], places: Mapping[str, Place], part: str, which: str) -> set[str]:
     """What ``last<n>`` or ``bias`` keeps of a part."""
     if which == "bias":
-        if not (biases := {name for name in names if name.endswith(".bias")}):
+        if not (biases := {name for name in names if name.rpartition(".")[2].startswith("bias")}):
             raise UsageError(f"model.trainable: '{part}:bias' trains nothing: {part} has no biases")
         return biases
     match = re.fullmatch(r"last([1-9]\d*)", which)

@@ -79,24 +79,26 @@ def align(
         lr: Learning rate of Adam.
 
     Returns:
-        The distance before and after.
+        The distance before and after, each of a sample of its own.
     """
     assert model.vocabulary is not None
     tokens = batch.tokens.flatten(0, 1) if batch.mask is None else batch.tokens[batch.mask]  # [tokens, ...]
     vocabulary = model.vocabulary.to(tokens.device)
     stream = generator(seed, "align")
     optimizer = torch.optim.Adam(model.input.parameters(), lr=lr)
+
+    def distance() -> torch.Tensor:
+        ours = model.input(tokens[_draw(len(tokens), stream)])  # [TOKENS, width]
+        return sliced_wasserstein(ours, vocabulary[_draw(len(vocabulary), stream)], stream)
+
     distances: list[float] = []
     with torch.enable_grad():
         for _ in range(steps):
-            ours = model.input(tokens[_draw(len(tokens), stream)])  # [TOKENS, width]
-            theirs = vocabulary[_draw(len(vocabulary), stream)]
-            distance = sliced_wasserstein(ours, theirs, stream)
             optimizer.zero_grad()
-            distance.backward()
+            (now := distance()).backward()
             optimizer.step()
-            distances.append(distance.item())
-    return distances[0], distances[-1]
+            distances.append(now.item())
+    return distances[0], distance().item()
 
 
 def sliced_wasserstein(ours: torch.Tensor, theirs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -4,6 +4,7 @@ import csv
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from fpt_lightning.data.spec import Batch, Prediction
+from fpt_lightning.files import whole_file
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.parts import PARTS
 from fpt_lightning.training.cost import step_flops
@@ -26,7 +28,7 @@ class EarlyStopping(callbacks.EarlyStopping):
     Args:
         monitor: The metric to watch; the command line turns the default into ``val_r2`` for a regression.
         mode: ``max`` or ``min``.
-        patience: Validations without improvement; None trains all ``max_steps``, as the paper does.
+        patience: Validations without improvement, 0 as 1; None trains all ``max_steps``, as the paper does.
         min_delta: Smallest change that counts as an improvement.
     """
 
@@ -38,7 +40,7 @@ class EarlyStopping(callbacks.EarlyStopping):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lets a run that had stopped, and was killed before its result was there, not train on."""
-        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+        trainer.should_stop = trainer.should_stop or self.wait_count >= max(1, self.patience)
 
 
 class ProgressBar(callbacks.RichProgressBar):
@@ -215,23 +217,28 @@ class PredictionWriter(callbacks.BasePredictionWriter):
 
     Args:
         path: The file, by default ``predictions.csv`` in the folder of the run whose checkpoint answers, and here where
-            there is none; with several processes each writes its own, the rank behind the name.
+            there is none; with several processes each writes its own, the rank behind the name. What is there stays
+            until all answers are.
     """
 
     def __init__(self, path: str | None = None) -> None:
         super().__init__(write_interval="batch")
         self.asked = path
         self.path = Path(path or "predictions.csv")
-        self.header: list[str] = []
+        self._rows = 0
+        self._file: Any = None
+        self._open = ExitStack()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         checkpoint = Path(trainer.ckpt_path or "")
+        self.path = Path(self.asked or "predictions.csv")
         if self.asked is None and checkpoint.parent.name == "checkpoints":
             self.path = checkpoint.parent.parent / self.path.name
         if trainer.world_size > 1:
             self.path = self.path.with_stem(f"{self.path.stem}-{trainer.global_rank}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.header = []
+        self._rows = 0
+        part = self._open.enter_context(whole_file(self.path))
+        self._file = self._open.enter_context(part.open("w", newline="", encoding="utf-8"))
 
     def write_on_batch_end(
         self,
@@ -246,7 +253,7 @@ class PredictionWriter(callbacks.BasePredictionWriter):
         answer, probability = prediction if isinstance(prediction, Prediction) else (prediction, None)
         dataset = getattr(trainer.predict_dataloaders, "dataset", None)
         examples, names = getattr(dataset, "names", None), _class_names(trainer, pl_module)
-        indices = batch_indices or range(len(answer))
+        indices = batch_indices or range(self._rows, self._rows + len(answer))
         columns = {
             "example": [index if examples is None else examples[index] for index in indices],
             "prediction": _words(answer, names),
@@ -254,15 +261,19 @@ class PredictionWriter(callbacks.BasePredictionWriter):
             "target": _words(batch[1], names) if batch[1].numel() else None,
         }
         written = {name: column for name, column in columns.items() if column is not None}
-        with self.path.open("a" if self.header else "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if not self.header:
-                self.header = list(written)
-                writer.writerow(self.header)
-            writer.writerows(zip(*written.values(), strict=True))
+        writer = csv.writer(self._file)
+        if not self._rows:
+            writer.writerow(written)
+        writer.writerows(zip(*written.values(), strict=True))
+        self._rows += len(answer)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._open.close()
         rank_zero_info(f"predictions: {self.path}")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leaves the file that was there."""
+        self._open.__exit__(type(exception), exception, exception.__traceback__)
 
 
 def _class_names(trainer: L.Trainer, module: L.LightningModule) -> Sequence[str] | None:

@@ -28,7 +28,6 @@ from fpt_lightning.training.metrics import Accuracy, split_metrics, update
 from fpt_lightning.training.optimizer import (
     build_optimizer,
     build_schedule,
-    check_length,
     check_rates,
     chosen,
     parameter_groups,
@@ -102,7 +101,7 @@ class FPTClassifier(PortableModule):
         backbone: str = "small",
         initialization: str | dict[str, str] | None = None,
         architecture: dict[str, Any] | None = None,
-        layers: int | str | None = None,
+        layers: str | int | None = None,  # in this order: YAML 1.1 reads 3:9 as 189 minutes
         positions: Positions = "backbone",
         trainable: list[str] | str = list(PAPER),  # noqa: B006 - jsonargparse shows it as the default
         lora: LoraOptions | None = None,
@@ -127,7 +126,9 @@ class FPTClassifier(PortableModule):
         are_shares("model.", with_0=True, dropout=dropout, input_dropout=input_dropout)
         are_shares("model.", with_0=True, label_smoothing=label_smoothing)
         at_least(0, "model.", align_steps=align_steps, warmup_steps=warmup_steps)
-        plain = {"lora": asdict(lora) if lora else None, **chosen(optimizer=optimizer, lr_scheduler=lr_scheduler)}
+        layers = int(layers) if isinstance(layers, str) and layers.isdecimal() else layers
+        plain: dict[str, Any] = {"layers": layers, "lora": asdict(lora) if lora else None}
+        plain |= chosen(optimizer=optimizer, lr_scheduler=lr_scheduler)
         self.save_hyperparameters(ignore=["task", *plain])
         self.save_hyperparameters(plain)  # checkpoints hold no other values
         self.task = task
@@ -228,19 +229,16 @@ class FPTClassifier(PortableModule):
         Raises:
             UsageError: If the run is longer than its schedule.
         """
-        options = self.hparams
-        if options["lr_scheduler"] is not None:
-            steps = self.trainer.estimated_stepping_batches
-            check_length(options["lr_scheduler"], options["warmup_steps"], steps)
-        return self._moving()
+        return self._moving(self.trainer.estimated_stepping_batches if self.hparams["lr_scheduler"] is not None else 0)
 
-    def _moving(self) -> OptimizerLRScheduler:
+    def _moving(self, steps: float = 0) -> OptimizerLRScheduler:
+        """Optimizer and schedule of a run of so many steps, where that is known."""
         groups = parameter_groups(self.lr, self.part_lr, self.model)
         options, figures, task = self.hparams, list(self.validation_metrics), self.task
         if options["label_smoothing"] and task.classes is None:
             raise UsageError(f"model.label_smoothing spreads a target over classes: {task.name} answers with numbers")
         optimizer = build_optimizer(options["optimizer"], groups, self.lr)
-        schedule = build_schedule(options["lr_scheduler"], options["warmup_steps"], optimizer, figures)
+        schedule = build_schedule(options["lr_scheduler"], options["warmup_steps"], optimizer, figures, steps)
         return ([optimizer], schedule) if schedule else optimizer  # type: ignore[return-value]
 
     def on_fit_start(self) -> None:

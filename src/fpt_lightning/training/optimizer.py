@@ -106,7 +106,7 @@ def build_optimizer(choice: Mapping[str, Any] | None, groups: Sequence[dict[str,
 
 
 def build_schedule(
-    choice: Mapping[str, Any] | None, warmup_steps: int, optimizer: Optimizer, figures: Sequence[str]
+    choice: Mapping[str, Any] | None, warmup_steps: int, optimizer: Optimizer, figures: Sequence[str], steps: float = 0
 ) -> list[dict[str, Any]]:
     """The schedules of an optimizer's rates, as Lightning takes them; none for rates that stay.
 
@@ -119,10 +119,11 @@ def build_schedule(
         warmup_steps: Steps until the rates are reached; 0 starts with them.
         optimizer: The optimizer, whose rates change at once.
         figures: What validation measures: the loss first, the metric that judges an answer last.
+        steps: Steps of the run, which may not be more than the schedule has: torch would end it there.
 
     Raises:
-        UsageError: If there is no such class, it does not take the arguments or the optimizer, or validation does not
-            measure what it watches.
+        UsageError: If there is no such class, it does not take the arguments or the optimizer, it has fewer steps, or
+            validation does not measure what it watches.
     """
     warm = None
     if warmup_steps:
@@ -134,6 +135,12 @@ def build_schedule(
     if RATES["lr_scheduler"] in inspect.signature(kind).parameters:
         arguments[RATES["lr_scheduler"]] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     scheduler = _built(kind, "lr_scheduler", optimizer, **arguments)
+    total = getattr(scheduler, "total_steps", None)
+    if total is not None and steps - warmup_steps > total:
+        raise UsageError(
+            f"lr_scheduler: {kind.__name__} has {total} steps in all, trainer.max_steps is {steps:.0f}"
+            + (f", less model.warmup_steps {warmup_steps}" if warmup_steps else "")
+        )
     if isinstance(scheduler, ReduceLROnPlateau):
         monitor = getattr(scheduler, "monitor", figures[0] if scheduler.mode == "min" else figures[-1])
         if monitor not in figures:
@@ -146,20 +153,6 @@ def build_schedule(
     if warm is None:
         return [_each_step(scheduler)]
     return [_each_step(SequentialLR(optimizer, [warm, scheduler], milestones=[warmup_steps]))]
-
-
-def check_length(choice: Mapping[str, Any] | None, warmup_steps: int, steps: float) -> None:
-    """Refuses a run of more steps than its schedule has: torch would end it there.
-
-    Raises:
-        UsageError: If the schedule has a ``total_steps`` that is smaller.
-    """
-    total = (choice or {}).get("init_args", {}).get("total_steps")
-    if total is not None and steps - warmup_steps > total:
-        raise UsageError(
-            f"lr_scheduler.total_steps {total} ends before trainer.max_steps {steps:.0f}"
-            + (f" less model.warmup_steps {warmup_steps}" if warmup_steps else "")
-        )
 
 
 def _each_step(scheduler: LRScheduler) -> dict[str, Any]:

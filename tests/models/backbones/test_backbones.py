@@ -206,6 +206,31 @@ def test_every_architecture_known_by_name_needs_no_hub(name: str) -> None:
     assert hidden.shape == (1, 16, built.family.width)
 
 
+def test_slices_of_blocks_on_the_command_line_and_in_a_config(fpt: Fpt, tiny: list[str]) -> None:
+    """A number is one in what is kept of a run, whoever says it."""
+    Path("number.yaml").write_text("model: {layers: 1}\n")
+    again = ["--overwrite", "--ckpt_path=last"]
+
+    def kept(run: str) -> object:
+        return torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]["layers"]
+
+    for word, layers in (("1:2", "1:2"), ("1", 1)):
+        folder = f"--run_folder={word}"
+        assert fpt("fit", "--config=bit_xor.yaml", *tiny, f"--model.layers={word}", folder) == 0
+        assert kept(word) == layers
+        assert fpt("fit", f"--config={word}/config.yaml", "--trainer.max_steps=6", folder, *again) == 0
+        assert kept(word) == layers
+    more = ["--config=number.yaml", "--trainer.max_steps=8", "--run_folder=1"]
+    assert fpt("fit", "--config=bit_xor.yaml", *tiny, *more, *again) == 0
+    assert kept("1") == 1
+
+
+@pytest.mark.parametrize("layers", ["²", "1:²", "two", "2:1", "0:99"])
+def test_a_slice_that_is_none_is_named(layers: str) -> None:
+    with pytest.raises(UsageError, match=rf"model\.layers.*{layers}"):
+        build_backbone(BackboneChoice("tiny", layers=layers), 8, 0.1)
+
+
 def _narrow(name: str) -> dict[str, object]:
     return {"attention_window": [512] * 2} if "longformer" in name else {}
 

@@ -310,6 +310,14 @@ def test_a_body_that_takes_no_embeddings(tmp_path: Path) -> None:
         build_backbone(BackboneChoice(str(tmp_path), "random"), 8, 0.1)
 
 
+@pytest.mark.parametrize("config", [hf.Gemma3Config(), hf.LlavaConfig()], ids=lambda config: config.model_type)
+def test_an_architecture_of_several_widths(tmp_path: Path, config: hf.PretrainedConfig) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(FPTError, match=f"a {config.model_type} cannot be a backbone: .*save_pretrained") as caught:
+        build_backbone(BackboneChoice(str(tmp_path), "random"), 8, 0.1)
+    assert "\n" not in str(caught.value)
+
+
 def test_an_architecture_of_several_bodies(tmp_path: Path) -> None:
     hf.FunnelConfig().save_pretrained(tmp_path)
     with pytest.raises(FPTError, match="transformers has no plain body of this kind"):
@@ -323,6 +331,18 @@ def test_an_adapter_beside_every_attention(folders: dict[str, Path], name: str) 
     F.cross_entropy(model(tokens, mask).flatten(0, 1), torch.zeros(6, dtype=torch.long)).backward()
     adapted = {model.places[key].layer for key in model.trained_parameters() if "lora" in key}
     assert adapted == {0, 1, 2}
+
+
+def test_a_longformers_windows_of_different_widths(tmp_path: Path) -> None:
+    """The widest is narrowed to what the task needs, where the others still divide it."""
+    torch.manual_seed(1)
+    sizes = {**SMALL, "num_hidden_layers": 2, "max_position_embeddings": 200}
+    hf.LongformerModel(hf.LongformerConfig(**sizes, attention_window=[4, 64])).eval().save_pretrained(tmp_path)
+    built = build_backbone(BackboneChoice(str(tmp_path)), 9, 0.0)
+    assert built.body.config.attention_window == [4, 20]
+    embeddings = torch.randn(3, 9, 24, generator=torch.Generator().manual_seed(0))
+    expected = _reference("longformer", tmp_path, embeddings, None)
+    torch.testing.assert_close(built.family.hidden(built.body, embeddings, None), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_body_of_other_parts_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:

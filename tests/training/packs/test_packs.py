@@ -204,6 +204,23 @@ def test_a_run_that_stops_leaves_and_the_others_do_not_notice() -> None:
             assert [list(folder.iterdir()) for folder in (one, other)] == [[], []]
 
 
+def test_what_diverged_is_not_judged_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is not finite at the step of a validation, above weights that are."""
+    plain = FPTClassifier.loss
+
+    def loss(self: FPTClassifier, *of: torch.Tensor) -> torch.Tensor:
+        ends = self.training and self.lr == 1e-3 and self.trainer.global_step == 9
+        return plain(self, *of) + (torch.inf if ends else 0.0)
+
+    monkeypatch.setattr(FPTClassifier, "loss", loss)
+    for folder, (lr, seed) in zip(folders("alone"), RUNS, strict=True):
+        with pytest.raises(DivergedError) if lr == 1e-3 else nullcontext():
+            alone(folder, lr, seed)
+    packed(folders("packed"), RUNS)
+    for one, other in zip(folders("alone"), folders("packed"), strict=True):
+        compare(one, other)
+
+
 def test_fused_products_give_the_same_gradients() -> None:
     """In fp64, and whatever becomes of a neighbour."""
     torch.set_default_dtype(torch.float64)

@@ -40,7 +40,7 @@ class BackboneChoice:
     name: str
     initialization: str | Mapping[str, str] | None = None
     architecture: Mapping[str, Any] | None = None
-    layers: int | str | None = None
+    layers: str | int | None = None
     positions: Positions = "backbone"
     seed: int = 0
     backbone_seed: int | None = None
@@ -95,7 +95,7 @@ class BackboneChoice:
         if self.layers is None:
             return range(available)
         start, _, stop = str(self.layers).rpartition(":")
-        if not (start or "0").isdigit() or not stop.isdigit():
+        if not (start or "0").isdecimal() or not stop.isdecimal():
             raise UsageError(
                 f"model.layers is a number of blocks such as 6, or a slice such as '3:9', got '{self.layers}'"
             )

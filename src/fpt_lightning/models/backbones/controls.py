@@ -1,8 +1,8 @@
 """The controls of Tan et al. (2024, Are Language Models Actually Useful for Time Series Forecasting?, section 3).
 
 What they put in place of the language model; what they do to its input is :mod:`fpt_lightning.models.token_shuffle`.
-Their LLM2Trsf, one random transformer block, needs no code here: it is the backbone ``gpt2`` with ``n_layer: 1`` and
-random values. The bodies take the form of a GPT-2 cut short rather than that of the authors' code (post-norm, without
+Their LLM2Trsf, one random transformer block, needs no code here: it is the backbone ``one_block``, a GPT-2 of one
+random layer. The bodies take the form of a GPT-2 cut short rather than that of the authors' code (post-norm, without
 positions or causality), so that an arm differs from the frozen transformer in what was taken away and in nothing else.
 """
 

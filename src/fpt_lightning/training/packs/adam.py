@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 Groups = list[dict[str, Any]]
-"""The groups of one run, as :func:`fpt_lightning.training.rates.parameter_groups` gives them."""
+"""The groups of one run, as :func:`fpt_lightning.training.optimizer.parameter_groups` gives them."""
 
 
 class PackedAdam(Optimizer):

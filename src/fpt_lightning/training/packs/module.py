@@ -104,8 +104,7 @@ class Pack(L.LightningModule):
             replica.call("on_train_batch_end", {"loss": loss}, own, batch_idx)
         if is_logging_step(self.trainer, self.trainer.global_step - 1):
             for replica in self.running:
-                if replica.diverged is None:
-                    replica.log_row(self.trainer.global_step - 1)
+                replica.log_row(self.trainer.global_step - 1)
 
     def on_validation_start(self) -> None:
         self._each("on_validation_start")

@@ -105,7 +105,9 @@ class Replica:
         return self.alone.cost() | {"steps": self.steps}
 
     def call(self, hook: str, *arguments: Any) -> None:
-        """Calls a hook of the run's callbacks; what says that it diverged ends it."""
+        """Calls a hook of the run's callbacks; what says that it diverged ends it, and none is called from then on."""
+        if self.diverged is not None:
+            return
         try:
             for callback in self._with(hook):
                 getattr(callback, hook)(self, self.model, *arguments)
@@ -147,7 +149,7 @@ class Replica:
         figures |= self._row
         self.callback_metrics |= figures
         self._row, self._metrics = {}, {}
-        if figures and self.loggers:
+        if figures and self.loggers and self.diverged is None:
             row = {name: value.item() for name, value in figures.items()}
             for logger in self.loggers:
                 logger.log_metrics({**row, "epoch": self.current_epoch}, step=step)

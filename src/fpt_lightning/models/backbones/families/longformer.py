@@ -1,5 +1,6 @@
 """Longformer: BERT with attention in a window (Beltagy et al. 2020; FPT section 3.14)."""
 
+from math import lcm
 from typing import Any, ClassVar
 
 import torch
@@ -20,12 +21,17 @@ class Longformer(RoBERTa):
     form = None  # its attention is its own
 
     def configure(self, max_length: int, dropout: float) -> None:
-        """Narrows windows that are wider than the task is long: every token still sees every other."""
+        """Narrows windows that are wider than the task is long: every token still sees every other.
+
+        What is narrowed stays a multiple of the others, so that sequences fit all.
+        """
         super().configure(max_length, dropout)
         windows = self.config.attention_window
         if isinstance(windows, int):
             windows = [windows] * self.config.num_hidden_layers
-        self.config.attention_window = [min(window, 2 * max_length) for window in windows]
+        others = lcm(*(window for window in windows if window <= 2 * max_length))
+        widest = -(-2 * max_length // others) * others
+        self.config.attention_window = [min(window, widest) for window in windows]
 
     def enter(self, body: Any, rows: torch.Tensor | None) -> None:
         """Drops the projections of global attention."""
@@ -39,9 +45,9 @@ class Longformer(RoBERTa):
         body.config.attention_window = [body.config.attention_window[index] for index in chosen]
 
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Pads to a multiple of the widest window, and cuts the padding off again."""
+        """Pads to a multiple of all windows, and cuts the padding off again."""
         batch, length, _ = embeddings.shape
-        padding = -length % max(body.config.attention_window)
+        padding = -length % lcm(*body.config.attention_window)
         if mask is None:
             mask = torch.ones(batch, length, dtype=torch.bool, device=embeddings.device)
         padded = F.pad(embeddings, (0, 0, 0, padding))
