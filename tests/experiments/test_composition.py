@@ -101,6 +101,12 @@ def test_settings_survive_as_words(settings: dict[str, object]) -> None:
     assert as_settings([part for word in words for part in word.split("=", 1)]) == settings
 
 
+def test_slices_and_times_are_no_numbers_to_the_base_of_60() -> None:
+    settings = {"model.layers": "3:6", "trainer.max_time": "00:01:30:00"}
+    assert as_settings(["--model.layers=3:6", "--trainer.max_time", "00:01:30:00"]) == settings
+    assert as_words(settings) == ["--model.layers=3:6", "--trainer.max_time=00:01:30:00"]
+
+
 def test_a_config_without_options_is_named() -> None:
     Path("list.yaml").write_text("- 1\n")
     with pytest.raises(UsageError, match=r"config list\.yaml must have sections and options, it is a list"):

@@ -121,7 +121,8 @@ def as_settings(words: Sequence[str]) -> dict[str, Any]:
             if not waiting or waiting[0].startswith("--"):
                 raise ValueError(word)
             value = waiting.pop(0)
-        settings[name] = plain(yaml.safe_load(value))
+        # a slice of layers and a time stay what they are, which YAML 1.1 reads to the base of 60
+        settings[name] = value if re.fullmatch(r"\d+(:\d+)+", value) else plain(yaml.safe_load(value))
     return settings
 
 
