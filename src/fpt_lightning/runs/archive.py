@@ -1,11 +1,13 @@
 """What runs left, wherever it lies: a folder each, or an archive of all runs of a table, fit to be committed.
 
 ``runs.jsonl`` holds a run a line: its number, folder, state, cause of failure, and the whole of ``result.json`` and
-``config.yaml``. ``curves.csv`` holds the rows of every ``metrics.csv`` behind the number of its run, each figure as it
-was written. ``attention/`` holds the pictures of attention maps.
+``config.yaml``, and the hash of its rows in ``curves.csv``. That holds the rows of every ``metrics.csv`` behind the
+number of its run, each figure as it was written; where the hash says that they are of another run, since a kill came
+between the two files, they are not read. ``attention/`` holds the pictures of attention maps.
 """
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -92,6 +94,7 @@ class _Line(msgspec.Struct, frozen=True):
     result: Result | None
     config: dict[str, Any] | None
     paused_at: int | None = None
+    curve: str | None = None
 
 
 _ABSENT = _Line(0, "", State.MISSING, None, None, None)
@@ -126,15 +129,19 @@ class Archive:
         return self._line(name).config
 
     def curve(self, name: str, metric: str) -> Curve:
-        header, rows = self._curves
-        if (run := str(self._line(name).run)) not in rows:
+        if not (rows := self.rows(name)):
             return Curve(problem=f"{self.folder / CURVES} has no row of {name}")
-        return curve_of(iter([header, *rows[run]]), metric, self.folder / CURVES)
+        return curve_of(iter([list(rows[0]), *(list(row.values()) for row in rows)]), metric, self.folder / CURVES)
 
     def rows(self, name: str) -> list[dict[str, str]]:
-        header, rows = self._curves
-        of_run = rows.get(str(self._line(name).run), [])
-        return [dict(zip(header[1:], row[1:], strict=True)) for row in of_run]
+        (header, by_run), line = self._curves, self._line(name)
+        rows = [dict(zip(header[1:], row[1:], strict=True)) for row in by_run.get(str(line.run), [])]
+        if line.curve is not None and line.curve != _hash_of(rows):  # versions before 0.5 wrote none
+            raise FPTError(
+                f"{self.folder / CURVES} has another curve of {name} than {self.folder / RUNS}, as a kill leaves it: "
+                "archive the runs again"
+            )
+        return rows
 
     def _line(self, name: str) -> _Line:
         return self._lines[name][1] if name in self._lines else _ABSENT
@@ -241,10 +248,14 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
         raise FPTError(f"{runs.folder} has no run of this table with these options: there is nothing to archive")
     if any((folder / name).is_dir() for name in there):
         raise UsageError(f"{folder} holds the runs themselves: their archive needs another folder")
-    lines = [_line_of(number, name, runs, outcome) for number, (name, outcome) in enumerate(there.items(), 1)]
-    curves = _curves_of({number: runs.rows(name) for number, name in enumerate(there, 1)})
+    rows = {number: runs.rows(name) for number, name in enumerate(there, 1)}  # once: what still runs writes on
+    lines = [_line_of(number, name, runs, there[name], rows[number]) for number, name in enumerate(there, 1)]
+    curves = _curves_of(rows)
     pictures = {name: outcome.attention.read_bytes() for name, outcome in there.items() if outcome.attention}
     try:
+        for old in (folder / ATTENTION).glob("*.png"):
+            if old.stem not in pictures:
+                old.unlink()
         for name, picture in pictures.items():
             write_whole(folder / ATTENTION / f"{name}.png", picture)
         write_whole(folder / CURVES, curves)
@@ -253,7 +264,7 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
         raise FPTError(f"{folder} cannot be written: {error.strerror}; choose another with --archive") from error
 
 
-def _line_of(number: int, name: str, runs: Runs, outcome: Outcome) -> str:
+def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequence[Mapping[str, str]]) -> str:
     line = {
         "run": number,
         "folder": name,
@@ -261,8 +272,15 @@ def _line_of(number: int, name: str, runs: Runs, outcome: Outcome) -> str:
         "cause": outcome.cause,
         "result": runs.result(name),
         "config": runs.config(name),
+        "curve": _hash_of(rows),
     } | ({} if outcome.paused_at is None else {"paused_at": outcome.paused_at})
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def _hash_of(rows: Sequence[Mapping[str, str]]) -> str:
+    """Of the figures that are there: a curve has columns of others beside its own in an archive."""
+    figures = [{column: figure for column, figure in row.items() if figure} for row in rows]
+    return hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _curves_of(rows_by_run: Mapping[int, Sequence[Mapping[str, str]]]) -> str:
