@@ -110,5 +110,5 @@ class RunFolder:
 
     def clear_parts(self) -> None:
         """Takes away what kills left of files that were being written."""
-        for folder in (self.path, self.checkpoints):
+        for folder in (self.path, self.checkpoints, self.path / "backbone"):
             clear_parts(folder)
