@@ -142,7 +142,8 @@ class FPTCLI(LightningCLI):
             if config.ckpt_path is not None and self.subcommand in ("validate", "test", "predict"):
                 self._encoding = read_checkpoint(config.ckpt_path).get(ENCODING, {})
         trainer = config.trainer
-        if 0 < trainer.max_steps < (trainer.val_check_interval or 0):
+        interval = trainer.val_check_interval  # None, or a time, where it is no number of steps
+        if isinstance(interval, int | float) and 0 < trainer.max_steps < interval:
             trainer.val_check_interval = trainer.max_steps  # the end of a short run is validated too
         if self.subcommand == "prepare":
             config.model = None

@@ -144,12 +144,15 @@ class FPTTrainer(L.Trainer):
         Raises:
             FPTError: If the run never validated, so that there is no checkpoint to choose, or it was replaced.
             DivergedError: If its numbers are not finite any more.
-            UsageError: If only a test is asked for, and of no checkpoint; or the checkpoints cannot be chosen among.
+            UsageError: If only a test is asked for, and of no checkpoint; or there are none to choose among, or none
+                that can be chosen among.
         """
         if test == "only" and ckpt_path is None:
             raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
         if test != "never" and self.limit_test_batches == 0:
             raise UsageError("trainer.limit_test_batches=0 leaves nothing to test: add --test never")
+        if test != "only" and self.limit_val_batches == 0:
+            raise UsageError("trainer.limit_val_batches=0 leaves no checkpoint to choose: use fpt fit")
         measured: dict[str, Any] = {}
         if test != "only":
             check_choice(
