@@ -285,6 +285,33 @@ def test_a_run_trained_without_its_test_is_tested_once(
     assert "new holds no finished run" in capsys.readouterr().err
 
 
+def test_a_test_alone_is_of_the_checkpoint_that_the_result_tells_of(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config=bit_memory.yaml", *tiny, *BITS, "--model.backbone_seed=0", "--test=never"]
+    worst = ["--checkpoint.monitor=val_loss", "--checkpoint.mode=max"]  # which is not the last
+    for seed, folder in enumerate(("run", "other")):
+        assert fpt("run", *words, *worst, f"--seed_everything={seed}", f"--run_folder={folder}") == 0
+    untested = Path("run/result.json").read_text()
+    assert json.loads(untested)["best_step"] == 2
+    for file in ("run/checkpoints/last.ckpt", "other/checkpoints/best.ckpt"):
+        capsys.readouterr()
+        assert fpt("run", *words, "--run_folder=run", "--test=only", f"--ckpt_path={file}") == 2
+        assert f"{file} is not the checkpoint that run/result.json tells of" in capsys.readouterr().err
+        assert Path("run/result.json").read_text() == untested
+    assert fpt("run", "run", "--test=only") == 0
+    assert "test_accuracy" in json.loads(Path("run/result.json").read_text())
+    best = torch.load("run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    exported = load_file("run/trained.safetensors")
+    assert all(torch.equal(tensor, best[f"model.{name}"]) for name, tensor in exported.items())
+
+
+def test_validations_may_come_by_the_clock(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_memory.yaml", *tiny, *BITS, "--trainer.val_check_interval=00:00:00:00"]
+    assert fpt("run", *words, "--run_folder=run") == 0
+    assert json.loads(Path("run/result.json").read_text())["steps"] == 4
+
+
 def test_the_test_split_does_not_choose(fpt: Fpt, tiny: list[str]) -> None:
     """The checkpoint of a run is the best on validation, and its test accuracy is that of `fpt test` on it."""
     words = ["--config=bit_memory.yaml", *tiny, *BITS, "--trainer.max_steps=8", "--model.lr=0.01"]

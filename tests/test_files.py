@@ -79,3 +79,15 @@ def test_files_of_a_folder_move_to_their_places_together(tmp_path: Path) -> None
         assert (folder / "config.json").read_text() == "old"
     found = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert found == {"config.json": "new", "tokenizer.json": "kept", "deep/model.bin": "values"}
+
+
+def test_what_a_kill_left_of_a_folder_is_taken_away(tmp_path: Path) -> None:
+    folder = tmp_path / "backbone"
+    for name in (".dead.part", ".alive.part"):
+        write_whole(folder / name / "model.bin", "half")
+    os.utime(folder / ".dead.part", (0, 0))
+    with whole_folder(folder) as part:
+        (part / "config.json").touch()
+    assert {path.name for path in folder.iterdir()} == {"config.json", ".alive.part"}
+    clear_parts(folder)  # nobody else writes there
+    assert {path.name for path in folder.iterdir()} == {"config.json"}

@@ -36,8 +36,8 @@ from fpt_lightning.machine import visible_cores
 from fpt_lightning.runs.baselines import baselines
 from fpt_lightning.runs.claim import claim
 from fpt_lightning.runs.finish import finish, leave_paused, untested_result, what_ran
-from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.resume import add_what_is_left, kept, way_on
+from fpt_lightning.runs.folder import RunFolder, kept
+from fpt_lightning.runs.resume import add_what_is_left, way_on
 from fpt_lightning.runs.saved_config import SaveRunConfig
 from fpt_lightning.training.artifacts.checkpoint import ENCODING, read_checkpoint
 from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary
@@ -137,12 +137,12 @@ class FPTCLI(LightningCLI):
             self.save_config_callback = None
             warnings.filterwarnings("ignore", "The dirpath has changed")  # nothing is saved
         if "ckpt_path" in config:
-            trains = self._trains and config.get("test") != "only"
-            config.ckpt_path = way_on(config.ckpt_path, config.run_folder, trains, kept(config))
+            config.ckpt_path = way_on(config, trains=self._trains)
             if config.ckpt_path is not None and self.subcommand in ("validate", "test", "predict"):
                 self._encoding = read_checkpoint(config.ckpt_path).get(ENCODING, {})
         trainer = config.trainer
-        if 0 < trainer.max_steps < (trainer.val_check_interval or 0):
+        interval = trainer.val_check_interval  # None, or a time, where it is no number of steps
+        if isinstance(interval, int | float) and 0 < trainer.max_steps < interval:
             trainer.val_check_interval = trainer.max_steps  # the end of a short run is validated too
         if self.subcommand == "prepare":
             config.model = None
@@ -225,7 +225,7 @@ class FPTCLI(LightningCLI):
             raise UsageError(
                 f"fpt run writes the result of a task, which {type(self.model).__name__} is not: use fpt fit"
             )
-        trained = untested_result(self.run_folder) if kwargs["test"] == "only" else {}
+        trained = untested_result(self.run_folder, kwargs["ckpt_path"]) if kwargs["test"] == "only" else {}
         seed = self._get(self.config, "seed_everything")
         named = self.model, self.datamodule, self.trainer, seed, kwargs["arm"], kwargs["protocol"]
         try:
@@ -267,10 +267,9 @@ class FPTCLI(LightningCLI):
     def _use_run_folder(self, trainer: Any) -> None:
         config = self.config[self.subcommand]
         tests_only = self.subcommand == "run" and config.test == "only"
-        elsewhere = [file.parent for file in kept(config).values() if file.is_absolute()]
         claimed = claim(
             self.datamodule.task.name, config.run_folder, config.ckpt_path, overwrite=config.overwrite,
-            tests_only=tests_only, kept_in=elsewhere, first=getattr(rank_zero_only, "rank", 0) == 0,
+            tests_only=tests_only, files=kept(config), first=getattr(rank_zero_only, "rank", 0) == 0,
         )  # fmt: skip
         self.run_folder = self._held.enter_context(claimed)
         self.save_config_kwargs["begin"] = self.run_folder.begin

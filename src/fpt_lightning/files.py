@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -72,7 +73,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         OSError: If it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
+    clear_parts(folder, stale=STALE)
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as part:
         yield Path(part)
         for path in Path(part).rglob("*"):
             if path.is_file() and not path.is_symlink():
@@ -92,8 +94,8 @@ def file_hash(path: Path) -> str:
 
 
 def clear_parts(folder: Path, pattern: str = ".*.part", stale: float = 0.0) -> None:
-    """Takes away what processes left of files that were killed so many seconds ago."""
+    """Takes away what processes left of files and folders that were killed so many seconds ago."""
     for part in folder.glob(pattern):
         with suppress(OSError):  # its writer may have finished meanwhile
             if time.time() - part.stat().st_mtime >= stale:
-                part.unlink()
+                shutil.rmtree(part) if part.is_dir() else part.unlink()

@@ -1,7 +1,7 @@
 """Runs of several commands over one frozen body, trained in one pass."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -20,7 +20,7 @@ from fpt_lightning.training.packs.replica import Replica
 
 OF_THE_RUN = ("callbacks", "captured", "default_root_dir", "enable_checkpointing", "logger", "max_steps", "plugins")
 """Arguments of the Trainer that are each run's own."""
-SIZES = (1, 3, 9, 27)
+SIZES = (1, 2, 3, 9, 27)
 """Runs in one pass whose time is compared."""
 WORTH = 1.03
 """A larger pack may take so many times the best time a run: what is not measured is shared too."""
@@ -46,7 +46,7 @@ def run_together(
 ) -> list[FPTError | None]:
     """Makes the runs of several `fpt run` commands in one pass, whose run folders this process holds.
 
-    Where memory runs out, one half goes on from its last checkpoints, and then the other.
+    Where memory runs out, one half of those that are not made goes on from its last checkpoints, and then the other.
 
     Args:
         commands: What follows ``fpt``; they differ in rates, seeds and budgets alone, and go on from ``last``.
@@ -59,20 +59,26 @@ def run_together(
     Raises:
         FPTError: If they cannot be trained in one pass; nothing has been written then.
     """
+    problems: list[FPTError | None] = []
     try:
-        return _run_together(commands, measured, unfit)
+        for problem in _run_together(commands, measured, unfit):  # those that were made stay when memory runs out
+            problems.append(problem)
+        return problems
     except torch.OutOfMemoryError:
         if len(commands) == 1:
             raise
         torch.cuda.empty_cache()
-    half = len(commands) // 2
-    rank_zero_info(f"{len(commands)} runs at a time need more memory than there is: {half} at a time")
-    return [problem for part in (commands[:half], commands[half:]) for problem in run_together(part, measured=False)]
+    left = commands[len(problems) :]
+    half = -(-len(left) // 2)
+    rank_zero_info(f"{len(left)} runs are left, and need more memory than there is: {half} at a time")
+    for part in filter(None, (left[:half], left[half:])):
+        problems += run_together(part, measured=False)
+    return problems
 
 
 def _run_together(
     commands: Sequence[Sequence[str]], measured: bool, unfit: Callable[[Mapping[str, Any]], str | None]
-) -> list[FPTError | None]:
+) -> Iterator[FPTError | None]:
     members: list[Member] = []
     for words in commands:
         member = Member(words)
@@ -89,12 +95,11 @@ def _run_together(
         )
     size = _best_size([member.replica for member in members]) if measured else len(members)
     rank_zero_info(f"{len(members)} runs, {size} in one pass")
-    problems: list[FPTError | None] = []
     for start in range(0, len(members), size):
         part = members[start : start + size]
         _train(part)
-        problems += [_conclude(member, {"size": len(part), "mode": "fused"}) for member in part]
-    return problems
+        for member in part:
+            yield _conclude(member, {"size": len(part), "mode": "fused"})
 
 
 def _best_size(replicas: Sequence[Replica]) -> int:

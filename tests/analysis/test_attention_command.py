@@ -82,7 +82,7 @@ def test_what_a_run_folder_lacks_is_named(fpt: Fpt, tiny: list[str], capsys: pyt
     assert fpt("run", "--config=bit_xor.yaml", *tiny, "--run_folder=run") == 0
     assert "there is no layer 3: backbone 'tiny' has 2" in error("--checkpoint=run", "--layer=3")
     Path("run/checkpoints/best.ckpt").rename("run/checkpoints/other.ckpt")
-    assert "run has no checkpoints/best.ckpt: the run ended before a validation" in error("--checkpoint=run")
+    assert "there is no run/checkpoints/best.ckpt: the run ended before a validation" in error("--checkpoint=run")
     assert "`fpt run run` goes on with it" in error("--checkpoint=run")
     Path("run/checkpoints/best.ckpt").write_bytes(Path("run/checkpoints/last.ckpt").read_bytes()[:2000])
     assert "best.ckpt is not a checkpoint" in error("--checkpoint=run")

@@ -6,17 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from conftest import Fpt
+from fpt_lightning import packs
 from fpt_lightning.config_files import shipped
 from fpt_lightning.experiments.grid import Selection, make_grid
 from fpt_lightning.experiments.packing import in_words, packed, shared, unfit
 from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.main import main
+from fpt_lightning.runs.lock import hold
 
 EXPERIMENTS = """
 tasks:
@@ -162,6 +167,34 @@ def test_a_pack_by_hand(fpt: Fpt, tiny: list[str]) -> None:
         for lr in (1e-3, 1e-2)
         for seed in (0, 1)
     }
+
+
+def test_a_pack_that_finds_no_memory_is_halved_and_keeps_what_is_made(
+    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = packs._train
+    sizes: list[int] = []
+
+    def scarce(members: Sequence[packs.Member]) -> None:
+        sizes.append(len(members))
+        if len(sizes) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        trained(members)
+
+    monkeypatch.setattr(packs, "_train", scarce)
+    monkeypatch.setattr(packs, "_best_size", lambda replicas: 2)
+    folders = [Path(f"run{number}") for number in range(4)]
+    words = ["run", "--config=bit_xor.yaml", *tiny, "--model.backbone_seed=1", "--ckpt_path=last"]
+    with ExitStack() as held:
+        for folder in folders:
+            folder.mkdir()
+            held.enter_context(hold(folder))
+        commands = [
+            [*words, f"--model.lr=1e-{number + 1}", f"--run_folder={folder}"] for number, folder in enumerate(folders)
+        ]
+        assert packs.run_together(commands) == [None] * 4
+    assert sizes == [2, 2, 1, 1]
+    assert [json.loads((folder / "result.json").read_text())["pack"]["size"] for folder in folders] == [2, 2, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.files import write_whole
 from fpt_lightning.runs.archive import Archive, RunFolders, open_runs, write_archive
 from fpt_lightning.runs.lock import lock_of
 from fpt_lightning.runs.outcome import Outcome, State, write_failure
@@ -85,6 +86,37 @@ def test_an_archive_of_an_archive_is_the_same() -> None:
         assert Path("again", name).read_bytes() == Path("kept", name).read_bytes()
 
 
+def test_a_kill_between_the_files_gives_no_run_the_curve_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    _run("b", {})
+    _run("c", {}, "step,val_accuracy\n9,0.9\n")
+    assert _archived("b", "c").curve("c", "accuracy").validation == [(10, 0.9)]
+    _run("a", {}, "step,val_accuracy\n9,0.1\n")
+
+    def killed(path: Path, content: str | bytes) -> None:
+        if path.name == "runs.jsonl":
+            raise KeyboardInterrupt
+        write_whole(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fpt_lightning.runs.archive.write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _archived("a", "b", "c")
+    archive = Archive(Path("kept"))
+    for read in (partial(archive.curve, "c", "accuracy"), partial(archive.rows, "c")):
+        with pytest.raises(
+            FPTError, match=r"curves\.csv has another curve of c than .*runs\.jsonl.* archive the runs again"
+        ):
+            read()
+    assert _archived("a", "b", "c").curve("c", "accuracy").validation == [(10, 0.9)]
+
+
+def test_pictures_of_what_is_archived_no_more_go() -> None:
+    (_run("a", {}) / "attention.png").write_bytes(b"\x89PNG")
+    assert _archived("a").outcome("a").attention is not None
+    Path("runs/a/attention.png").unlink()
+    assert _archived("a").outcome("a").attention is None
+
+
 def test_a_row_that_a_kill_cut_off_is_kept_as_far_as_it_is_there() -> None:
     _run("a", {}, CURVE + "29")
     assert _archived("a").rows("a")[-1] == {"step": "29", "train_loss": "", "val_accuracy": ""}
@@ -144,6 +176,9 @@ def test_a_damaged_archive_says_where(name: str, content: str | bytes | None, pr
 def test_figures_that_are_none_are_a_problem_of_the_curve() -> None:
     _run("a", {})
     archive = _archived("a")
+    line = json.loads(Path("kept/runs.jsonl").read_text())
+    del line["curve"]  # as archives before 0.5 have none
+    Path("kept/runs.jsonl").write_text(json.dumps(line) + "\n")
     Path("kept/curves.csv").write_text("run,step,val_accuracy\n1,9,half\n")
     problem = archive.curve("a", "accuracy").problem
     assert problem is not None

@@ -1,5 +1,6 @@
 """A run has its folder alone, and touches nothing in it before it may."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from conftest import Fpt, read_rows
-from fpt_lightning.errors import UsageError
+from fpt_lightning import load
+from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.runs.claim import claim
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.lock import HeldError, hold, lock_of
@@ -145,12 +147,14 @@ def test_a_run_is_made_anew_or_goes_on_with_the_word(fpt: Fpt, tiny: list[str]) 
     assert fpt("run", *BITS, *tiny) == 0
     first = json.loads(Path("run/result.json").read_text())
     Path("run/notes.txt").write_text("mine")
-    Path("run/attention.png").touch()
+    made = ("attention.png", "analysis.png", "analysis.json", "predictions.csv")
+    for name in made:
+        Path("run", name).touch()
     logged = set(Path("run/tensorboard").iterdir())
     assert fpt("run", *BITS, *tiny, "--trainer.max_steps=8", "--overwrite", LAST) == 0
     longer = json.loads(Path("run/result.json").read_text())
     assert (first["steps"], longer["steps"]) == (4, 8)
-    assert not Path("run/attention.png").exists(), "it was of other weights"
+    assert not [name for name in made if Path("run", name).exists()], "they were of other weights"
     assert logged < set(Path("run/tensorboard").iterdir())
     assert fpt("run", *BITS, *tiny, "--trainer.max_steps=2", "--overwrite") == 0
     assert json.loads(Path("run/result.json").read_text())["steps"] == 2
@@ -166,6 +170,82 @@ def test_an_unfinished_run_goes_on_without_the_word(fpt: Fpt, tiny: list[str]) -
     assert fpt("run", *BITS, *tiny, "--ckpt_path=best", "--trainer.max_steps=6", "--test=only") == 0
     result = json.loads(Path("run/result.json").read_text())
     assert (result["steps"], "test_accuracy" in result) == (6, True)
+
+
+ELSEWHERE = ("--checkpoint.dirpath=kept", "--last_checkpoint.dirpath=kept")
+
+
+def test_checkpoints_that_are_kept_elsewhere_are_those_of_the_run(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*BITS, *tiny, *ELSEWHERE]
+    assert fpt("run", *words, "--pause_at=2") == 0
+    before = _snapshot("kept")
+    for folder in ("--run_folder=run", "--run_folder=other"):  # the other would write over them, too
+        capsys.readouterr()
+        assert fpt("run", *words, folder) == 2
+        last = Path("kept/last.ckpt").absolute()
+        assert f"add --ckpt_path {last} to go on with it" in capsys.readouterr().err
+        assert _snapshot("kept") == before
+    assert not Path("other").exists()
+    Path("run/paused.json").unlink()
+    assert read_outcome(Path("run")).state is State.STOPPED
+    assert fpt("run", "run") == 0
+    assert [row["step"] for row in read_rows(Path("run/metrics.csv")) if row["train_loss"]] == ["0", "1", "2", "3"]
+    assert fpt("test", "run") == 0
+    assert fpt("run", *words, "--overwrite", "--trainer.max_steps=2") == 0
+    assert json.loads(Path("run/result.json").read_text())["steps"] == 2
+
+
+def test_a_job_that_slurm_puts_in_line_again_goes_on(
+    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = {"JOB_NAME": "job", "JOB_ID": "5", "NODELIST": "localhost", "NTASKS_PER_NODE": "1", "NNODES": "1"}
+    for name, value in (job | {"NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for best in ("left", "gone"):
+        words = [*BITS[:-1], *tiny, f"--run_folder={best}"]
+        assert fpt("run", *words, "--pause_at=2") == 0
+        Path(best, "checkpoints/last.ckpt").rename(Path(best, "hpc_ckpt_1.ckpt"))  # as its signal leaves it
+        if best == "gone":
+            Path(best, "checkpoints/best.ckpt").unlink()
+        assert fpt("run", *words) == 0
+        assert json.loads(Path(best, "result.json").read_text())["steps"] == 4
+        steps = [row["step"] for row in read_rows(Path(best, "metrics.csv")) if row["train_loss"]]
+        assert steps == ["0", "1", "2", "3"]
+        assert not Path(best, "hpc_ckpt_1.ckpt").exists(), "the next run there is not to go on from it"
+
+
+def test_a_run_of_another_user_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whose lock may be read, and not written."""
+    run = RunFolder(Path("run"))
+    run.checkpoints.mkdir(parents=True)
+    run.last.touch()
+    with hold(run.path):
+        pass
+    (run.path / ".lock").chmod(0o444)
+    as_root = os.geteuid() == 0
+    Path().chmod(0o755)
+    try:
+        if as_root:
+            os.seteuid(65534)
+        assert read_outcome(run.path).state is State.STOPPED
+        with (run.path / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert read_outcome(run.path).state is State.RUNNING
+    finally:
+        if as_root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("config", ["", "{}", "model: {backbone: tiny}\n", "- 1\n"])
+def test_a_config_without_a_model_is_named(config: str) -> None:
+    run = RunFolder(Path("run"))
+    run.checkpoints.mkdir(parents=True)
+    run.best.touch()
+    run.config.write_text(config)
+    with pytest.raises(FPTError, match=r"run/config\.yaml names no model"):
+        load(run.path)
 
 
 def _together(words: list[str]) -> list[tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,30 @@ def test_a_test_of_nothing_is_refused_before_the_training(
     assert not Path("run").exists()
     assert fpt("run", *words, "--test=never") == 0
     assert "test_accuracy" not in json.loads(Path("run/result.json").read_text())
+
+
+def test_a_choice_among_nothing_is_refused_before_the_training(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*BITS, *tiny, "--run_folder=run", "--trainer.limit_val_batches=0"]
+    assert fpt("run", *words) == 2
+    assert "trainer.limit_val_batches=0 leaves no checkpoint to choose: use fpt fit" in capsys.readouterr().err
+    assert not Path("run").exists()
+    assert fpt("fit", *words) == 0
+
+
+def test_a_config_that_finds_no_room_leaves_the_one_before(fpt: Fpt, tiny: list[str]) -> None:
+    assert fpt("fit", *BITS, *tiny, "--run_folder=run", "--trainer.max_steps=2") == 0
+    before = Path("run/config.yaml").read_bytes()
+    assert before.startswith(b"# lightning.pytorch==")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        assert fpt("run", "run", "--trainer.max_steps=4") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert Path("run/config.yaml").read_bytes() == before
+    assert fpt("run", "run", "--trainer.max_steps=4") == 0
 
 
 @pytest.mark.parametrize(

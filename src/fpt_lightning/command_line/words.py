@@ -15,7 +15,8 @@ def with_configs_found(words: Sequence[str]) -> list[str]:
     """Replaces every config by the path of the file it names.
 
     ``fpt run mnist.yaml`` is ``fpt run --config PATH/mnist.yaml``. A run folder stands for its config and for the
-    checkpoint that the command is about: the best one, or for ``run`` and ``fit`` the last one, to go on with it.
+    checkpoint that the command is about: the best one, or for ``run`` and ``fit`` the last one, to go on with it;
+    a test alone makes the best one of it.
 
     Args:
         words: The command and what follows it.

@@ -1,8 +1,9 @@
 """What runs left, wherever it lies: a folder each, or an archive of all runs of a table, fit to be committed.
 
 ``runs.jsonl`` holds a run a line: its number, folder, state, cause of failure, the whole of ``result.json`` and
-``config.yaml``, and what probes read out of its layers. ``curves.csv`` holds the rows of every ``metrics.csv`` behind
-the number of its run, each figure as it was written. ``attention/`` holds the pictures of attention maps.
+``config.yaml``, what probes read out of its layers, and the hash of its rows in ``curves.csv``. That holds the rows of
+every ``metrics.csv`` behind the number of its run, each figure as it was written; where the hash says that they are of
+another run, since a kill came between the two files, they are not read. ``attention/`` holds pictures of attention.
 """
 
 import csv
@@ -19,9 +20,9 @@ import yaml
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.files import write_whole
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.metrics import Curve, curve_of, read_curve
+from fpt_lightning.runs.metrics import Curve, curve_of, read_curve, rows_hash
 from fpt_lightning.runs.outcome import Outcome, State, read_outcome
-from fpt_lightning.runs.result import DamagedResultError, Result, read_json, read_result
+from fpt_lightning.runs.result import DamagedResultError, Result, read_json, read_probe, read_result
 
 RUNS, CURVES, ATTENTION = "runs.jsonl", "curves.csv", "attention"
 
@@ -67,11 +68,7 @@ class RunFolders:
 
     def probe(self, name: str) -> Sequence[float]:
         """What `fpt analyze` reads out of every layer of it; nothing where nobody asked."""
-        try:
-            analysis = msgspec.json.decode(RunFolder(self.folder / name).analysis.read_bytes(), type=_Analysis)
-        except (OSError, ValueError):
-            return ()
-        return analysis.runs[0].probe if analysis.runs else ()
+        return read_probe(RunFolder(self.folder / name).analysis)
 
     def rows(self, name: str) -> list[dict[str, str]]:
         """The rows of its ``metrics.csv``, as they were written.
@@ -92,14 +89,6 @@ class RunFolders:
             raise FPTError(f"{metrics} cannot be read: {error}") from error
 
 
-class _Probed(msgspec.Struct, frozen=True):
-    probe: list[float]
-
-
-class _Analysis(msgspec.Struct, frozen=True):
-    runs: list[_Probed]
-
-
 class _Line(msgspec.Struct, frozen=True):
     run: int
     folder: str
@@ -109,6 +98,7 @@ class _Line(msgspec.Struct, frozen=True):
     config: dict[str, Any] | None
     paused_at: int | None = None
     probe: Sequence[float] = ()
+    curve: str | None = None
 
 
 _ABSENT = _Line(0, "", State.MISSING, None, None, None)
@@ -143,18 +133,22 @@ class Archive:
         return self._line(name).config
 
     def curve(self, name: str, metric: str) -> Curve:
-        header, rows = self._curves
-        if (run := str(self._line(name).run)) not in rows:
+        if not (rows := self.rows(name)):
             return Curve(problem=f"{self.folder / CURVES} has no row of {name}")
-        return curve_of(iter([header, *rows[run]]), metric, self.folder / CURVES)
+        return curve_of(iter([list(rows[0]), *(list(row.values()) for row in rows)]), metric, self.folder / CURVES)
 
     def probe(self, name: str) -> Sequence[float]:
         return self._line(name).probe
 
     def rows(self, name: str) -> list[dict[str, str]]:
-        header, rows = self._curves
-        of_run = rows.get(str(self._line(name).run), [])
-        return [dict(zip(header[1:], row[1:], strict=True)) for row in of_run]
+        (header, by_run), line = self._curves, self._line(name)
+        rows = [dict(zip(header[1:], row[1:], strict=True)) for row in by_run.get(str(line.run), [])]
+        if line.curve is not None and line.curve != rows_hash(rows):  # versions before 0.5 wrote none
+            raise FPTError(
+                f"{self.folder / CURVES} has another curve of {name} than {self.folder / RUNS}, as a kill leaves it: "
+                "archive the runs again"
+            )
+        return rows
 
     def _line(self, name: str) -> _Line:
         return self._lines[name][1] if name in self._lines else _ABSENT
@@ -264,10 +258,14 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
         raise FPTError(f"{runs.folder} has no run of this table with these options: there is nothing to archive")
     if any((folder / name).is_dir() for name in there):
         raise UsageError(f"{folder} holds the runs themselves: their archive needs another folder")
-    lines = [_line_of(number, name, runs, outcome) for number, (name, outcome) in enumerate(there.items(), 1)]
-    curves = _curves_of({number: runs.rows(name) for number, name in enumerate(there, 1)})
+    rows = {number: runs.rows(name) for number, name in enumerate(there, 1)}  # once: what still runs writes on
+    lines = [_line_of(number, name, runs, there[name], rows[number]) for number, name in enumerate(there, 1)]
+    curves = _curves_of(rows)
     pictures = {name: outcome.attention.read_bytes() for name, outcome in there.items() if outcome.attention}
     try:
+        for old in (folder / ATTENTION).glob("*.png"):
+            if old.stem not in pictures:
+                old.unlink()
         for name, picture in pictures.items():
             write_whole(folder / ATTENTION / f"{name}.png", picture)
         write_whole(folder / CURVES, curves)
@@ -276,7 +274,7 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
         raise FPTError(f"{folder} cannot be written: {error.strerror}; choose another with --archive") from error
 
 
-def _line_of(number: int, name: str, runs: Runs, outcome: Outcome) -> str:
+def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequence[Mapping[str, str]]) -> str:
     line = {
         "run": number,
         "folder": name,
@@ -284,6 +282,7 @@ def _line_of(number: int, name: str, runs: Runs, outcome: Outcome) -> str:
         "cause": outcome.cause,
         "result": runs.result(name),
         "config": runs.config(name),
+        "curve": rows_hash(rows),
     }
     more = {"paused_at": outcome.paused_at, "probe": runs.probe(name) or None}  # of few runs
     line |= {key: value for key, value in more.items() if value is not None}

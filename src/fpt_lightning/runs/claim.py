@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def claim(
     *,
     overwrite: bool = False,
     tests_only: bool = False,
-    kept_in: Sequence[str | Path] = (),
+    files: Mapping[str, Path] | None = None,
     first: bool = True,
 ) -> Iterator[RunFolder]:
     """Chooses the folder of a run that is about to start, and holds its lock for the block.
@@ -35,25 +35,26 @@ def claim(
         checkpoint: The checkpoint that the run goes on from; its run folder is used again.
         overwrite: Whether a run that is there may be gone over.
         tests_only: Whether a finished run is only to be tested.
-        kept_in: Where else the run keeps its checkpoints.
+        files: Where the run keeps its checkpoints, see :func:`fpt_lightning.runs.folder.kept`.
         first: Whether this is the first of the processes of a run: the others hold no lock.
 
     Raises:
-        UsageError: If the folder holds a run already, or several processes were started from outside without a folder.
+        UsageError: If the folder holds a run already, or the place of its checkpoints does, or several processes were
+            started from outside without a folder.
         HeldError: If another process is at the run.
         OSError: If it cannot be written.
     """
     inherited = os.environ.get(_ENVIRONMENT)
     if inherited is not None and os.environ.get("LOCAL_RANK", "0") != "0":  # a process that Lightning started
-        yield RunFolder(Path(inherited))
+        yield RunFolder(Path(inherited), files)
         return
     place, made = _choose(name, folder, checkpoint, first)
-    run = RunFolder(place)
+    run = RunFolder(place, files)
     if not (place / LOCK).exists():
         made = [place / HOLDER, place / LOCK, *made]
     with hold(place) if first else nullcontext():
         before = run.files()
-        goes_on = _goes_on(run, checkpoint, kept_in)
+        goes_on = _goes_on(run, checkpoint)
         try:
             if not tests_only:
                 _refuse_what_is_there(run, goes_on, overwrite)
@@ -81,11 +82,12 @@ def _choose(name: str, folder: str | None, checkpoint: str | None, first: bool) 
     return place, made
 
 
-def _goes_on(run: RunFolder, checkpoint: str | None, kept_in: Sequence[str | Path]) -> bool:
+def _goes_on(run: RunFolder, checkpoint: str | None) -> bool:
     """Whether the checkpoint is one of this run."""
     if checkpoint is None or checkpoint == "hpc":  # which Lightning looks for in the run folder
         return checkpoint is not None
-    return any(Path(checkpoint).resolve().is_relative_to(Path(place).resolve()) for place in (run.path, *kept_in))
+    places = (run.path, run.best.parent, run.last.parent)
+    return any(Path(checkpoint).resolve().is_relative_to(place.resolve()) for place in places)
 
 
 def _refuse_what_is_there(run: RunFolder, goes_on: bool, overwrite: bool) -> None:
@@ -94,11 +96,13 @@ def _refuse_what_is_there(run: RunFolder, goes_on: bool, overwrite: bool) -> Non
     if run.result.is_file():
         again = "go on with it, and test it once more" if goes_on else "make it anew"
         raise UsageError(f"{run.path} holds a finished run: choose another --run_folder, or add --overwrite to {again}")
-    if not goes_on and any(run.checkpoints.glob("*.ckpt")):
+    if not goes_on and run.has_checkpoint():
         newest = run.newest_checkpoint(run.last, run.best) or run.last
+        here = newest.is_relative_to(run.path)
         raise UsageError(
-            f"{run.path} holds an unfinished run: add --ckpt_path {newest} to go on with it, --overwrite to make it "
-            "anew, or choose another --run_folder"
+            f"{run.path if here else newest.parent} holds {'an unfinished' if here else 'the checkpoints of a'} run: "
+            f"add --ckpt_path {newest} to go on with it, --overwrite to make it anew, or choose another "
+            f"{'--run_folder' if here else '--checkpoint.dirpath and --last_checkpoint.dirpath'}"
         )
 
 

@@ -30,7 +30,7 @@ def find_run(path: Path) -> tuple[RunFolder, Path]:
     """Finds a run folder, and a checkpoint in it.
 
     Args:
-        path: The folder, whose ``best.ckpt`` is meant, or one of its checkpoints.
+        path: The folder, whose ``best.ckpt`` is meant wherever its config keeps it, or one of its checkpoints.
 
     Raises:
         FPTError: If it is neither.
@@ -39,11 +39,12 @@ def find_run(path: Path) -> tuple[RunFolder, Path]:
     if path.is_file():
         return folder, path
     if not folder.best.is_file():
-        last = folder.checkpoints / "last.ckpt"
+        folder = folder.as_configured()
+    if not folder.best.is_file():
         again = f"fpt run --config {folder.config} --run_folder {folder.path}"
-        way_out = f"`fpt run {folder.path}` goes on with it" if last.is_file() else f"`{again}` starts it again"
+        way_out = f"`fpt run {folder.path}` goes on with it" if folder.last.is_file() else f"`{again}` starts it again"
         raise FPTError(
-            f"{folder.path} has no checkpoints/best.ckpt: the run ended before a validation\n"
+            f"there is no {folder.best}: the run ended before a validation\n"
             f"{way_out}, or give another of its checkpoints."
         )
     return folder, folder.best

@@ -13,6 +13,7 @@ from fpt_lightning.machine import machine
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.learning_curve import plot_learning_curve
 from fpt_lightning.runs.result import read_json
+from fpt_lightning.training.artifacts.checkpoint import chosen_step
 from fpt_lightning.training.artifacts.export import export_trained
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.language.pretraining import LanguageModel
@@ -64,11 +65,13 @@ def what_ran(
     }
 
 
-def untested_result(folder: RunFolder) -> dict[str, Any]:
-    """The result of a run that was trained and not tested.
+def untested_result(folder: RunFolder, checkpoint: str | None) -> dict[str, Any]:
+    """The result of a run that was trained and not tested, and the checkpoint of which it tells.
 
     Raises:
-        UsageError: If there is none, it diverged, or it was tested before: the test split is read once.
+        UsageError: If there is none, it diverged, or it was tested before: the test split is read once; or if the
+            checkpoint is another.
+        FPTError: If the checkpoint cannot be read.
     """
     result = read_json(folder.result)
     if result is None:
@@ -77,6 +80,12 @@ def untested_result(folder: RunFolder) -> dict[str, Any]:
         raise UsageError(f"{folder.path} holds a run that diverged: there is nothing to test")
     if tested := [name for name in result if name.startswith("test_")]:
         raise UsageError(f"{folder.path} was tested before; its result.json holds {', '.join(tested)}")
+    figures = {} if checkpoint is None else chosen_step(checkpoint)
+    if any(repr(figure) != repr(result.get(name)) for name, figure in figures.items()):  # so that NaN is NaN
+        raise UsageError(
+            f"{checkpoint} is not the checkpoint that {folder.result} tells of, which is the best on validation: "
+            f"fpt run {folder.path} --test only"
+        )
     return result
 
 

@@ -1,10 +1,13 @@
 """The run folder: ``config.yaml``, ``metrics.csv``, ``checkpoints/`` and, once the run is finished, ``result.json``."""
 
 import json
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from fpt_lightning.config_files import read_config
+from fpt_lightning.errors import UsageError
 from fpt_lightning.files import clear_parts, write_whole
 
 PACKAGES = (
@@ -26,6 +29,9 @@ OUTCOME = (
     "trained.json",
     "attention.png",
     "attention.json",
+    "analysis.png",
+    "analysis.json",
+    "predictions.csv",
 )
 """What the end of a run leaves, and what is made of it."""
 
@@ -33,8 +39,22 @@ OWN = (*OUTCOME, "metrics.csv", "hpc_ckpt_*.ckpt", "checkpoints/*.ckpt", "tensor
 """What is written over when a run is made anew; whatever else lies in its folder stays."""
 
 
+def kept(config: Any) -> dict[str, Path]:
+    """Where ``best`` and ``last`` are kept: within the run folder, or where a config says."""
+    callbacks = {"best": config.get("checkpoint") or {}, "last": config.get("last_checkpoint") or {}}
+    return {
+        word: (Path(own["dirpath"]).absolute() if own.get("dirpath") else Path("checkpoints"))
+        / f"{own.get('filename') or word}.ckpt"
+        for word, own in callbacks.items()
+    }
+
+
 class RunFolder:
     """Where one run lives.
+
+    Args:
+        path: The folder; it need not exist.
+        files: What :func:`kept` says.
 
     Attributes:
         config: The resolved config, enough to repeat the run.
@@ -54,24 +74,36 @@ class RunFolder:
     overwritten: frozenset[Path] = frozenset()
     has_begun = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: Mapping[str, Path] | None = None) -> None:
         self.path = path
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.csv"
         self.checkpoints = path / "checkpoints"
-        self.best = self.checkpoints / "best.ckpt"
-        self.last = self.checkpoints / "last.ckpt"
+        self.best, self.last = (path / file for file in (files or kept({})).values())
         self.result = path / "result.json"
         self.failure = path / "failure.json"
         self.pause = path / "paused.json"
         self.attention = path / "attention.png"
         self.analysis = path / "analysis.json"
 
+    def as_configured(self) -> Self:
+        """The same folder, its checkpoints where its config says; where it does not, in their usual place."""
+        try:
+            return type(self)(self.path, kept(read_config(self.config)))
+        except (UsageError, AttributeError, TypeError):  # there is none, or one that holds something else
+            return self
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from, or one that a run made anew would write over."""
+        return any(self.checkpoints.glob("*.ckpt")) or self.best.is_file() or self.last.is_file()
+
     def write_result(self, result: dict[str, Any], status: str = "finished") -> None:
         """Writes the result whole or not at all, with the versions of what made it."""
         versions = {name: metadata.version(name) for name in PACKAGES}
         write_whole(self.result, json.dumps({**result, "versions": versions, "status": status}, indent=2) + "\n")
         self.has_begun = True
+        for left in self.path.glob("hpc_ckpt_*.ckpt"):  # from which Lightning would go on unasked, under SLURM
+            left.unlink(missing_ok=True)
 
     def write_pause(self, step: int) -> None:
         """Says that the run pauses behind so many gradient steps, until it goes on or is made anew."""
@@ -86,7 +118,8 @@ class RunFolder:
 
     def own_files(self) -> frozenset[Path]:
         """What is there that a run made anew writes over."""
-        return frozenset(path for name in OWN for path in self.path.glob(name))
+        found = (path for name in OWN for path in self.path.glob(name))
+        return frozenset(found) | {path for path in (self.best, self.last) if path.is_file()}
 
     def files(self) -> frozenset[Path]:
         """What is there of the run's own, and the folders that it lies in."""
@@ -112,5 +145,5 @@ class RunFolder:
 
     def clear_parts(self) -> None:
         """Takes away what kills left of files that were being written."""
-        for folder in (self.path, self.checkpoints):
+        for folder in (self.path, self.checkpoints, self.path / "backbone"):
             clear_parts(folder)

@@ -1,9 +1,10 @@
 """The lock of a run folder: one process at a time is at a run, and others can say which."""
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -76,3 +77,14 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except PermissionError:  # another user's, which may be read at most
+        return _is_held_by_another_user(folder / LOCK)
+
+
+def _is_held_by_another_user(lock: Path) -> bool:
+    with suppress(PermissionError), lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,8 +1,10 @@
 """What ``metrics.csv`` says of the course of a run."""
 
 import csv
+import hashlib
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -84,3 +86,9 @@ def curve_of(rows: Iterator[list[str]], metric: str, source: Path) -> Curve:
     except (ValueError, IndexError) as error:
         return Curve(problem=f"{source} cannot be read: {error}")
     return curve
+
+
+def rows_hash(rows: Sequence[Mapping[str, str]]) -> str:
+    """A hash of the figures that are there: a curve has columns of others beside its own in an archive."""
+    figures = [{column: figure for column, figure in row.items() if figure} for row in rows]
+    return hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()[:16]

@@ -94,7 +94,8 @@ def read_outcome(folder: Path, makes_backbone: bool = False) -> Outcome:
         return Outcome(State.FAILED, cause=cause)
     if (step := RunFolder(folder).paused_at()) is not None:
         return Outcome(State.PAUSED, paused_at=step)
-    return Outcome(State.STOPPED if any(RunFolder(folder).checkpoints.glob("*.ckpt")) else State.MISSING)
+    goes_on = RunFolder(folder).has_checkpoint() or RunFolder(folder).as_configured().has_checkpoint()
+    return Outcome(State.STOPPED if goes_on else State.MISSING)
 
 
 def read_finished(folder: Path, makes_backbone: bool = False) -> Result | None:

@@ -1,4 +1,4 @@
-"""``result.json``: what a finished run measured, and of what."""
+"""``result.json``: what a finished run measured, and of what; and what was looked into behind it."""
 
 import json
 import math
@@ -112,3 +112,20 @@ def read_json(file: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise DamagedResultError(f"{file} holds no object")
     return content
+
+
+class _Probed(msgspec.Struct):
+    probe: list[float]
+
+
+class _Analysis(msgspec.Struct):
+    runs: list[_Probed]
+
+
+def read_probe(file: Path) -> list[float]:
+    """What ``analysis.json`` says that a probe reads out of every layer of the run; empty where nobody asked."""
+    try:
+        runs = msgspec.json.decode(file.read_bytes(), type=_Analysis).runs
+    except (OSError, ValueError):
+        return []
+    return runs[0].probe if runs else []

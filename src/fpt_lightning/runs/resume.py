@@ -1,36 +1,35 @@
 """Where a run goes on: the checkpoint that was asked for, read before anything starts."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
 from fpt_lightning.errors import FPTError, UsageError
-from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.folder import RunFolder, kept
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
 
-def kept(config: Any) -> dict[str, Path]:
-    """Where ``best`` and ``last`` are kept: within the run folder, or where the config of a command says."""
-    callbacks = {"best": config.checkpoint, "last": config.last_checkpoint}
-    return {
-        word: (Path(own.dirpath).absolute() if own.dirpath else Path("checkpoints")) / f"{own.filename or word}.ckpt"
-        for word, own in callbacks.items()
-    }
-
-
-def way_on(checkpoint: str | None, folder: str | None, trains: bool, files: Mapping[str, Path]) -> str | None:
+def way_on(config: Any, trains: bool) -> str | None:
     """The file of the checkpoint that a command asks for, once it was read.
 
+    That may be a file; ``best`` or ``last``, those of the run folder; ``hpc``, which is left to Lightning. A test
+    alone is of the best, which the result tells of. A job that SLURM has put in line again goes on unasked.
+
     Args:
-        checkpoint: A file; ``best`` or ``last``, those of the run folder; ``hpc``, which is left to Lightning.
-        folder: The run folder that was asked for.
+        config: The options of the command.
         trains: Whether a training is to go on; where there is no ``last`` it starts, unless there is a ``best``.
-        files: What :func:`kept` says.
 
     Raises:
         UsageError: If ``best`` or ``last`` is asked for, and no run folder.
         FPTError: If there is no such checkpoint, or it is none.
     """
+    checkpoint, folder, files = config.ckpt_path, config.run_folder, kept(config)
+    if config.get("test") == "only":
+        trains, checkpoint = False, "best" if checkpoint == "last" else checkpoint
+    if trains and checkpoint is None and folder is not None and SLURMEnvironment.detect():
+        # Lightning goes on from it by itself, but only when the folder has been taken for that of a new run
+        checkpoint = "last" if any(Path(folder).glob("hpc_ckpt_*.ckpt")) else None
     if checkpoint is None or checkpoint == "hpc":
         return checkpoint
     if checkpoint not in ("best", "last"):

@@ -39,8 +39,10 @@ def load(path: str | Path) -> FPTClassifier:
 
 def _class_of(folder: RunFolder) -> type[FPTClassifier]:
     """The class that a run's config names, one of the user's own perhaps."""
-    config = read_config(folder.config)
-    module, _, name = str(config["model"]["class_path"]).rpartition(".")
+    try:
+        module, _, name = str(read_config(folder.config)["model"]["class_path"]).rpartition(".")
+    except (LookupError, TypeError) as error:
+        raise FPTError(f"{folder.config} names no model: it is not the config of a run") from error
     try:
         kind: type[FPTClassifier] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:

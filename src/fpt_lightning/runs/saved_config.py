@@ -1,10 +1,13 @@
 """``config.yaml`` of a run folder."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+
+from fpt_lightning.files import write_whole
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -25,7 +28,7 @@ class SaveRunConfig(SaveConfigCallback):
         config.overwrite = False
         if "test" in config:  # that of run
             config.test, config.pause_at = "after", None
-        super().__init__(parser, config, **kwargs)
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
         self._begin = begin
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -35,3 +38,8 @@ class SaveRunConfig(SaveConfigCallback):
         if self._begin is not None and trainer.is_global_zero:
             self._begin()
         super().setup(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Writes it whole or not at all, which Lightning does not: it is what repeats the run."""
+        content = self.parser.dump(self.config, skip_none=False)
+        write_whole(Path(trainer.default_root_dir) / self.config_filename, content)

@@ -36,7 +36,10 @@ class EarlyStopping(callbacks.EarlyStopping):
         self, monitor: str = "val_accuracy", mode: str = "max", patience: int | None = None, min_delta: float = 0.0
     ) -> None:
         never = 2**62
-        super().__init__(monitor, min_delta, patience=never if patience is None else patience, mode=mode, strict=True)
+        super().__init__(
+            monitor, min_delta, patience=never if patience is None else patience, mode=mode, strict=True,
+            check_on_train_epoch_end=False,  # Lightning would ask an interval that is a time for the number it is not
+        )  # fmt: skip
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lets a run that had stopped, and was killed before its result was there, not train on."""

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 
 from fpt_lightning.errors import UsageError
 from fpt_lightning.signals import Ending
-from fpt_lightning.training.artifacts.checkpoint import WholeCheckpointIO
+from fpt_lightning.training.artifacts.checkpoint import SameData, WholeCheckpointIO
 from fpt_lightning.training.callbacks import Throughput
 from fpt_lightning.training.captured import CaptureSteps
 from fpt_lightning.training.choice import check_choice, chosen
@@ -102,7 +102,7 @@ class FPTTrainer(L.Trainer):
             # what a run leaves is written by the process that began it, which would have trained nothing
             raise UsageError(f"trainer.strategy {kwargs['strategy']} trains in processes of its own: use ddp")
         self.throughput, self.pause = Throughput(), Pause()
-        own = [self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision()]
+        own = [SameData(), self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision()]
         own += [CaptureSteps()] if captured else []
         # the last: what other callbacks draw at the start of a resumed training does not count; what ends it for good
         # comes before what lets it pause
@@ -144,12 +144,15 @@ class FPTTrainer(L.Trainer):
         Raises:
             FPTError: If the run never validated, so that there is no checkpoint to choose, or it was replaced.
             DivergedError: If its numbers are not finite any more.
-            UsageError: If only a test is asked for, and of no checkpoint; or the checkpoints cannot be chosen among.
+            UsageError: If only a test is asked for, and of no checkpoint; or there are none to choose among, or none
+                that can be chosen among.
         """
         if test == "only" and ckpt_path is None:
             raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
         if test != "never" and self.limit_test_batches == 0:
             raise UsageError("trainer.limit_test_batches=0 leaves nothing to test: add --test never")
+        if test != "only" and self.limit_val_batches == 0:
+            raise UsageError("trainer.limit_val_batches=0 leaves no checkpoint to choose: use fpt fit")
         measured: dict[str, Any] = {}
         if test != "only":
             check_choice(

@@ -119,6 +119,8 @@ def test_a_checkpoint_holds_what_trains_and_no_more(fpt: Fpt) -> None:
         (("--seed_everything=1",), "was trained on the frozen weights"),
         (("--data.patterns=4",), "is of another task: max_length 24 there, 20 here"),
         (("--model.trainable=[output]",), "holds other trained parts"),
+        (("--model.architecture={activation_function: relu}",), "of another model.architecture"),
+        (("--model.positions=whole",), "backbone.wpe.weight is only in one of them, or of another shape"),
     ],
 )
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
@@ -245,3 +247,32 @@ def test_a_run_goes_on_as_it_began(
     assert "leave it as it was, or start another run" in error
     assert [Path("run", name).read_bytes() for name in kept] == before
     assert fpt("test", *words, change, f"--ckpt_path=run/{LAST}") == 0
+
+
+def test_a_run_goes_on_with_its_data_and_its_steps(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
+    last = _train(fpt, "run", 3, *BITS) / LAST
+    words = ["--config=bit_memory.yaml", "--model.backbone=tiny", *BITS, "--trainer.accelerator=cpu"]
+    words += ["--trainer.enable_progress_bar=false", "--trainer.max_steps=6", "--trainer.val_check_interval=3"]
+    for change, message in (
+        ("--data_seed=9", "data_seed was 0 up to this checkpoint and is 9 here"),
+        ("--data.test_examples=500", "the data was "),
+        ("--trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches was 1 up to this checkpoint and is 2"),
+        ("--trainer.gradient_clip_val=0.1", "trainer.gradient_clip_val was 1.0 up to this checkpoint and is 0.1 here"),
+    ):
+        capsys.readouterr()
+        assert fpt("fit", *words, change, f"--ckpt_path={last}") == 2
+        assert message in capsys.readouterr().err
+    checkpoint = _load(last)  # what an earlier version did not keep is not asked of it
+    del checkpoint["settings"], checkpoint["callbacks"]["SameData"]
+    torch.save(checkpoint, last)
+    assert fpt("fit", *words, "--data.test_examples=500", f"--ckpt_path={last}") == 0
+    assert _load(last)["global_step"] == 6
+
+
+def test_a_schedule_of_accumulation_is_gone_on_with(fpt: Fpt, mnist_root: Path) -> None:
+    kind = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
+    schedule = json.dumps({"class_path": kind, "init_args": {"scheduling": {"0": 1, "1": 2}}})
+    words = (*_mnist_words(mnist_root), f"--trainer.callbacks+={schedule}")  # 10 batches an epoch
+    last = _train(fpt, "run", 13, *words, config="mnist.yaml") / LAST
+    _train(fpt, "run", 15, *words, f"--ckpt_path={last}", config="mnist.yaml")
+    assert _load(last)["global_step"] == 15

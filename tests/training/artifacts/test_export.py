@@ -41,6 +41,13 @@ def test_the_json_says_what_it_belongs_to() -> None:
     assert card["trained"] == {"output.weight": [3, 32], "output.bias": [3]}
 
 
+def test_a_name_with_a_dot_keeps_all_of_it() -> None:
+    for name in ("parts.v1", "parts.v2", "parts.json"):
+        load_trained(_model(), export_trained(_model(), f"out/{name}"))
+        assert Path("out", f"{name}.json").is_file()
+    assert len(list(Path("out").iterdir())) == 6
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

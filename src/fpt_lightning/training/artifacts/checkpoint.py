@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 
 from fpt_lightning.data.datamodule import FPTDataModule
@@ -71,7 +72,7 @@ def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None
     The model's sizes and frozen weights are compared elsewhere, by what they are; ``max_steps`` may change.
 
     Raises:
-        UsageError: If a rate, a dropout, the seed, the batch size or the precision is another than it was, or the
+        UsageError: If a rate, a dropout, a seed, what makes a step or the precision is another than it was, or the
             training data is read otherwise, or the checkpoint holds weights alone.
     """
     if module._trainer is None or module.trainer.state.fn != TrainerFn.FITTING:
@@ -100,8 +101,45 @@ def _of_model(hparams: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(trainer: L.Trainer) -> dict[str, Any]:
-    batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)  # None where loaders are passed
-    return {"data.batch_size": batch_size, "trainer.precision": str(trainer.precision)}
+    datamodule = getattr(trainer, "datamodule", None)  # None where loaders are passed
+    settings = {
+        "data.batch_size": getattr(datamodule, "batch_size", None),
+        "trainer.precision": str(trainer.precision),
+        "trainer.gradient_clip_val": trainer.gradient_clip_val,
+    }
+    if isinstance(datamodule, FPTDataModule):
+        settings["data_seed"] = datamodule.seed
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if not any(isinstance(each, GradientAccumulationScheduler) for each in callbacks):  # which changes it on the way
+        settings["trainer.accumulate_grad_batches"] = trainer.accumulate_grad_batches
+    return settings
+
+
+class SameData(L.Callback):
+    """Refuses to go on with a training on other data, of which the result would name the last alone.
+
+    Attributes:
+        fingerprint: What :meth:`FPTDataModule.fingerprint` says of the data of a training, once, since it may take
+            seconds; None where nothing trains or the data has none.
+    """
+
+    fingerprint: str | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        datamodule = getattr(trainer, "datamodule", None)
+        trains = stage == TrainerFn.FITTING
+        self.fingerprint = datamodule.fingerprint() if trains and isinstance(datamodule, FPTDataModule) else None
+
+    def state_dict(self) -> dict[str, str | None]:
+        return {"fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, str | None]) -> None:
+        before, now = state_dict["fingerprint"], self.fingerprint
+        if before is not None and now is not None and before != now:
+            raise UsageError(
+                f"the data was {before} up to this checkpoint and is {now} here, as result.json names it: leave it as "
+                "it was, or start another run"
+            )
 
 
 def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> None:
@@ -120,13 +158,19 @@ def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> No
             + ", ".join(f"{key} {saved['task'].get(key)} there, {own['task'][key]} here" for key in changed)
             + ".\nPass the config.yaml of its run folder with --config."
         )
-    different = sorted(saved["trained"].keys() ^ own["trained"].keys())
+    names = saved["trained"].keys() | own["trained"].keys()
+    different = sorted(name for name in names if saved["trained"].get(name) != own["trained"].get(name))
     if not different and checkpoint["state_dict"].keys() != {PREFIX + name for name in own["trained"]}:
         different = ["its tensors"]
     if different:
         raise FPTError(
-            f"this checkpoint holds other trained parts than this model: {different[0]} is only in one of them "
-            f"({len(different)} differ).\nPass the config.yaml of its run folder with --config."
+            f"this checkpoint holds other trained parts than this model: {different[0]} is only in one of them, or of "
+            f"another shape ({len(different)} differ).\nPass the config.yaml of its run folder with --config."
+        )
+    if saved.get("architecture", own["architecture"]) != own["architecture"]:  # 0.4 did not say
+        raise FPTError(
+            f"this checkpoint is of {saved['backbone']}, this model has {own['backbone']}, of another "
+            "model.architecture.\nPass the config.yaml of its run folder with --config."
         )
     there, here = saved.get("frozen_dtype", "float32"), own["frozen_dtype"]
     if saved["frozen"] != own["frozen"] and saved["backbone"] == own["backbone"] and there != here:
@@ -175,7 +219,7 @@ def _compare_checksums(path: str | Path) -> None:
 def chosen_step(path: str | Path) -> dict[str, Any]:
     """The step of a checkpoint and what validation measured there, under the names of result.json."""
     checkpoint = read_checkpoint(path)
-    return {"best_step": checkpoint["global_step"], **checkpoint[VALIDATION]}
+    return {"best_step": checkpoint["global_step"], **checkpoint.get(VALIDATION, {})}
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

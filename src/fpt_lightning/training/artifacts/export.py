@@ -23,7 +23,7 @@ def export_trained(
     The same parameters give the same bytes; with them goes their hash, which :func:`load_trained` compares.
 
     Returns:
-        The safetensors file; the JSON file has the same name with ``.json``.
+        The safetensors file; the JSON file has the same name with ``.json``, in place of ``.safetensors``.
 
     Raises:
         OSError: If they cannot be written.
@@ -31,7 +31,7 @@ def export_trained(
     path = Path(path)
     write_trained(model, path)
     identity = model.identity() | ({} if class_names is None else {"class_names": list(class_names)})
-    write_whole(path.with_suffix(".json"), json.dumps(identity, indent=2) + "\n")
+    write_whole(path.with_name(f"{path.name.removesuffix('.safetensors')}.json"), json.dumps(identity, indent=2) + "\n")
     return path
 
 
