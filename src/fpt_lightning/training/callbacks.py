@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from fpt_lightning.data.spec import Batch, Prediction
+from fpt_lightning.data.spec import Batch, Prediction, TaskSpec
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.parts import PARTS
 from fpt_lightning.training.cost import step_flops
@@ -249,7 +250,7 @@ class PredictionWriter(callbacks.BasePredictionWriter):
         indices = batch_indices or range(len(answer))
         columns = {
             "example": [index if examples is None else examples[index] for index in indices],
-            "prediction": _words(answer, names),
+            "prediction": _words(answer, names, getattr(pl_module, "task", None)),
             "probability": None if probability is None else _words(probability),
             "target": _words(batch[1], names) if batch[1].numel() else None,
         }
@@ -273,7 +274,20 @@ def _class_names(trainer: L.Trainer, module: L.LightningModule) -> Sequence[str]
     return learnt or of_data
 
 
-def _words(values: torch.Tensor, names: Sequence[str] | None = None) -> list[str]:
-    """The values ``[batch, answers]`` of every example in a line."""
-    # numpy's numbers know their precision: 0.3 is written where Python would write 0.30000001192092896
-    return [" ".join(str(value) if names is None else names[value] for value in row) for row in values.cpu().numpy()]
+def _words(values: torch.Tensor, names: Sequence[str] | None = None, answers: TaskSpec | None = None) -> list[str]:
+    """The values ``[batch, answers]`` of every example in a line; answers to a task in the digits that they are."""
+
+    def word(value: Any) -> str:
+        if names is not None:
+            return names[value]
+        # numpy's numbers know their precision: 0.3 is written where Python would write 0.30000001192092896
+        return str(value) if answers is None or value.dtype != np.float64 else _in_few_digits(value, answers)
+
+    return [" ".join(map(word, row)) for row in values.cpu().numpy()]
+
+
+def _in_few_digits(number: float, task: TaskSpec) -> str:
+    """As few digits as make the same answer in standard units, where a model answers in single precision."""
+    shorter = [float(f"{number:.{digits}g}") for digits in range(1, 18)]
+    standard = task.in_standard_units(torch.tensor(shorter, dtype=torch.float64))
+    return str(shorter[int((standard == standard[-1]).int().argmax())])
