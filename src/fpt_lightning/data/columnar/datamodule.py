@@ -39,7 +39,8 @@ class TableTask(FPTDataModule):
 
     Args:
         target_column: The column of the answer.
-        input_columns: The column of the sequence, or several of one element each; all but the target by default.
+        input_columns: The column of the sequence, or several of one element each; by default all but the target, and
+            but those in which pandas has left the numbers of rows.
         kind: What the elements are: ``numbers``, ``ids`` (whole numbers from 0 on), ``words`` (anything between
             blanks) or ``characters`` of a text.
         regression: Whether the answer is a number; otherwise it is a class, whatever it is called.
@@ -253,7 +254,8 @@ class TableTask(FPTDataModule):
             source.require(columns)
             return columns
         if self.input_columns is None:
-            self.input_columns = [column for column in source.columns if column != self.target_column]
+            none = {self.target_column, *source.index}
+            self.input_columns = [column for column in source.columns if column not in none]
         source.require(self.input_columns)
         if not self.input_columns:
             raise UsageError(f"{source.name}: there is no input column beside the target '{self.target_column}'")
