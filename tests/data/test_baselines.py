@@ -12,6 +12,7 @@ from fpt_lightning import ImageFolder, SequenceFile, TextFolder
 from fpt_lightning.data.datamodule import SAMPLE, FPTDataModule, Split
 from fpt_lightning.data.loading import ENDLESS, BatchDataset
 from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.runs.baselines import linear_baseline
 
 
 class _Rows(BatchDataset):
@@ -79,6 +80,18 @@ def test_far_numbers_lose_nothing(weights_csv: Path) -> None:
     error = ((target - mean) ** 2).sum() / ((target - target.mean()) ** 2).sum()
     assert value.val == pytest.approx(1 - error.item())
     assert -1 < value.val <= 0
+
+
+def test_numbers_farther_from_0_than_single_precision_sees_their_spread() -> None:
+    x = torch.randn(200, generator=torch.Generator().manual_seed(0)).double()
+    seconds: list[object] = (1.7e9 + 20 * x).tolist()
+    write_table(Path("times.csv"), {"x": x.tolist(), "y": seconds})
+    data = SequenceFile(target_column="y", train_file="times.csv", regression=True)
+    value = linear_baseline(data)
+    assert min(value) > 0.98
+    units = torch.tensor([-1.0, 0.0, 1.0])
+    assert data.task.in_own_units(units).sub(1.7e9).tolist() == pytest.approx([-20, 0, 20], abs=4)
+    assert torch.equal(data.task.in_standard_units(data.task.in_own_units(units)), units)
 
 
 def test_tables_and_folders(tmp_path: Path, image_root: Path, text_root: Path) -> None:

@@ -9,10 +9,10 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from conftest import Fpt, read_rows, write_table
-from fpt_lightning import FPTClassifier, FPTTrainer, SequenceFile, load
+from fpt_lightning import FPTClassifier, FPTTrainer, HubDataset, SequenceFile, load
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
-from fpt_lightning.training.callbacks import PredictionWriter
+from fpt_lightning.training.artifacts.predictions import PredictionWriter
 
 Columns = dict[str, list[object]]
 BEST = "--ckpt_path=run/checkpoints/best.ckpt"
@@ -203,7 +203,9 @@ def test_training_does_not_go_on_with_data_that_is_read_otherwise(
     assert "the training data has other classes, words or units" in capsys.readouterr().err
 
 
-def test_labels_of_a_dataset_have_the_names_it_gives_them(fpt: Fpt, tiny: list[str], hub_folder: Path) -> None:
+def test_labels_of_a_dataset_have_the_names_it_gives_them(
+    fpt: Fpt, tiny: list[str], hub_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [
         "--config=hub_dataset.yaml",
         f"--data.path={hub_folder}",
@@ -211,7 +213,12 @@ def test_labels_of_a_dataset_have_the_names_it_gives_them(fpt: Fpt, tiny: list[s
         "--data.batch_size=4",
     ]
     words += ["--data.kind=words", "--data.target_column=label", "--data.test_split=test"]
-    assert fpt("fit", *words, *tiny, "--run_folder=run") == 0
+    now = HubDataset.encoding
+    with monkeypatch.context() as before:  # up to 0.4 a checkpoint held the labels, too
+        before.setattr(HubDataset, "encoding", lambda data: {**now(data), "classes": ["0", "1"]})
+        assert fpt("fit", *words, *tiny, "--run_folder=run") == 0
+    again = ["--trainer.max_steps=8", "--ckpt_path=run/checkpoints/last.ckpt"]
+    assert fpt("fit", *words, *tiny, *again, "--run_folder=run") == 0
     rows = _predict(fpt, "--data.predict_split=test")
     assert [row["target"] for row in rows] == ["positive", "negative", "positive"] * 3
     assert read_checkpoint("run/checkpoints/best.ckpt")["encoding"]["class_names"] == ["negative", "positive"]

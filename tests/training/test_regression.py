@@ -6,16 +6,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
 
-from conftest import Fpt, read_rows
+from conftest import Fpt, read_rows, write_table
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.sequences import SequenceTable
-from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.data.spec import Batch, Prediction, TaskSpec
+from fpt_lightning.training.artifacts.predictions import PredictionWriter
 from fpt_lightning.training.classification import FPTClassifier
 
 
@@ -126,13 +128,50 @@ def test_predictions_are_written_in_the_datas_own_units(fpt: Fpt, tiny: list[str
     words = [*REGRESSION, f"--data.train_file={weights_csv}", *tiny]
     assert fpt("predict", *words, "--predictions.path=answers.csv") == 0
     rows = read_rows(Path("answers.csv"))
-    given = {f"{float(row['weight']):.3f}" for row in read_rows(weights_csv)}
+    given = {row["weight"] for row in read_rows(weights_csv)}
     assert len(rows) == 6
     assert "probability" not in rows[0]
     for row in rows:
         assert abs(float(row["prediction"]) - 5000) < 200
-        assert f"{float(row['target']):.3f}" in given
-        assert len(row["target"]) < 12, "no digits that single precision does not have"
+        assert row["target"] in given
+        assert len(row["prediction"]) < 14, "no digits that single precision does not have"
+
+
+def test_answers_far_from_0_are_written_in_the_digits_that_tell_them_apart(fpt: Fpt, tiny: list[str]) -> None:
+    x = torch.randn(60, generator=torch.Generator().manual_seed(0)).double()
+    far: list[object] = (1.7e9 + 20 * x).tolist()
+    write_table(Path("far.csv"), {"x": x.tolist(), "weight": far})
+    words = [*REGRESSION, "--data.train_file=far.csv", *tiny, "--predictions.path=answers.csv"]
+    assert fpt("predict", *words) == 0
+    rows = read_rows(Path("answers.csv"))
+    assert {row["target"] for row in rows} < set(map(str, far))
+    assert len({row["prediction"] for row in rows}) == len(rows)
+    for row in rows:
+        assert abs(float(row["prediction"]) - 1.7e9) < 200
+        assert len(row["prediction"]) <= len("1700000012.3456789")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "answer", "written"),
+    [
+        (0.0, 1.0, 0.3, "0.3"),
+        (0.0, 1.0, 1e-9, "1e-09"),
+        (5000.0, 12.5, 1.0, "5012.5"),
+        (1.7e9, 20.0, 0.1, "1700000002.0"),
+        (0.0, 1.0, math.nan, "nan"),
+        (0.0, 1.0, -math.inf, "-inf"),
+    ],
+)
+def test_a_number_has_as_many_digits_as_the_answer(mean: float, std: float, answer: float, written: str) -> None:
+    task = TaskSpec("t", 1, None, token_width=1, target_mean=mean, target_std=std)
+    module: Any = SimpleNamespace(task=task)
+    batch = Batch(torch.zeros(1, 1, 1), torch.tensor([[0.1]], dtype=torch.float64))
+    writer = PredictionWriter("answers.csv")
+    trainer: Any = SimpleNamespace(predict_dataloaders=None, datamodule=None)
+    writer.write_on_batch_end(
+        trainer, module, Prediction(task.in_own_units(torch.tensor([[answer]]))), [0], batch, 0, 0
+    )
+    assert read_rows(Path("answers.csv")) == [{"example": "0", "prediction": written, "target": "0.1"}]
 
 
 @pytest.mark.usefixtures("warm")

@@ -6,7 +6,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
-from fpt_lightning.training.callbacks import EarlyStopping, PredictionWriter, ProgressBar
+from fpt_lightning.training.artifacts.predictions import PredictionWriter
+from fpt_lightning.training.callbacks import EarlyStopping, ProgressBar
 from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.trainer import FPTTrainer
 

@@ -20,8 +20,9 @@ class BitTask(FPTDataModule):
     """Strings of random bits, cut into patches of ``patch_size`` bits, one patch a token.
 
     Example i of a split is a function of the seed, the split and i alone: no order of asking and no number of workers
-    or devices changes it. Validation and test use a key that no training seed can reach, so the splits never overlap,
-    and every seed is judged on the same examples.
+    or devices changes it. Validation and test use a key that no training seed can reach, so their numbers are drawn
+    apart, and every seed is judged on the same examples. Where there are few strings at all, they come again: those of
+    bit XOR at the paper's sizes make 1,024 examples.
 
     Args:
         n: Bits in a string.

@@ -53,12 +53,11 @@ class LabelledSequences(NamedTuple):
         return self._replace(values=values, lengths=np.minimum(self.lengths, limit))
 
     def table(self, *, masked: bool = True) -> "SequenceTable":
-        """A dataset of them with targets ``[examples, 1]``; numbers become single precision."""
-        values, lengths, targets = (
-            torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array) for array in self
-        )
+        """A dataset of them with targets ``[examples, 1]``; the numbers of tokens become single precision."""
+        values = self.values.astype(np.float32) if self.values.dtype == np.float64 else self.values
+        lengths, targets = torch.from_numpy(self.lengths).long(), torch.tensor(self.targets)
         targets = targets if targets.is_floating_point() else targets.long()
-        return SequenceTable(values, lengths.long(), targets[:, None], masked=masked)
+        return SequenceTable(torch.from_numpy(values), lengths, targets[:, None], masked=masked)
 
 
 def is_within(lengths: np.ndarray, limit: int) -> np.ndarray:
@@ -86,7 +85,7 @@ class SequenceTable(BatchDataset):
     Args:
         values: Those of :class:`LabelledSequences`, in single precision.
         lengths: ``[examples]`` int64, the tokens of each.
-        targets: ``[examples, answers]``.
+        targets: ``[examples, answers]``, int64 or float64.
         masked: Whether batches say what is padding; otherwise it is read like any token.
     """
 

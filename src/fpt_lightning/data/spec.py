@@ -61,8 +61,8 @@ class TaskSpec:
         return ((numbers - self.target_mean) / self.target_std).float()
 
     def in_own_units(self, numbers: torch.Tensor) -> torch.Tensor:
-        """A regression's answers in the units of the data."""
-        return numbers * self.target_std + self.target_mean
+        """A regression's answers in the units of the data, in double precision on the CPU: an Apple GPU has none."""
+        return numbers.cpu().double() * self.target_std + self.target_mean
 
     def score(self, guess: torch.Tensor, target: torch.Tensor) -> float:
         """The :attr:`metric` of answers in the data's own units, or classes, of one shape or broadcast to it."""
@@ -81,8 +81,8 @@ class Batch(NamedTuple):
 
     Attributes:
         tokens: ``[batch, length, token_width]`` float, or ``[batch, length]`` int64 ids.
-        target: ``[batch, answers]`` int64 classes, or float numbers in the data's own units; ``[batch, 0]`` of new data
-            whose answers nobody knows.
+        target: ``[batch, answers]`` int64 classes, or float numbers in the data's own units, in double precision where
+            single would round away their spread; ``[batch, 0]`` of new data whose answers nobody knows.
         mask: ``[batch, length]`` bool, True for real tokens, padding after the content; None if nothing is padded.
     """
 
@@ -118,7 +118,7 @@ class Prediction(NamedTuple):
     """What a model answers.
 
     Attributes:
-        answer: ``[batch, answers]`` int64 classes, or float numbers in the data's own units.
+        answer: ``[batch, answers]`` int64 classes, or float64 numbers in the data's own units, these on the CPU.
         probability: ``[batch, answers]`` of each of these classes; None where answers are numbers.
     """
 

@@ -1,11 +1,7 @@
 """What a run shows and measures of itself."""
 
-import csv
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,8 +10,7 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from fpt_lightning.data.spec import Batch, Prediction
-from fpt_lightning.files import whole_file
+from fpt_lightning.data.spec import Batch
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.parts import PARTS
 from fpt_lightning.training.cost import step_flops
@@ -209,85 +204,3 @@ def summarise(model: FrozenPretrainedTransformer) -> str:
     header = [f"{model.task.name} on {model.choice}{kept}", f"{'part':<12}{'trained':>15}{'frozen':>15}"]
     total = f"{'all':<12}{trained:>15,}{frozen:>15,}   {trained / (trained + frozen):.3%} trains"
     return "\n".join([*header, *rows, total])
-
-
-class PredictionWriter(callbacks.BasePredictionWriter):
-    """Writes the answers of ``fpt predict`` to a CSV file, a row an example, several answers separated by spaces.
-
-    ``example`` is its number in the data, counted from 0, or the path of its file; ``prediction`` the class by its
-    name, or the number in the data's units; ``probability`` that of the class; ``target`` is there where the data has
-    it.
-
-    Args:
-        path: The file, by default ``predictions.csv`` in the folder of the run whose checkpoint answers, and here where
-            there is none; with several processes each writes its own, the rank behind the name. What is there stays
-            until all answers are.
-    """
-
-    def __init__(self, path: str | None = None) -> None:
-        super().__init__(write_interval="batch")
-        self.asked = path
-        self.path = Path(path or "predictions.csv")
-        self._rows = 0
-        self._file: Any = None
-        self._open = ExitStack()
-
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        checkpoint = Path(trainer.ckpt_path or "")
-        self.path = Path(self.asked or "predictions.csv")
-        if self.asked is None and checkpoint.parent.name == "checkpoints":
-            self.path = checkpoint.parent.parent / self.path.name
-        if trainer.world_size > 1:
-            self.path = self.path.with_stem(f"{self.path.stem}-{trainer.global_rank}")
-        self._rows = 0
-        part = self._open.enter_context(whole_file(self.path))
-        self._file = self._open.enter_context(part.open("w", newline="", encoding="utf-8"))
-
-    def write_on_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        prediction: Prediction | torch.Tensor,
-        batch_indices: Sequence[int] | None,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        answer, probability = prediction if isinstance(prediction, Prediction) else (prediction, None)
-        dataset = getattr(trainer.predict_dataloaders, "dataset", None)
-        examples, names = getattr(dataset, "names", None), _class_names(trainer, pl_module)
-        indices = batch_indices or range(self._rows, self._rows + len(answer))
-        columns = {
-            "example": [index if examples is None else examples[index] for index in indices],
-            "prediction": _words(answer, names),
-            "probability": None if probability is None else _words(probability),
-            "target": _words(batch[1], names) if batch[1].numel() else None,
-        }
-        written = {name: column for name, column in columns.items() if column is not None}
-        writer = csv.writer(self._file)
-        if not self._rows:
-            writer.writerow(written)
-        writer.writerows(zip(*written.values(), strict=True))
-        self._rows += len(answer)
-
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._open.close()
-        rank_zero_info(f"predictions: {self.path}")
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leaves the file that was there."""
-        self._open.__exit__(type(exception), exception, exception.__traceback__)
-
-
-def _class_names(trainer: L.Trainer, module: L.LightningModule) -> Sequence[str] | None:
-    """Those that the model was trained with; those of the data where it was not."""
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]  # None where loaders are passed instead
-    of_data: Sequence[str] | None = getattr(datamodule, "class_names", None)
-    learnt: Sequence[str] | None = getattr(module, "encoding", {}).get("class_names")
-    return learnt or of_data
-
-
-def _words(values: torch.Tensor, names: Sequence[str] | None = None) -> list[str]:
-    """The values ``[batch, answers]`` of every example in a line."""
-    # numpy's numbers know their precision: 0.3 is written where Python would write 0.30000001192092896
-    return [" ".join(str(value) if names is None else names[value] for value in row) for row in values.cpu().numpy()]

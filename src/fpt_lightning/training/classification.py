@@ -261,7 +261,7 @@ class FPTClassifier(PortableModule):
         if self.task.classes is not None:
             return logits, target, self.loss(logits, target)
         numbers = logits.squeeze(-1).float()
-        target = self.task.in_standard_units(target)
+        target = self.task.in_standard_units(target).to(numbers.device)
         return numbers, target, self.loss(numbers, target)
 
     def _count_what_is_left_out(self, metrics: nn.ModuleDict, split: Split) -> None:

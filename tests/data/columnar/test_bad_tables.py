@@ -66,6 +66,12 @@ CSV = {
     "no number of several": (b"x,y,label\n1,2,a\n1,2 3,b\n", "", "line 3, column 'y': '2 3' is not a number"),
     "not finite": (b"x,label\n1,a\nNaN,b\n", "", "line 3, column 'x': 'NaN' is not a finite number"),
     "too large": (b"x,label\n1,a\n1e999,b\n", "", "line 3, column 'x': '1e999' is not a finite number"),
+    "beyond single precision": (
+        b"x,label\n1,a\n-1e200,b\n",
+        "",
+        "line 3, column 'x': '-1e200' is not a finite number of single precision, which ends at 3.4e+38",
+    ),
+    "a target beyond it": (b"x,label\n1,2\n2,1e39\n", "regression=true", "line 3, column 'label': '1e39' is not a fin"),
     "a target that is no number": (
         b"x,label\n1,2\n2,high\n",
         "regression=true",
@@ -74,6 +80,12 @@ CSV = {
     "no whole number": (b"x,label\n1,a\n2.5,b\n", "kind=ids", "line 3, column 'x': '2.5' is not a whole number"),
     "a negative id": (b"x,label\n1,a\n2 -3,b\n", "kind=ids", "line 3, column 'x': '-3' is no token id"),
     "a vast id": (b"x,label\n1,a\n3000000000,b\n", "kind=ids", "'3000000000' is no token id"),
+    "one id too many": (b"x,label\n1,a\n2147483647,b\n", "kind=ids", "is no token id: these go from 0 to 2147483646"),
+    "an id in another base": (
+        b"x,label\n1,a\n0x10,b\n",
+        "kind=ids",
+        "line 3, column 'x': '0x10' is not a whole number",
+    ),
     "an id beyond all": (b"x,label\n1,a\n" + b"9" * 30 + b",b\n", "kind=ids", "is not a whole number"),
     "not UTF-8": (b"x,label\n1,a\n2,caf\xe9\n", "", "train.csv, line 3: byte 0xe9 is not UTF-8"),
     "a header not UTF-8": (b"x\xe9,label\n1,a\n", "", "train.csv, line 1: byte 0xe9 is not UTF-8"),

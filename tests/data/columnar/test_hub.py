@@ -83,8 +83,57 @@ def test_rows_that_were_chosen_are_those_that_are_read(hub_folder: Path) -> None
 
 def test_the_same_rows_are_the_same_data_in_a_table(hub_folder: Path) -> None:
     rows = datasets.load_from_disk(str(hub_folder))["train"].to_dict()  # type: ignore[index,union-attr]
+    rows["label"] = [["negative", "positive"][label] for label in rows["label"]]  # type: ignore[index]
     file = write_table(Path("reviews.csv"), rows)  # type: ignore[arg-type]
     assert _reviews(hub_folder).fingerprint() == SequenceFile(train_file=str(file), **REVIEWS).fingerprint()
+
+
+def _labelled(path: str, names: list[str], labels: list[int | None], **others: list[Any]) -> HubDataset:
+    """A dataset on disk of the texts ``a b`` and ``b c`` in turn, whose labels have names."""
+    columns = {"text": ["a b", "b c"] * (len(labels) // 2), "label": labels, **others}
+    dataset = datasets.Dataset.from_dict(columns)
+    dataset.cast_column("label", datasets.ClassLabel(names=names)).save_to_disk(path)
+    return _reviews(path, predict_split="train")
+
+
+def test_labels_are_known_by_their_names_whatever_numbers_another_dataset_gives_them() -> None:
+    learnt = _labelled("one", ["dog", "cat", "bird"], [0, 1] * 10)
+    assert learnt.class_names == ["dog", "cat"], "in the order of the dataset, those that it has"
+    assert learnt.facts()["classes"] == ["dog", "cat"]
+    texts = datasets.Dataset.from_dict({"text": ["a b", "b c"], "label": ["dog", "cat"]})
+    texts.save_to_disk("three")
+    for other in (_labelled("two", ["cat", "dog"], [1, 0]), _reviews("three", predict_split="train")):
+        other.use_encoding(learnt.encoding())
+        new = other.new_examples()
+        assert new is not None
+        assert new.targets[:, 0].tolist() == [0, 1]
+
+
+def test_a_checkpoint_that_knows_labels_by_their_numbers_reads_them() -> None:
+    learnt = _labelled("one", ["dog", "cat"], [0, 1] * 10)
+    before = {**learnt.encoding(), "classes": ["0", "1"]}  # of 0.4.0
+    again = _labelled("two", ["dog", "cat"], [0, 1] * 10)
+    again.use_encoding(before)
+    assert again.class_names == ["dog", "cat"]
+    assert torch.equal(again.dataset("test").targets, learnt.dataset("test").targets)
+
+
+def test_a_row_without_a_label_is_named() -> None:
+    with pytest.raises(FPTError, match=r"row 5 counted from 0, column 'label': has no label \(-1\): filter such rows"):
+        _labelled("snli", ["yes", "no"], [0, 1, 0, 1, 0, -1]).prepare_data()
+    with pytest.raises(FPTError, match=r"row 2 counted from 0, column 'label': is empty"):
+        _labelled("nulls", ["yes", "no"], [0, 1, None, 1, 0, 1]).prepare_data()
+
+
+def test_named_labels_are_numbers_where_a_number_is_the_answer() -> None:
+    _labelled("stars", ["1 star", "2 stars", "3 stars"], [0, 1, 2, 1, 0, 2] * 3)
+    assert _reviews("stars", regression=True).dataset("train").targets.unique().tolist() == [0.0, 1.0, 2.0]
+
+
+def test_row_numbers_of_pandas_are_no_input() -> None:
+    data = _labelled("indexed", ["yes", "no"], [0, 1] * 10, __index_level_0__=["x"] * 20)
+    data.input_columns = None
+    assert data.encoding()["columns"] == ["text"]
 
 
 def test_a_split_or_column_that_is_not_there(hub_folder: Path) -> None:

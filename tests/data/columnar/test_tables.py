@@ -1,8 +1,10 @@
 """Tables of one's own: what is in the file is what the model reads."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pyarrow as pa
 import pytest
 import torch
@@ -14,6 +16,8 @@ from conftest import write_table
 from fpt_lightning.data.columnar.sequence_file import SequenceFile
 from fpt_lightning.data.datamodule import SPLITS
 from fpt_lightning.errors import FPTError
+from fpt_lightning.training.classification import FPTClassifier
+from fpt_lightning.training.features import FeatureData
 
 WORD = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=5)
 NUMBER = st.floats(-1e6, 1e6)
@@ -86,6 +90,59 @@ def test_several_columns_are_the_sequence_that_one_would_hold(rows: list[list[in
     if kind == "ids":
         assert _sequences(ours) == rows
         assert ours.task.vocabulary_size == max(map(max, rows)) + 1
+
+
+def test_characters_of_whole_numbers_are_those_of_their_text() -> None:
+    columns: dict[str, list[object]] = {"x": [10, 217], "label": ["x", "y"]}
+    parquet.write_table(pa.table(columns), "t.parquet")
+    ours, theirs = (_whole(file, kind="characters") for file in ("t.parquet", write_table(Path("t.csv"), columns)))
+    assert _sequences(ours) == [[1, 0], [2, 1, 3]]
+    assert ours.fingerprint() == theirs.fingerprint()
+
+
+def test_the_row_numbers_of_pandas_are_no_input_unless_they_are_named() -> None:
+    table = pa.table({"x": [1, 2], "label": ["x", "y"], "__index_level_0__": [7, 9]})
+    index = {"index_columns": ["__index_level_0__", {"kind": "range"}]}
+    parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), "t.parquet")
+    assert _sequences(_whole("t.parquet", kind="ids")) == [[1], [2]]
+    assert _sequences(_whole("t.parquet", kind="ids", input_columns=["__index_level_0__", "x"])) == [[7, 1], [9, 2]]
+
+
+def test_whole_numbers_that_no_double_holds_are_rounded_as_those_of_a_text_are() -> None:
+    columns: dict[str, list[object]] = {"x": [2**53 + 1, 3], "y": [2**62 + 1, 5], "label": [2**60 + 1, 7]}
+    parquet.write_table(pa.table(columns), "t.parquet")
+    ours, theirs = (
+        _whole(file, regression=True, standardize=False) for file in ("t.parquet", write_table(Path("t.csv"), columns))
+    )
+    assert ours.dataset("train").targets.flatten().tolist() == [2.0**60, 7.0]
+    assert ours.fingerprint() == theirs.fingerprint()
+
+
+def test_the_largest_id_leaves_room_for_an_unknown_one() -> None:
+    file = write_table(Path("t.csv"), {"x": [1, 2**31 - 2], "label": ["x", "y"]})
+    data = _whole(file, kind="ids", unknown=True)
+    assert data.task.vocabulary_size == 2**31
+    assert _sequences(data) == [[1], [2**31 - 2]]
+
+
+def test_no_double_goes_to_an_apple_gpu(weights_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[torch.Tensor] = []
+
+    def transfer(module: L.LightningDataModule, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        moved.extend(part for part in batch if part is not None)
+        return batch
+
+    monkeypatch.setattr(L.LightningDataModule, "transfer_batch_to_device", transfer)
+    data = SequenceFile("weight", train_file=str(weights_csv), regression=True)
+    features = FeatureData(data, FPTClassifier(data.task, backbone="tiny", trainable="output", dropout=0.0))
+    for datamodule in (data, features):
+        batch = datamodule.dataset("train").__getitems__([0, 1])
+        assert batch.target.dtype == torch.float64
+        for device in ("mps", "cpu"):
+            moved.clear()
+            met = datamodule.transfer_batch_to_device(batch, torch.device(device), 0)
+            assert all(ours is theirs for ours, theirs in zip(met, batch, strict=True))
+            assert [tensor.dtype for tensor in moved] == [torch.float32, torch.float64][: 1 + (device == "cpu")]
 
 
 def test_the_order_of_the_columns_is_that_of_the_option() -> None:
@@ -212,6 +269,9 @@ def test_the_fingerprint_follows_the_rows_and_the_split_and_nothing_else(weights
         ({"validation_share": 0.0}, "validation_share"),
         ({"test_share": 1.0}, "test_share"),
         ({"delimiter": ",,"}, "one character"),
+        ({"delimiter": "§"}, "one character of ASCII"),
+        ({"delimiter": "\0"}, "one character of ASCII"),
+        ({"delimiter": '"'}, "one character of ASCII"),
         ({"kind": "characters"}, "one column"),
         ({"validation_share": 0.6, "test_share": 0.6}, "leave none of 2 rows"),
         ({"token_width": 3}, "does not divide"),

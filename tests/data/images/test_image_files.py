@@ -169,6 +169,18 @@ def test_a_class_may_be_called_train_and_hold_folders_of_its_own() -> None:
     ]
 
 
+def test_links_do_not_multiply_images() -> None:
+    root = _folders("cat/2020", "dog")
+    (root / "cat" / "all").symlink_to(".")
+    (root / "cat" / "latest").symlink_to("2020")
+    (root / "dog" / "twin").symlink_to(Path("../cat/2020"))
+    assert [(file.path, file.label) for file in list_images(root)] == [
+        ("root/cat/2020/image.png", 0),
+        ("root/dog/image.png", 1),
+        ("root/dog/twin/image.png", 1),
+    ]
+
+
 BAD = {
     "no folder at all": ((), "there is no folder root"),
     "one class": (("cat",), r"root has 1 folders of images.*\n.*CLASS/IMAGE"),

@@ -185,6 +185,30 @@ def test_a_share_that_makes_no_sense_is_refused(image_root: Path, share: float) 
         ImageFolder(root=str(image_root), validation_share=share)
 
 
+def test_a_class_without_an_image_to_train_on_is_refused(tmp_path: Path) -> None:
+    def add(name: str, first: int, behind: int) -> None:
+        (tmp_path / name).mkdir(exist_ok=True)
+        for number in range(first, behind):
+            Image.new("RGB", (4, 4), (number, 0, 9)).save(tmp_path / name / f"{number}.png")
+
+    add("cat", 0, 20)
+    add("dog", 0, 1)
+    data = _prepared(tmp_path, image_size=4)
+    assert len(data.dataset("test")) == 2
+    with pytest.raises(UsageError, match=r"leave no image of class 'dog' to train on: add images of it"):
+        data.dataset("train")
+    add("dog", 1, 3)
+    data = _prepared(tmp_path, image_size=4)
+    assert set(data.table.labels[data.rows("train")].tolist()) == {0, 1}
+
+
+def test_a_pipe_among_new_images_is_named(image_root: Path) -> None:
+    Path("new").mkdir()
+    os.mkfifo("new/a.png")
+    with pytest.raises(FPTError, match=r"new/a\.png is no file of pixels but a pipe"):
+        _prepared(image_root, predict_folder="new").new_examples()
+
+
 def test_a_split_of_nothing_is_refused(image_root: Path) -> None:
     with pytest.raises(UsageError, match=r"of 60 images leave none for validation"):
         _prepared(image_root, validation_share=0.01).dataset("validation")

@@ -197,6 +197,17 @@ def test_pixels_are_those_of_the_file(mnist_root: Path) -> None:
     assert "pixels raw" in raw.describe()[-1]
 
 
+def test_what_an_old_torchvision_made_of_the_files_is_not_read(mnist_root: Path) -> None:
+    before = _mnist(mnist_root).table
+    (mnist_root / "MNIST/processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        other = torch.full((60, 28, 28), 7, dtype=torch.uint8), torch.full((60,), 7)
+        torch.save(other, mnist_root / "MNIST/processed" / name)
+    after = _mnist(mnist_root).table
+    assert torch.equal(before.pixels, after.pixels)
+    assert torch.equal(before.labels, after.labels)
+
+
 def test_as_released_is_raw_whatever_else_is_said(mnist_root: Path) -> None:
     assert _mnist(mnist_root).fingerprint() == _mnist(mnist_root, pixels="raw").fingerprint()
     both = _mnist(mnist_root, as_released=True, pixels="normalised")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -251,6 +252,27 @@ def test_as_released_reads_the_end_of_the_padded_batch(tmp_path: Path) -> None:
     assert released.eval_batch_size == 16  # four times what is trained on
     assert next(iter(released.val_dataloader())).mask is None
     assert any("read at the end of the padded batch" in line for line in released.describe())
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_the_end_of_a_batch_is_that_of_one_process(tape_root: Path, stage: str) -> None:
+    trainer: Any = SimpleNamespace(
+        world_size=2, global_rank=0, strategy=None, limit_train_batches=1, limit_test_batches=1
+    )
+    for read_at in ("sep", "batch_end"):
+        data = _data(tape_root, read_at=read_at)
+        data.trainer = trainer
+        if read_at == "sep":
+            data.setup(stage)
+            continue
+        with pytest.raises(UsageError, match=r"2 processes .*\n.*\(--trainer\.devices 1\), or .* data\.read_at sep"):
+            data.setup(stage)
+
+
+def test_the_batch_size_is_part_of_a_task_that_is_read_at_its_end(tape_root: Path) -> None:
+    for read_at, many in (("sep", 1), ("batch_end", 2)):
+        prints = {_data(tape_root, read_at=read_at, batch_size=size).fingerprint() for size in (4, 8)}
+        assert len(prints) == many
 
 
 def test_each_switch_of_the_release_stands_alone(tape_root: Path) -> None:

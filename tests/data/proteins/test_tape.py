@@ -136,6 +136,7 @@ def test_a_wrong_record_is_named(tmp_path: Path, kind: str, case: str) -> None:
         (b'[{"primary": "A", "fold_label": 1}] [', "line 1 column 37: Extra data"),
         (b'[{"primary": "\xff"}]', "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
+        (b'[{"protein_length": ' + b"1" * 5000 + b"}]", "is not JSON"),
     ],
 )
 def test_damaged_json_is_named(tmp_path: Path, content: bytes, message: str) -> None:

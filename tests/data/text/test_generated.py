@@ -64,6 +64,11 @@ def test_what_is_memorised_comes_again_and_is_judged() -> None:
     assert np.array_equal(_whole(data, indices=range(6)), _whole(data, "validation", range(6)))
     assert len(np.unique(_whole(data, indices=range(14)), axis=0)) == 7
     assert len(data.dataset("test")) == 6
+    again, other = (
+        MemorisedTokens(context=32, vocabulary=50, distinct=7, evaluation_windows=6, seed=n) for n in (0, 1)
+    )
+    assert not np.array_equal(_whole(data, "test", range(6)), _whole(other, "test", range(6)))
+    assert data.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
 @pytest.mark.parametrize("name", ["copies", "dyck"])

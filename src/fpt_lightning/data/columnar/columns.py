@@ -16,7 +16,8 @@ Fault = Callable[[int, str], FPTError]
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 WHOLE_NUMBER = r"^-?\d{1,18}$"
-LARGEST_ID = 2**31 - 1
+LARGEST_ID = 2**31 - 2  # in 32 bits there is one more, for tokens that are unknown
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,16 @@ class TableSource:
         columns: The names of its columns, in order.
         load: Reads the columns of these names: a ``pyarrow.Table``.
         place: Says where a row stands: ``line 7``.
+        index: Those of the columns that only number the rows: no input unless they are asked for.
+        classes: The order of class labels, where the table says it.
     """
 
     name: str
     columns: Sequence[str]
     load: Callable[[list[str]], Any]
     place: Callable[[int], str]
+    index: Sequence[str] = ()
+    classes: Sequence[str] | None = None
 
     def require(self, columns: Sequence[str]) -> None:
         """Checks that every column is there, once.
@@ -113,6 +118,8 @@ def _split(values: Any, kind: Kind, fault: Fault) -> ElementSequences | None:
     import pyarrow.compute as pc
     from pyarrow import types
 
+    if kind == "characters" and types.is_integer(values.type):
+        values = values.cast(pa.large_string())  # as they stand in a text file
     if types.is_large_string(values.type):
         values = values if kind == "characters" else pc.utf8_trim_whitespace(values)
         if (empty := _first(pc.fill_null(pc.equal(values, ""), True))) is not None:
@@ -154,15 +161,19 @@ def _elements(values: Any, kind: Kind, fault: Fault) -> Any:
         (pa.float64(), NUMBER, "a number") if kind == "numbers" else (pa.int64(), WHOLE_NUMBER, "a whole number")
     )
     try:
-        numbers = values.cast(wanted)
+        if text and kind == "ids" and _first(pc.match_substring(values, "x", ignore_case=True)) is not None:
+            raise pa.ArrowInvalid  # it would read 0x10 as 16
+        # a whole number beyond 2**53 becomes the nearest double, as one in a text file does
+        numbers = values.cast(wanted, safe=text or kind == "ids")
     except pa.ArrowInvalid:
         values = values.cast(pa.large_string())
         wrong = _first(pc.invert(pc.match_substring_regex(values, pattern)))
         if wrong is None:
             raise
         raise fault(wrong, f"{_quoted(values[wrong])} is not {name}") from None
-    if kind == "numbers" and (wrong := _first(pc.invert(pc.is_finite(numbers)))) is not None:
-        raise fault(wrong, f"{_quoted(values[wrong])} is not a finite number")
+    if kind == "numbers" and (wrong := _first(pc.invert(pc.less_equal(pc.abs(numbers), LARGEST_NUMBER)))) is not None:
+        what = f"is not a finite number of single precision, which ends at {LARGEST_NUMBER:.2g}"
+        raise fault(wrong, f"{_quoted(values[wrong])} {what}")
     if kind == "ids" and (wrong := _first(pc.or_(pc.less(numbers, 0), pc.greater(numbers, LARGEST_ID)))) is not None:
         raise fault(wrong, f"{_quoted(values[wrong])} is no token id: these go from 0 to {LARGEST_ID}")
     return numbers

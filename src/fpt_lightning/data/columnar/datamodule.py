@@ -6,12 +6,15 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import torch
+
 from fpt_lightning.data.columnar.columns import Kind, TableSource, read_sequences, read_targets
 from fpt_lightning.data.columnar.encoding import Codes, Columns, Units, digest, mean_and_std
 from fpt_lightning.data.columnar.splits import cut
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.loading import moved_whole
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
-from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.data.spec import Batch, TaskSpec
 from fpt_lightning.errors import FPTError, UsageError, are_shares, at_least
 
 
@@ -36,7 +39,8 @@ class TableTask(FPTDataModule):
 
     Args:
         target_column: The column of the answer.
-        input_columns: The column of the sequence, or several of one element each; all but the target by default.
+        input_columns: The column of the sequence, or several of one element each; by default all but the target, and
+            but those in which pandas has left the numbers of rows.
         kind: What the elements are: ``numbers``, ``ids`` (whole numbers from 0 on), ``words`` (anything between
             blanks) or ``characters`` of a text.
         regression: Whether the answer is a number; otherwise it is a class, whatever it is called.
@@ -194,6 +198,9 @@ class TableTask(FPTDataModule):
     def dataset(self, split: Split) -> SequenceTable:
         return self.content.splits[split]
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return moved_whole(super().transfer_batch_to_device, batch, device, dataloader_idx)
+
     def facts(self) -> dict[str, Any]:
         """Hashes of the encoded examples: the same rows in another file format have the same."""
         return self.content.facts
@@ -247,7 +254,8 @@ class TableTask(FPTDataModule):
             source.require(columns)
             return columns
         if self.input_columns is None:
-            self.input_columns = [column for column in source.columns if column != self.target_column]
+            none = {self.target_column, *source.index}
+            self.input_columns = [column for column in source.columns if column not in none]
         source.require(self.input_columns)
         if not self.input_columns:
             raise UsageError(f"{source.name}: there is no input column beside the target '{self.target_column}'")

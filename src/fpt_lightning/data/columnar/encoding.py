@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class Codes:
 
     @classmethod
     def of(cls, train: Columns, kind: Kind, *, unknown: bool) -> "Codes":
-        """Takes tokens and classes from a training table, in sorted order.
+        """Takes tokens and classes from a training table: in sorted order, classes in the table's where it has one.
 
         Raises:
             FPTError: If there is only one class.
@@ -67,7 +67,9 @@ class Codes:
         elif kind == "ids":
             size = pc.max(train.sequences.values).as_py() + 1 + unknown
         if not isinstance(train.targets, np.ndarray):
-            classes = pa.array(_sorted_labels(pc.unique(train.targets).to_pylist()), pa.large_string())
+            labels, order = set(pc.unique(train.targets).to_pylist()), train.source.classes
+            in_order = _sorted_labels(labels) if order is None else [label for label in order if label in labels]
+            classes = pa.array(in_order, pa.large_string())
             if len(classes) < 2:
                 raise FPTError(
                     f"{train.source.name}, column '{train.target}': every row is of class '{classes[0]}', "
@@ -77,23 +79,17 @@ class Codes:
 
     @classmethod
     def from_plain(cls, saved: Mapping[str, Any]) -> "Codes":
-        """Those that :meth:`as_plain` gave."""
+        """Those that :meth:`as_plain` gave, with the ``class_names``, which are no part of it."""
         import pyarrow as pa
 
-        words, classes = (
-            None if saved[name] is None else pa.array(saved[name], pa.large_string()) for name in ("words", "classes")
-        )
+        texts = (saved["words"], saved.get("class_names"))
+        words, classes = (None if known is None else pa.array(known, pa.large_string()) for known in texts)
         return cls(words, saved["vocabulary_size"], classes, saved["unknown"])
 
     def as_plain(self) -> dict[str, Any]:
-        """The codes as values that a checkpoint can hold."""
-        words, classes = (None if texts is None else texts.to_pylist() for texts in (self.words, self.classes))
-        return {
-            "words": words,
-            "vocabulary_size": self.vocabulary_size,
-            "classes": classes,
-            "unknown": self.unknown,
-        }
+        """The codes of tokens as values that a checkpoint can hold."""
+        words = None if self.words is None else self.words.to_pylist()
+        return {"words": words, "vocabulary_size": self.vocabulary_size, "unknown": self.unknown}
 
     def encode(self, columns: Columns, token_width: int) -> LabelledSequences:
         """Looks every token and class up.
@@ -187,7 +183,7 @@ def _to_numpy(values: Any, dtype: type[np.generic]) -> np.ndarray:
     return np.asarray(values.to_numpy(zero_copy_only=False).astype(dtype))
 
 
-def _sorted_labels(labels: list[str]) -> list[str]:
+def _sorted_labels(labels: Collection[str]) -> list[str]:
     """As numbers where all are whole numbers, so that 10 comes behind 9."""
     numeric = all(label.removeprefix("-").isdecimal() for label in labels)
     return sorted(labels, key=lambda label: (int(label), label)) if numeric else sorted(labels)

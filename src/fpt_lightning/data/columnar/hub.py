@@ -1,5 +1,6 @@
 """Any Hugging Face dataset as a task: by name from the hub or its cache, or from a folder."""
 
+import re
 import textwrap
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +11,15 @@ from fpt_lightning.data.columnar.datamodule import TableTask
 from fpt_lightning.data.datamodule import Split
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # a column of row numbers that was never named
 SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves of several splits, and of one
 
 
 class HubDataset(TableTask):
     """A task in a Hugging Face dataset (``pip install "fpt-lightning[hub]"``).
 
-    Code that comes with a dataset is never run.
+    Code that comes with a dataset is never run. Labels that have names (``ClassLabel``) are known by them alone, in the
+    order that the training split has: another dataset may number them otherwise. One of -1 is none, and is refused.
 
     Args:
         path: A name on the hub, such as ``stanfordnlp/imdb``; or a folder, in ``root`` or an absolute path: one that
@@ -57,16 +60,6 @@ class HubDataset(TableTask):
     def default_name(self) -> str:
         return Path(self.path).name or "dataset"
 
-    @property
-    def class_names(self) -> list[str] | None:
-        """The names that the dataset has for its labels; the labels, where it has none."""
-        labels = super().class_names
-        if labels is None or self.learnt is not None:
-            return labels
-        feature = self._splits[self.names["train"] or ""].features[self.target_column]
-        names = getattr(feature, "names", None)  # of a ClassLabel, whose labels are numbers
-        return labels if names is None else [names[int(label)] for label in labels]
-
     def source(self, split: Split) -> TableSource | None:
         return self._source(self.names[split])
 
@@ -81,13 +74,32 @@ class HubDataset(TableTask):
                 f"dataset {self.path} has no split '{name}'{did_you_mean(name, self._splits)} "
                 f"Its splits are {', '.join(self._splits)}."
             )
-        dataset = self._splits[name]
-        return TableSource(
+        dataset, target = self._splits[name], self.target_column
+        names = getattr(dataset.features.get(target), "names", None)  # of a ClassLabel, whose labels are numbers
+
+        def load(columns: list[str]) -> Any:
+            import pyarrow as pa
+            import pyarrow.compute as pc
+
+            table = dataset.select_columns(columns).with_format("arrow")[:]
+            if names is None or target not in columns:
+                return table
+            if (row := pc.index(table[target], pa.scalar(-1, table[target].type)).as_py()) >= 0:
+                raise source.fault(target, row, "has no label (-1): filter such rows")
+            if self.regression:
+                return table
+            labels = pc.take(pa.array(names, pa.large_string()), table[target])
+            return table.set_column(table.column_names.index(target), target, labels)
+
+        source = TableSource(
             name=f"dataset {self.path}, split '{name}'",
             columns=dataset.column_names,
-            load=lambda columns: dataset.select_columns(columns).with_format("arrow")[:],
+            load=load,
             place=lambda row: f"row {row} counted from 0",
+            index=[column for column in dataset.column_names if PANDAS_INDEX.fullmatch(column)],
+            classes=names and [name.strip() for name in names],  # as text is read
         )
+        return source
 
     @cached_property
     def _splits(self) -> dict[str, Any]:

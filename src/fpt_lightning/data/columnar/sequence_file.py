@@ -45,13 +45,14 @@ class SequenceFile(TableTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(target_column, **kwargs)
+        self.train_file = train_file
         self.files: dict[Split, str | None] = {"train": train_file, "validation": validation_file, "test": test_file}
         self.delimiter = delimiter
         self.predict_file = predict_file
 
     @property
     def default_name(self) -> str:
-        return Path(self.files["train"] or "").stem
+        return Path(self.train_file).stem
 
     def source(self, split: Split) -> TableSource | None:
         return self._open(self.files[split])
@@ -91,8 +92,10 @@ def _open_parquet(path: Path) -> TableSource:
             return parquet.read_table(path, columns=columns)
 
     with _parquet_faults_named(path):
-        columns = parquet.read_schema(path).names
-    return TableSource(str(path), columns, load, lambda row: f"row {row} counted from 0")
+        schema = parquet.read_schema(path)
+    described = (schema.pandas_metadata or {}).get("index_columns", [])
+    index = [name for name in described if isinstance(name, str)]  # a range has no column
+    return TableSource(str(path), schema.names, load, lambda row: f"row {row} counted from 0", index)
 
 
 @contextmanager
@@ -107,8 +110,10 @@ def _parquet_faults_named(path: Path) -> Iterator[None]:
 
 
 def _open_text(path: Path, delimiter: str) -> TableSource:
-    if len(delimiter) != 1:
-        raise UsageError(f"data.delimiter is one character, got {delimiter!r}")
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
+        raise UsageError(
+            f"data.delimiter is one character of ASCII, and no quote, line break or zero, got {delimiter!r}"
+        )
     _, header = next(_rows(path, delimiter), (1, []))
     if any("\udc80" <= character <= "\udcff" for name in header for character in name):
         _check_utf8(path)

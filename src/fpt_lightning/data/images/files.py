@@ -105,7 +105,7 @@ def list_images(root: Path) -> list[ImageFile]:
 
 
 def new_images(folder: Path) -> list[str]:
-    """The paths of all image files in a folder and below, within it and sorted.
+    """The paths of all image files in a folder and below, sorted.
 
     Raises:
         FPTError: If there is no such folder, or no image in it.
@@ -114,7 +114,7 @@ def new_images(folder: Path) -> list[str]:
         raise FPTError(f"data.predict_folder: there is no folder {folder}")
     if not (paths := _images_below(folder)):
         raise FPTError(f"data.predict_folder: {folder} has no image; known are {', '.join(EXTENSIONS)}")
-    return [os.path.relpath(path, folder) for path in paths]
+    return paths
 
 
 def file_states(root: Path, files: Sequence[ImageFile]) -> list[tuple[str, int, int]]:
@@ -234,9 +234,16 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _images_below(folder: Path) -> list[str]:
-    return sorted(
-        os.path.join(where, name)  # noqa: PTH118 - a Path for each of many thousands takes seconds
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(EXTENSIONS) and not name.startswith(".")  # macOS leaves ._NAME.jpg beside NAME.jpg
-    )
+    found, seen = [], set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()  # so that it does not depend on the disk which of two links to a folder is followed
+        if (real := Path(where).resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [
+            os.path.join(where, name)  # noqa: PTH118 - a Path for each of many thousands takes seconds
+            for name in names
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")  # macOS leaves ._NAME.jpg beside NAME.jpg
+        ]
+    return sorted(found)

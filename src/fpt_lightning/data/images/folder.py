@@ -121,11 +121,11 @@ class ImageFolder(ImageTask):
         if self.predict_folder is None:
             return None
         folder = Path(self.predict_folder)
-        names = new_images(folder)
+        files = [ImageFile(path, 0, None) for path in new_images(folder)]
+        names = [name for name, *_ in file_states(folder, files)]
         classes = [Path(name).parts[0] for name in names]
         known = set(classes) <= set(self.class_names)
         labels = [[self.class_names.index(name)] if known else [] for name in classes]
-        files = [ImageFile(str(folder / name), 0, None) for name in names]
         pixels = decode(files, self.image_size, grey=self.grey)
         return NewImages(pixels, torch.tensor(labels, dtype=torch.int64).reshape(len(names), -1), names)
 
@@ -147,13 +147,18 @@ class ImageFolder(ImageTask):
         """The images of a split's folder, or what is cut from the others.
 
         Raises:
-            UsageError: If a split would be empty.
+            UsageError: If a split would be empty, or a class has no image to train on.
         """
         rows = self._rows[split]
         if not len(rows):
             raise UsageError(
                 f"data.validation_share {self.validation_share} and data.test_share {self.test_share} of "
                 f"{len(self.files)} images leave none for {split}"
+            )
+        if split == "train" and (lost := set(range(self.classes)) - {self.files[row].label for row in rows.tolist()}):
+            raise UsageError(
+                f"data.validation_share {self.validation_share} and data.test_share {self.test_share} leave no image "
+                f"of class '{self.class_names[min(lost)]}' to train on: add images of it, or set fewer aside"
             )
         return rows
 

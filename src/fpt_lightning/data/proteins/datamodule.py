@@ -28,7 +28,7 @@ class RemoteHomology(FPTDataModule):
     FPT's reference implementation reads the answer elsewhere, at the last position of the padded batch, and masks
     nothing: all but the longest proteins of a batch are read on ``<pad>``, so that the batch size belongs to the task.
     It judges four times as many proteins at a time as it trains on, and so does ``read_at: batch_end``, whatever
-    ``eval_batch_size`` is.
+    ``eval_batch_size`` is, in one process alone.
 
     Args:
         holdout: The test split: proteins of superfamilies of known folds (``fold``), of families of known
@@ -79,6 +79,14 @@ class RemoteHomology(FPTDataModule):
     def task(self) -> TaskSpec:
         return TaskSpec("remote_homology", self.limit, classes=self.outputs, vocabulary_size=len(VOCABULARY))
 
+    def setup(self, stage: str) -> None:
+        if self.read_at == "batch_end" and self._processes > 1:
+            raise UsageError(
+                f"data.read_at batch_end: {self._processes} processes pad their parts of a batch apart, and would read "
+                "other tokens than one;\nrun on one (--trainer.devices 1), or not as released, with data.read_at sep"
+            )
+        super().setup(stage)
+
     def prepare_data(self) -> None:
         if self._missing() and self.download:
             require_lmdb()
@@ -123,7 +131,10 @@ class RemoteHomology(FPTDataModule):
         return int((self.proteins(split).lengths > self.limit - 2).sum())
 
     def facts(self) -> dict[str, Any]:
-        """Hashes of what was read, the same whichever format it was read from, and what is done with long sequences."""
+        """Hashes of what was read, the same whichever format it was read from, and what is done with long sequences.
+
+        The batch size is among them where answers are read at its end.
+        """
         return {
             "content": {
                 name: content_hash(self.proteins(split).as_tensors().values())[:16]
@@ -133,7 +144,7 @@ class RemoteHomology(FPTDataModule):
             "too_long": self.too_long,
             "longer": {name: self.longer(split) for split, name in self.names.items()},
             "kept_share": {name: self.kept_share(split) for split, name in self.names.items()},
-            **({"read_at": self.read_at} if self.read_at == "batch_end" else {}),
+            **({"read_at": self.read_at, "batch_size": self.batch_size} if self.read_at == "batch_end" else {}),
         }
 
     def describe(self) -> list[str]:

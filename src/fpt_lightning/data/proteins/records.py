@@ -100,7 +100,7 @@ def _json_records(path: Path) -> Iterator[tuple[str, Any]]:
         records = json.loads(path.read_text(encoding="utf-8"), object_hook=needed)
     except json.JSONDecodeError as error:
         raise FPTError(f"{path}, line {error.lineno} column {error.colno}: {error.msg}; fetch it again") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, or a number of thousands of digits
         raise FPTError(f"{path} is not JSON ({error}); fetch it again") from error
     if not isinstance(records, list):
         raise FPTError(f"{path} is not TAPE's JSON: a list of records")

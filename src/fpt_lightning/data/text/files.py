@@ -55,7 +55,10 @@ def read_book(path: Path, root: Path) -> Book:
 
 
 def divide(paths: list[Path], root: Path, validation: int, test: int) -> dict[Split, list[Path]]:
-    """Sets books aside by a hash of their names, so that no other file changes where a book belongs.
+    """Sets those books aside whose names have the lowest hashes: neither content nor order changes where one belongs.
+
+    A book that is added takes the place of at most one in each split: of validation, which then tests, and of the test,
+    which then is trained on.
 
     Raises:
         UsageError: If nothing is left to train on.

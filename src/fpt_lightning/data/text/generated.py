@@ -19,7 +19,7 @@ class GeneratedLanguage(FPTDataModule):
     """Windows of made-up tokens for a :class:`LanguageModel`, an endless stream of them to train on.
 
     Window i of a split is a function of the seed, the split and i alone. Validation and test use a key that no training
-    seed can reach, so every seed is judged on the same windows, none of which it was trained on.
+    seed can reach, so every seed is judged on the same windows, drawn apart from those it was trained on.
 
     Args:
         context: Tokens in a window.
@@ -154,7 +154,8 @@ class MemorisedTokens(GeneratedLanguage):
         return _Again(self.batch, self.draws, (self.seed, 0), self.distinct, ENDLESS if split == "train" else judged)
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "distinct": self.distinct}
+        """The seed is among them, which draws what is judged, too."""
+        return {**super().facts(), "distinct": self.distinct, "seed": self.seed}
 
 
 class _Again(CountedStream):

@@ -13,7 +13,7 @@ import numpy as np
 from fpt_lightning.errors import FPTError, UsageError
 
 END_OF_TEXT = "<|endoftext|>"
-"""The only special token: it stands behind every book, and its id is 0."""
+"""The only special token: it stands behind every book, and where a book has these letters itself; its id is 0."""
 
 SMALLEST_VOCABULARY = 257
 """Every byte, and the end of a text."""

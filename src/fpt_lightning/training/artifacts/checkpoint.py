@@ -88,7 +88,9 @@ def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None
                 "another run"
             )
     datamodule = getattr(module.trainer, "datamodule", None)
-    if isinstance(datamodule, FPTDataModule) and checkpoint.get(ENCODING, {}) not in ({}, datamodule.encoding()):
+    saved = checkpoint.get(ENCODING, {})
+    own = datamodule.encoding() if isinstance(datamodule, FPTDataModule) and saved else {}
+    if any(saved[name] != value for name, value in own.items() if name in saved):  # older ones may hold more
         raise UsageError(
             "the training data has other classes, words or units than up to this checkpoint: leave it as it was, or "
             "start another run"

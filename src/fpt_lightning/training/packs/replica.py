@@ -14,7 +14,8 @@ from torchmetrics import Metric
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import DivergedError
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
-from fpt_lightning.training.callbacks import PartsSummary, PredictionWriter
+from fpt_lightning.training.artifacts.predictions import PredictionWriter
+from fpt_lightning.training.callbacks import PartsSummary
 from fpt_lightning.training.captured import CaptureSteps
 from fpt_lightning.training.choice import chosen
 from fpt_lightning.training.classification import FPTClassifier
