@@ -57,7 +57,7 @@ def test_the_end_is_what_the_output_layer_reads(fpt: Fpt, backbone: str) -> None
     data.setup("fit")
     found = layers_of(module.model, data, "validation", 10)
     assert [states.shape for states in found.states] == [(10, 5, 16)] * 3
-    batch = data.as_met(data.examples("validation").__getitems__(range(10)), torch.device("cpu"))
+    batch = data.as_met(data.examples("validation").__getitems__(data.some("validation", 10)), torch.device("cpu"))
     with torch.no_grad():
         logits = module.model.output(found.states[-1])
         assert torch.allclose(logits.flatten(), module.model(batch.tokens, batch.mask).flatten(), atol=1e-5)

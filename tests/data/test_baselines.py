@@ -105,3 +105,13 @@ def test_tables_and_folders(tmp_path: Path, image_root: Path, text_root: Path) -
     (value,) = books.trivial_baselines().values()
     share = torch.from_numpy(tokens[1:].astype("int64")).bincount().max().item() / len(tokens)
     assert value.val == pytest.approx(share, abs=0.01)
+
+
+def test_some_examples_are_of_every_class_where_data_lies_class_by_class() -> None:
+    """And the same for every seed: what they are taken for is no part of a run's luck."""
+    table = write_table(Path("t.csv"), {"x": list(range(600)), "label": ["a"] * 300 + ["b"] * 300})
+    data, other = (SequenceFile("label", train_file=str(table), seed=seed) for seed in (0, 1))
+    sample = data.sample(100, torch.device("cpu"))
+    assert 30 < int(sample.target.sum()) < 70
+    assert torch.equal(sample.tokens, other.sample(100, torch.device("cpu")).tokens)
+    assert len(data.some("validation", 10**6)) == len(data.examples("validation"))

@@ -90,7 +90,7 @@ def _analysed(path: Path, examples: int) -> Analysed:
 
 @torch.no_grad()
 def layers_of(model: FrozenPretrainedTransformer, data: FPTDataModule, split: Split, examples: int) -> Layers:
-    """The hidden states of the first examples of a split, without dropout.
+    """The hidden states of some examples of a split, without dropout.
 
     Raises:
         UsageError: If the body has no blocks that hand hidden states on.
@@ -100,8 +100,7 @@ def layers_of(model: FrozenPretrainedTransformer, data: FPTDataModule, split: Sp
         raise UsageError(f"backbone '{model.choice.name}' has no blocks that hand hidden states on")
     found: list[list[torch.Tensor]] = [[] for _ in range(len(blocks) + 1)]
     targets: list[torch.Tensor] = []
-    first = range(min(examples, len(data.examples(split))))
-    for batch in data.met(split, first, TOGETHER):
+    for batch in data.met(split, data.some(split, examples), TOGETHER):
         met: dict[int, torch.Tensor] = {}
         with ExitStack() as hooks:
             for number, block in enumerate(blocks):

@@ -233,10 +233,19 @@ class FPTDataModule(L.LightningDataModule):
         return self._examples[split]
 
     def sample(self, examples: int, device: torch.device) -> Batch:
-        """The first training examples as a model meets them, at most so many; the same in every process."""
-        dataset = self.examples("train")
-        fetched = dataset.__getitems__(range(min(examples, len(dataset))))
+        """Training examples as a model meets them, those that :meth:`some` gives."""
+        fetched = self.examples("train").__getitems__(self.some("train", examples))
         return self.as_met(fetched, device)
+
+    def some(self, split: Split, count: int) -> list[int]:
+        """The places of so many examples of a split at most, the same for every seed and process; of no end the first.
+
+        They are drawn: data may lie class by class.
+        """
+        available = len(self.examples(split))
+        if available >= ENDLESS:
+            return list(range(count))
+        return torch.randperm(available, generator=torch.Generator().manual_seed(0))[:count].tolist()
 
     def as_met(self, fetched: Any, device: torch.device) -> Batch:
         """What a model meets of a batch as its dataset fetched it, on a device."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.machine import expect_memory
 from fpt_lightning.random_streams import generator
 
@@ -237,22 +237,6 @@ def make_loader(
         # of its own: starting an epoch must not draw from the generator that dropout uses
         generator=torch.Generator().manual_seed(sampler.seed),
     )
-
-
-def moved_whole(move: Callable[..., Any], batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-    """A batch on a device; targets in double precision, which an Apple GPU has not, stay behind on the CPU there.
-
-    Args:
-        move: Lightning's ``transfer_batch_to_device``.
-        batch: The batch.
-        device: Where to.
-        dataloader_idx: As Lightning counts.
-    """
-    if device.type != "mps" or batch.target.dtype != torch.float64:
-        moved: Batch = move(batch, device, dataloader_idx)
-        return moved
-    tokens, mask = move((batch.tokens, batch.mask), device, dataloader_idx)
-    return Batch(tokens, batch.target, mask)
 
 
 def unchanged(batch: Any) -> Any:

@@ -90,6 +90,15 @@ class Batch(NamedTuple):
     target: torch.Tensor
     mask: torch.Tensor | None = None
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on a device, as Lightning moves it; an Apple GPU has no double precision: such targets stay."""
+        device = torch.device(device)
+        waits = device.type in ("cpu", "mps")  # as Lightning has it
+        tokens, target = self.tokens.to(device, non_blocking=not waits), self.target
+        if device.type != "mps" or target.dtype != torch.float64:
+            target = target.to(device, non_blocking=not waits)
+        return Batch(tokens, target, None if self.mask is None else self.mask.to(device, non_blocking=not waits))
+
 
 def as_batch(batch: Any, task: TaskSpec) -> Batch:
     """A batch of a loader that is not ours, ``(tokens, target)`` or ``(tokens, target, mask)``, as a :class:`Batch`.

@@ -4,10 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from fpt_lightning.data.datamodule import CHUNK, SPLITS, FPTDataModule, Split
-from fpt_lightning.data.loading import ENDLESS
 from fpt_lightning.data.spec import Batch, TaskSpec, Trivial
 from fpt_lightning.models.linear_fit import LinearFit
-from fpt_lightning.random_streams import generator
 from fpt_lightning.training.features import FeatureData
 
 KNOWN = ("BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "ListOps", "MNIST", "RemoteHomology")
@@ -40,12 +38,7 @@ def linear_baseline(datamodule: FPTDataModule) -> Trivial:
     task = datamodule.task
     features, outputs = _features_of(task), task.answers * task.logits_per_answer
     count = max(CHUNK, min(EXAMPLES, NUMBERS // features, WORK // (features * outputs)))
-    available = len(datamodule.examples("train"))
-    if available < ENDLESS:
-        chosen = torch.randperm(available, generator=generator(datamodule.seed, "linear baseline"))[:count].tolist()
-    else:
-        chosen = list(range(count))
-    batches = list(datamodule.met("train", chosen))
+    batches = list(datamodule.met("train", datamodule.some("train", count)))
     inputs = torch.cat([_flat(batch, task) for batch in batches])  # [examples, features]
     target = torch.cat([batch.target for batch in batches])  # [examples, answers]
     linear = LinearFit(inputs, target, task)

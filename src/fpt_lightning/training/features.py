@@ -7,7 +7,7 @@ import torch
 
 from fpt_lightning.data.cache import cache_file, kept
 from fpt_lightning.data.datamodule import FPTDataModule, Split
-from fpt_lightning.data.loading import ENDLESS, BatchDataset, moved_whole
+from fpt_lightning.data.loading import ENDLESS, BatchDataset
 from fpt_lightning.data.spec import Batch, TaskSpec, Trivial
 from fpt_lightning.errors import UsageError
 from fpt_lightning.training.classification import FPTClassifier
@@ -84,13 +84,9 @@ class FeatureData(FPTDataModule):
             "split": split,
             "precision": precision,
             "version": VERSION,
-            **({"targets": "float64"} if self.task.classes is None else {}),  # once they were rounded
         }
         made = kept(cache_file(self.cache_folder, "features", key), key, lambda: self._made(split, precision))
         return FeatureTable(made["features"], made["targets"], examples.lengths)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return moved_whole(super().transfer_batch_to_device, batch, device, dataloader_idx)
 
     def facts(self) -> dict[str, Any]:
         return self.data.facts()

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pyarrow as pa
 import pytest
 import torch
@@ -16,8 +15,6 @@ from conftest import write_table
 from fpt_lightning.data.columnar.sequence_file import SequenceFile
 from fpt_lightning.data.datamodule import SPLITS
 from fpt_lightning.errors import FPTError
-from fpt_lightning.training.classification import FPTClassifier
-from fpt_lightning.training.features import FeatureData
 
 WORD = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=5)
 NUMBER = st.floats(-1e6, 1e6)
@@ -126,23 +123,16 @@ def test_the_largest_id_leaves_room_for_an_unknown_one() -> None:
 
 
 def test_no_double_goes_to_an_apple_gpu(weights_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved: list[torch.Tensor] = []
-
-    def transfer(module: L.LightningDataModule, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        moved.extend(part for part in batch if part is not None)
-        return batch
-
-    monkeypatch.setattr(L.LightningDataModule, "transfer_batch_to_device", transfer)
     data = SequenceFile("weight", train_file=str(weights_csv), regression=True)
-    features = FeatureData(data, FPTClassifier(data.task, backbone="tiny", trainable="output", dropout=0.0))
-    for datamodule in (data, features):
-        batch = datamodule.dataset("train").__getitems__([0, 1])
-        assert batch.target.dtype == torch.float64
-        for device in ("mps", "cpu"):
-            moved.clear()
-            met = datamodule.transfer_batch_to_device(batch, torch.device(device), 0)
-            assert all(ours is theirs for ours, theirs in zip(met, batch, strict=True))
-            assert [tensor.dtype for tensor in moved] == [torch.float32, torch.float64][: 1 + (device == "cpu")]
+    batch = data.dataset("train").__getitems__([0, 1])
+    assert batch.target.dtype == torch.float64
+    moved: list[torch.dtype] = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: moved.append(self.dtype) or self)
+    for device, expected in {"mps": [torch.float32], "cpu": [torch.float32, torch.float64]}.items():
+        moved.clear()
+        met = data.transfer_batch_to_device(batch, torch.device(device), 0)
+        assert all(ours is theirs for ours, theirs in zip(met, batch, strict=True))
+        assert moved == expected
 
 
 def test_the_order_of_the_columns_is_that_of_the_option() -> None:

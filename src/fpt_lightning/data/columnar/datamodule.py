@@ -6,15 +6,12 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import torch
-
 from fpt_lightning.data.columnar.columns import Kind, TableSource, read_sequences, read_targets
 from fpt_lightning.data.columnar.encoding import Codes, Columns, Units, digest, mean_and_std
 from fpt_lightning.data.columnar.splits import cut
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
-from fpt_lightning.data.loading import moved_whole
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
-from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError, are_shares, at_least
 
 
@@ -197,9 +194,6 @@ class TableTask(FPTDataModule):
 
     def dataset(self, split: Split) -> SequenceTable:
         return self.content.splits[split]
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return moved_whole(super().transfer_batch_to_device, batch, device, dataloader_idx)
 
     def facts(self) -> dict[str, Any]:
         """Hashes of the encoded examples: the same rows in another file format have the same."""

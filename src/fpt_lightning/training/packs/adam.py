@@ -1,6 +1,6 @@
 """Adam for the trained parameters of several runs at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,10 @@ from torch.optim import Optimizer
 
 Groups = list[dict[str, Any]]
 """The groups of one run, as :func:`fpt_lightning.training.optimizer.parameter_groups` gives them."""
+
+
+ALIGNED = 64
+"""Numbers between two places where torch would begin a tensor: the 64 bytes of its allocator, in whatever precision."""
 
 
 class PackedAdam(Optimizer):
@@ -32,16 +36,15 @@ class PackedAdam(Optimizer):
     @torch.no_grad()
     def _flatten(self) -> None:
         """Lays the values of every run into a row, and gradients likewise."""
-        self.values = torch.stack([torch.cat([p.detach().flatten() for p in _parameters(run)]) for run in self._runs])
+        first, last = self._runs[0][0]["params"][0], [columns.stop for _, columns in _laid_out(self._runs[0])][-1]
+        self.values = first.new_zeros(len(self._runs), _aligned(last))
         self.gradients = torch.zeros_like(self.values)
         self._places: list[tuple[Tensor, Tensor]] = []  # of every gradient
         for row, gradients, run in zip(self.values, self.gradients, self._runs, strict=True):
-            start = 0
-            for parameter in _parameters(run):
-                stop = start + parameter.numel()
-                parameter.data = row[start:stop].view(parameter.shape)
-                self._places.append((parameter, gradients[start:stop].view(parameter.shape)))
-                start = stop
+            for parameter, columns in _laid_out(run):
+                row[columns] = parameter.detach().flatten()
+                parameter.data = row[columns].view(parameter.shape)
+                self._places.append((parameter, gradients[columns].view(parameter.shape)))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zeroes the gradients where they are, and puts them back where somebody took them away."""
@@ -97,15 +100,12 @@ class PackedAdam(Optimizer):
             [{**group, "params": list(group["params"])} for group in self._runs[run]], lr=self._runs[run][0]["lr"],
             betas=self.betas, eps=self.eps, foreach=True,
         )  # fmt: skip
-        start = 0
-        for parameter in _parameters(self._runs[run]):
-            stop = start + parameter.numel()
+        for parameter, columns in _laid_out(self._runs[run]):
             alone.state[parameter] = {
                 "step": torch.tensor(float(self.steps[run])),
-                "exp_avg": self.first[run, start:stop].view(parameter.shape).clone(),
-                "exp_avg_sq": self.second[run, start:stop].view(parameter.shape).clone(),
+                "exp_avg": self.first[run, columns].view(parameter.shape).clone(),
+                "exp_avg_sq": self.second[run, columns].view(parameter.shape).clone(),
             }
-            start = stop
         return alone.state_dict()
 
     @torch.no_grad()
@@ -114,21 +114,33 @@ class PackedAdam(Optimizer):
         for run, saved in enumerate(states):
             own = [saved["state"][index] for group in saved["param_groups"] for index in group["params"]]
             self.steps[run] = int(own[0]["step"])
-            self.first[run] = torch.cat([state["exp_avg"].flatten() for state in own]).to(self.first)
-            self.second[run] = torch.cat([state["exp_avg_sq"].flatten() for state in own]).to(self.second)
+            for (_, columns), state in zip(_laid_out(self._runs[run]), own, strict=True):
+                self.first[run, columns] = state["exp_avg"].flatten().to(self.first)
+                self.second[run, columns] = state["exp_avg_sq"].flatten().to(self.second)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What Lightning calls to restore; see :meth:`load_states`."""
         self.load_states(state_dict["runs"])
 
-    def _slices(self) -> Any:
+    def _slices(self) -> Iterator[tuple[int, slice, float]]:
         """Run, columns and rate of every group."""
         for run, groups in enumerate(self._runs):
-            start = 0
+            places = iter(_laid_out(groups))
             for group in groups:
-                stop = start + sum(parameter.numel() for parameter in group["params"])
-                yield run, slice(start, stop), group["lr"]
-                start = stop
+                columns = [next(places)[1] for _ in group["params"]]
+                yield run, slice(columns[0].start, columns[-1].stop), group["lr"]
+
+
+def _laid_out(groups: Groups) -> Iterator[tuple[Tensor, slice]]:
+    """The parameters of a run, and where each lies in its row: aligned like a tensor of its own, or products differ."""
+    start = 0
+    for parameter in _parameters(groups):
+        yield parameter, slice(start, start + parameter.numel())
+        start = _aligned(start + parameter.numel())
+
+
+def _aligned(start: int) -> int:
+    return -(-start // ALIGNED) * ALIGNED
 
 
 def _parameters(groups: Groups) -> list[Tensor]:
