@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from fpt_lightning.cli import FPTCLI
@@ -14,7 +13,6 @@ from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.packed import PackedTransformer, share_frozen
 from fpt_lightning.training.artifacts.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.callbacks import ProgressBar
-from fpt_lightning.training.choice import check_choice
 from fpt_lightning.training.packs.module import Pack, PackData
 from fpt_lightning.training.packs.replica import Replica
 
@@ -34,8 +32,7 @@ class Member(FPTCLI):
         self.kwargs = self._prepare_subcommand_kwargs(subcommand)
         self.trainer.pause.at = self.kwargs["pause_at"]
         self.replica = Replica(self.model, self.datamodule, self.trainer, self.kwargs["ckpt_path"])
-        checkpoints = self.trainer.checkpoint_callbacks
-        check_choice([each for each in checkpoints if isinstance(each, ModelCheckpoint)])
+        self.trainer.chooser(self.kwargs["test"])  # refuses what leaves none
 
 
 def run_together(

@@ -218,7 +218,16 @@ def test_what_cannot_be_packed_is_said_in_a_line(
     assert not results("pack")
 
 
-@pytest.mark.parametrize("option", ["--trainer.min_steps=3", "--model.warmup_steps=2", "--optimizer=SGD"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--trainer.min_steps=3",
+        "--model.warmup_steps=2",
+        "--optimizer=SGD",
+        "--trainer.limit_val_batches=0",
+        "--trainer.limit_test_batches=0",
+    ],
+)
 def test_an_option_that_no_pack_honours_is_refused_by_hand(
     option: str, fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

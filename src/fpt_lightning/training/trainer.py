@@ -149,20 +149,13 @@ class FPTTrainer(L.Trainer):
         """
         if test == "only" and ckpt_path is None:
             raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
-        if test != "never" and self.limit_test_batches == 0:
-            raise UsageError("trainer.limit_test_batches=0 leaves nothing to test: add --test never")
-        if test != "only" and self.limit_val_batches == 0:
-            raise UsageError("trainer.limit_val_batches=0 leaves no checkpoint to choose: use fpt fit")
-        measured: dict[str, Any] = {}
-        if test != "only":
-            check_choice(
-                checkpoints := [each for each in self.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
-            )
+        chooser, measured = self.chooser(test), dict[str, Any]()
+        if chooser is not None:
             self.pause.at = pause_at
             self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
             if self.pause.step is not None:
                 return {}
-            ckpt_path, measured = chosen(checkpoints[0])
+            ckpt_path, measured = chosen(chooser)
             # before the test, which puts the callbacks back to where they were at the best checkpoint
             measured |= self.cost()
         if test != "never":
@@ -170,6 +163,21 @@ class FPTTrainer(L.Trainer):
                 0
             ]
         return measured
+
+    def chooser(self, test: str) -> ModelCheckpoint | None:
+        """What chooses the checkpoint of a run; None where none is trained, see :meth:`run`.
+
+        Raises:
+            UsageError: If there is nothing to choose by, or nothing to test.
+        """
+        if test != "never" and self.limit_test_batches == 0:
+            raise UsageError("trainer.limit_test_batches=0 leaves nothing to test: add --test never")
+        if test == "only":
+            return None
+        if self.limit_val_batches == 0:
+            raise UsageError("trainer.limit_val_batches=0 leaves no checkpoint to choose: use fpt fit")
+        check_choice(found := [each for each in self.checkpoint_callbacks if isinstance(each, ModelCheckpoint)])
+        return found[0]
 
     def cost(self) -> dict[str, Any]:
         """What the training took so far, under the names of result.json."""
