@@ -137,21 +137,7 @@ class Grid:
     def _run(self, arm: Arm, backbone: Backbone, task: str, lr: float, seed: int) -> Run:
         first = (self.experiments.tasks[task].config, *self.protocol.configs)
         configs = (*first, *backbone.configs, *self.table.configs, *arm.configs)
-        settings: dict[str, Any] = {
-            **self.experiments.tasks[task].settings,
-            **self.profile.settings,
-            **self.profile.tasks.get(task, {}),
-            **backbone.settings,
-            **backbone.tasks.get(task, {}),
-            **self.table.settings,
-            **arm.settings,
-            **self.protocol.settings,
-            **self.protocol.tasks.get(task, {}),
-            "model.lr": lr,
-            "seed_everything": seed,
-            **self.overrides,
-        }
-        settings = plain(settings)
+        settings = plain({**self.settings(arm, task), "model.lr": lr, "seed_everything": seed, **self.overrides})
         maker = self._maker(backbone.made_by) if backbone.made_by else None
         # where the backbone lies tells nothing of what it is
         made = {} if maker is None else {"model.backbone": f"made by {maker.id}"}
@@ -173,6 +159,21 @@ class Grid:
             attention=self.table.attention and arm.name not in self.experiments.baselines,
             shared=shared(values),
         )
+
+    def settings(self, arm: Arm, task: str) -> dict[str, Any]:
+        """The options that the file gives to an arm, as it is on a task, the later over the earlier."""
+        backbone = self.profile.backbones[arm.backbone]
+        return {
+            **self.experiments.tasks[task].settings,
+            **self.profile.settings,
+            **self.profile.tasks.get(task, {}),
+            **backbone.settings,
+            **backbone.tasks.get(task, {}),
+            **self.table.settings,
+            **arm.settings,
+            **self.protocol.settings,
+            **self.protocol.tasks.get(task, {}),
+        }
 
     def _maker(self, making: Making) -> Run:
         """The run that makes a backbone: one for all learning rates and seeds of those that use it."""

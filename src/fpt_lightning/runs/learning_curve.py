@@ -29,7 +29,8 @@ def plot_learning_curve(metrics: Path, picture: Path, title: str = "", metric: s
                 (curve.validation, "validation", "#c44e52", 1.8),
             ):
                 steps, values = zip(*points, strict=True) if points else ((), ())
-                axes.plot(steps, values, color=colour, linewidth=width, label=label)
+                alone = "o" if len(steps) == 1 else None  # of which there is no line
+                axes.plot(steps, values, color=colour, linewidth=width, label=label, marker=alone)
             axes.set_xlabel("training steps")
             axes.set_ylabel(quantity)
             axes.grid(alpha=0.25)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from run_folders import EXPERIMENTS, diverge, finish, grid_of
@@ -10,6 +11,7 @@ from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report import render
 from fpt_lightning.experiments.report.units import MINUS
 from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.learning_curve import plot_learning_curve
 from fpt_lightning.runs.outcome import write_failure
 
 FIGURES = {"FPT": [0.70, 0.71, 0.72], "Random": [0.60, 0.62, 0.64], "LSTM*": [0.6, 0.9, 0.7]}
@@ -44,6 +46,28 @@ def test_a_difference_is_drawn_with_its_interval() -> None:
     assert 'aria-label="Differences on bit-xor: Random -9.0 against FPT, 95 % interval' in section
     place = {name: float(at) for name, at in re.findall(r'<line class="(zero|error)" x1="([\d.]+)"', worse + section)}
     assert place["error"] < place["zero"]
+
+
+def test_differences_of_a_regression_have_an_axis_of_their_size() -> None:
+    grid = grid_of("regressions", tasks=["weight"])
+    for cell in grid.cells:
+        for (_, seed), run in cell.runs.items():
+            finish(run, 0.9 if cell.arm.name == "FPT" else 0.87 + seed / 100, metric="r2")
+    section = _section(grid, "Against FPT")
+    ((left, right),) = re.findall(r'<line class="error" x1="([\d.]+)" x2="([\d.]+)"', section)
+    assert float(right) - float(left) > 100, section
+
+
+def test_a_single_validation_is_a_dot(tmp_path: Path) -> None:
+    grid = grid_of(tasks=["bit_xor"], arms=["FPT"])
+    for run in grid.cells[0].runs.values():
+        finish(run, curve=[0.9])
+    section = _section(grid, "Learning curves")
+    assert section.count('class="dot"') == 1 + 1  # the legend's too
+    metrics, picture = tmp_path / "metrics.csv", tmp_path / "curve.svg"
+    metrics.write_text("step,train_loss,val_loss,val_accuracy\n9,,0.5,0.5\n")
+    plot_learning_curve(metrics, picture)
+    assert picture.read_text().count("#c44e52") > 2  # the lines of both panels and their dots
 
 
 def test_differences_are_the_first_picture() -> None:

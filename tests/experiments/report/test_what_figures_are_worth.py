@@ -141,6 +141,51 @@ def test_what_the_profile_makes_smaller_is_told(kind: str) -> None:
     assert "MNIST: data.batch_size 4, data.image_size 28, early_stopping.patience 10" in told
 
 
+def test_the_sizes_are_those_that_the_runs_have() -> None:
+    """Whatever layer of the file, or the command line, has the last word."""
+    declared = EXPERIMENTS.replace(
+        "about: minutes a run", "settings: {data.n: 4, trainer.max_steps: 50, model.lora.rank: 2}"
+    )
+    declared = declared.replace("settings: {model.layers: 1}", "settings: {model.layers: 1, trainer.max_steps: 70}")
+    declared = declared.replace("note: Read as released.", "settings: {data.n: 5}")
+    overrides = {"model.lora.rank": 3, "data.root": "/here", "trainer.accelerator": "cpu", "trainer.precision": "bf16"}
+    told = _rendered(grid_of(declared=declared, tasks=["bit_xor"], overrides=overrides))
+    sizes = "data.n 5, trainer.max_steps 50 (LSTM* 70), model.lora.rank 3, trainer.precision bf16"
+    assert f"- bit-xor: {sizes}\n" in told.replace("\\*", "*")
+
+
+def test_one_learning_rate_is_no_search() -> None:
+    told = _rendered(grid_of(protocol="fair", rates=(1e-3,)))
+    assert "Protocol fair: one learning rate, given beforehand." in told
+
+
+def test_every_seed_that_is_missing_has_its_reason() -> None:
+    grid = grid_of("table6", arms=["FPT"])
+    first, second, third = grid.cells[0].runs.values()
+    diverge(first, 40)
+    finish(second, curve=[0.4, 0.4])  # no better than chance
+    finish(third, curve=[0.5, 0.9])
+    reasons = "1 of 3 runs diverged (step 40); 1 of 2 runs were never better than chance on validation"
+    assert f"mean over 1 of 3 seeds: {reasons}" in _rendered(grid)
+    (third.folder / "metrics.csv").unlink()
+    assert "; 2 of 2 runs have no learning curve that can be read" in _rendered(grid)
+
+
+def test_what_has_been_tested_is_not_called_otherwise() -> None:
+    declared = EXPERIMENTS.replace("note: Read as released.", "attention: true")
+    grid = grid_of(declared=declared, arms=["FPT"], tasks=["bit_xor"])
+    for run, test in zip(grid.cells[0].runs.values(), (0.8, 0.9), strict=False):
+        finish(run, test)  # whose maps are still to come
+    assert "mean over 2 of 3 seeds: 2 of 3 runs so far; 1 missing" in _rendered(grid)
+
+
+def test_a_grid_without_a_number_is_not_said_to_have_diverged() -> None:
+    grid = grid_of(protocol="fair", arms=["FPT"], tasks=["bit_xor"])
+    for run in grid.cells[0].runs.values():
+        finish(run, 0.5, validation=float("nan"))
+    assert "9 of 9 runs ended without a number on validation" in _rendered(grid)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_is_left_out_is_named(kind: str) -> None:
     told = _rendered(grid_of(tasks=["mnist"], arms=["FPT", "LSTM*"]), kind)

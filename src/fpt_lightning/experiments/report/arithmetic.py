@@ -5,7 +5,6 @@ from statistics import fmean
 
 from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.report.results import Entry, Results
-from fpt_lightning.experiments.report.statistics import standard_error
 
 UNEQUAL = 1.05
 """A step that takes so many times the operations of another is other work."""
@@ -63,7 +62,5 @@ def _at(entry: Entry, step: float) -> str | None:
     import numpy as np
 
     reached = [np.interp(step, [at for at, _ in curve], [value for _, value in curve]) for curve in curves]
-    values = [entry.unit.factor * float(value) for value in reached]
-    error = standard_error(values)
-    written = entry.unit.write(fmean(values)) + (f" ± {entry.unit.write(error)}" if error is not None else "")
+    written = entry.unit.write_mean([entry.unit.factor * float(value) for value in reached])
     return f"{entry.task.title} {written} at step {step:,.0f}"

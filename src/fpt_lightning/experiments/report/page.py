@@ -16,7 +16,6 @@ from fpt_lightning.experiments.report.layers import layers
 from fpt_lightning.experiments.report.pictures.charts import Picture, charts_of
 from fpt_lightning.experiments.report.reading import compared, options, rates, reading
 from fpt_lightning.experiments.report.results import Column, Entry, Results
-from fpt_lightning.experiments.report.statistics import standard_error
 from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
 from fpt_lightning.experiments.report.variance import SplitText, in_words, splits
 from fpt_lightning.experiments.tables import Profile, Table
@@ -28,6 +27,8 @@ ABSENT = {
     "steps_to_convergence": "were never better than {floor} on validation",
     "trained_parameters": "do not say how many parameters they train",
 }
+OF_CURVES = ("train_accuracy", "steps_to_convergence")
+"""Measures that are read out of learning curves."""
 
 
 @dataclass(frozen=True)
@@ -205,10 +206,8 @@ def _mean(values: list[float], column: Column) -> str:
     """Mean ± standard error; the mean alone of a single seed, and of a number that no seed changes."""
     if not values:
         return NONE
-    mean, error = column.unit.write(fmean(values)), standard_error(values)
-    if error is None or (column.measure == "trained_parameters" and error == 0):
-        return mean
-    return f"{mean} ± {column.unit.write(error)}"
+    alike = column.measure == "trained_parameters" and len(set(values)) == 1
+    return column.unit.write_mean(values[:1] if alike else values)
 
 
 def _reference(reference: Reference, unit: Unit) -> str:
@@ -224,8 +223,11 @@ def _note(results: Results, entry: Entry, column: Column, count: int, notes: lis
         return None
     best = results.best_baseline(column.task, "validation")
     told = ABSENT[column.measure].format(metric=column.unit.name, floor=best.name if best else "chance")
-    absent = f"{finished - count} of {finished} runs {told}"
-    note = (f"mean over {count} of {len(entry.cell.seeds)} seeds: " if count else "") + (entry.missing or absent)
+    if column.measure in OF_CURVES and any(curve.problem for curve in entry.curves.values()):
+        told = "have no learning curve that can be read"
+    absent = f"{finished - count} of {finished} runs {told}" if count < finished else None
+    why = "; ".join(filter(None, [entry.missing, absent]))
+    note = (f"mean over {count} of {len(entry.cell.seeds)} seeds: " if count else "") + why
     if note not in notes:
         notes.append(note)
     return notes.index(note) + 1

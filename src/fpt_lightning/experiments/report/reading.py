@@ -2,7 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
+from fpt_lightning.experiments.composition import is_place
 from fpt_lightning.experiments.report.results import COUNTS, Entry, Results
 from fpt_lightning.experiments.report.statistics import CONFIDENCE, SIGNIFICANT, Comparison
 from fpt_lightning.experiments.report.units import SIGNS, UNITS, Unit, p_value, rate
@@ -31,7 +33,7 @@ def reading(results: Results, metric: str) -> Iterator[str]:
     yield from _trivial_baselines(results)
     protocol = results.grid.protocol
     chosen = "one learning rate, given beforehand"
-    if protocol.lr is not None:
+    if protocol.lr is not None and len(protocol.lr) > 1:
         chosen = (
             f"of {len(protocol.lr)} learning rates from {rate(min(protocol.lr))} to {rate(max(protocol.lr))} every arm "
             f"{protocol.how_chosen(metric)}"
@@ -101,21 +103,35 @@ def _left_out(results: Results) -> Iterator[str]:
 
 
 def options(results: Results) -> Iterator[str]:
-    """What task, profile and protocol change of the tasks' configs, a line for those with the same changes."""
-    profile, protocol = results.grid.profile, results.grid.protocol
-    titles = defaultdict[str, list[str]](list)
+    """What is changed of the tasks' configs for all arms, a line for tasks with the same changes.
+
+    That is by task, profile, table, protocol and command line; an arm of which one of them does not hold is named.
+    """
+    grid, titles = results.grid, defaultdict[str, list[str]](list)
     for task in results.tasks:
-        changed = {
+        names = {
             **task.settings,
-            **profile.settings,
-            **profile.tasks.get(task.name, {}),
-            **protocol.settings,
-            **protocol.tasks.get(task.name, {}),
+            **grid.profile.settings,
+            **grid.profile.tasks.get(task.name, {}),
+            **grid.table.settings,
+            **grid.protocol.settings,
+            **grid.protocol.tasks.get(task.name, {}),
+            **{name: value for name, value in grid.overrides.items() if not is_place(name) and name != "data.root"},
         }
-        if changed:
-            titles[", ".join(f"{name} {value}" for name, value in changed.items())].append(task.title)
+        arms = [entry.cell.arm for entry in results.entries_of(task) if entry.cell.missing is None]
+        given = {arm.name: {**grid.settings(arm, task.name), **grid.overrides} for arm in arms}
+        changed = [_option(name, {arm: options[name] for arm, options in given.items()}) for name in names]
+        if given and changed:
+            titles[", ".join(changed)].append(task.title)
     for line, tasks in titles.items():
         yield f"{', '.join(tasks)}: {line}"
+
+
+def _option(name: str, by_arm: dict[str, Any]) -> str:
+    """An option with its value, and the arms that have another than the first."""
+    value = next(iter(by_arm.values()))
+    other = [f"{arm} {own}" for arm, own in by_arm.items() if own != value]
+    return f"{name} {value}" + (f" ({', '.join(other)})" if other else "")
 
 
 def rates(results: Results) -> Iterator[str]:

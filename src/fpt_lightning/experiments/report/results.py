@@ -209,14 +209,15 @@ def _why_open(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> str:
     """Why a cell is not finished: so many runs so far, and the first failure with its cause."""
     ended = [(run, outcomes[run.id]) for run in runs]
     counts = Counter(
-        "not tested" if outcome.state is State.FINISHED and not run.is_done(outcome) else outcome.state
+        "not tested" if outcome.state is State.FINISHED and run.test and not outcome.is_tested else outcome.state
         for run, outcome in ended
     )
     steps = {outcome.result.diverged_step or 0 for _, outcome in ended if outcome.result and _diverged(outcome)}
     at = " and ".join(f"{step:,}" for step in sorted(steps))
     diverged = f"diverged (step{'s' * (len(steps) > 1)} {at})"
     if counts[State.FINISHED] + counts[State.DIVERGED] == len(ended):
-        return f"{counts[State.DIVERGED]} of {len(ended)} runs {diverged}"
+        lost = diverged if counts[State.DIVERGED] else "ended without a number on validation"
+        return f"{counts[State.DIVERGED] or len(ended)} of {len(ended)} runs {lost}"
     others = ("not tested", *(state for state in State if state is not State.FINISHED))
     rest = ", ".join(
         f"{counts[name]} {diverged if name is State.DIVERGED else name}" for name in others if counts[name]

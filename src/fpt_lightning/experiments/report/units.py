@@ -1,7 +1,11 @@
 """How figures are written: percentages, R², counts, learning rates."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
+
+from fpt_lightning.experiments.report.statistics import standard_error
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 SIGNS = {"better": "\N{BLACK UP-POINTING TRIANGLE}", "worse": "\N{BLACK DOWN-POINTING TRIANGLE}"}
@@ -35,6 +39,11 @@ class Unit:
     def write(self, value: float) -> str:
         """A figure, with thousands apart."""
         return f"{value:,.{self.digits}f}"
+
+    def write_mean(self, values: Sequence[float]) -> str:
+        """Mean ± standard error; the mean alone of a single value."""
+        mean, error = self.write(fmean(values)), standard_error(values)
+        return mean if error is None else f"{mean} ± {self.write(error)}"
 
     def write_signed(self, value: float) -> str:
         size = self.write(abs(value))

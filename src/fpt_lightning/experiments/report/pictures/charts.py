@@ -100,9 +100,8 @@ def _at_rate(results: Results, entry: Entry, lr: float) -> Point | None:
     values = _finite(unit.factor * result.validation for result in finished if result is not None)
     if not values:
         return None
-    mean, error = fmean(values), standard_error(values)
-    tooltip = f"{entry.arm}, lr {rate(lr)}: validation {unit.write(mean)}"
-    return Point(lr, mean, error, tooltip + (f" ± {unit.write(error)}" if error else ""), chosen=lr == entry.lr)
+    tooltip = f"{entry.arm}, lr {rate(lr)}: validation {unit.write_mean(values)}"
+    return Point(lr, fmean(values), standard_error(values), tooltip, chosen=lr == entry.lr)
 
 
 def _convergence(results: Results, task: Task) -> Dots | None:
@@ -122,12 +121,10 @@ def _convergence(results: Results, task: Task) -> Dots | None:
 def _sizes(results: Results, task: Task) -> Chart | None:
     unit, arms = UNITS[task.metric], []
     for style, entry in enumerate(results.entries_of(task)):
-        sized = [result for result in entry.results.values() if result.trained_parameters]
-        values = _finite(unit.factor * result.test for result in sized if result.test is not None)
-        if values:
-            trained, mean = fmean(result.trained_parameters or 0 for result in sized), fmean(values)
-            tooltip = f"{entry.arm}: {trained:,.0f} trained, test {unit.write(mean)}"
-            arms.append(Series(entry.arm, style, [Point(trained, mean, standard_error(values), tooltip)]))
+        values, sizes = ([*entry.measured(what).values()] for what in ("accuracy", "trained_parameters"))
+        if values and (trained := fmean(sizes) if sizes else 0):
+            tooltip = f"{entry.arm}: {trained:,.0f} trained, test {unit.write(fmean(values))}"
+            arms.append(Series(entry.arm, style, [Point(trained, fmean(values), standard_error(values), tooltip)]))
     if len({point.x for series in arms for point in series.points}) < 2:
         return None
     title = f"{unit.title} against size on {task.title}"
@@ -181,9 +178,8 @@ def _at_fraction(results: Results, entry: Entry) -> Point | None:
     if config is None:
         return None
     fraction = float(dotted(config).get("data.fraction") or 1)
-    mean, error = fmean(values), standard_error(values)
-    tooltip = f"{entry.arm}, {percent(fraction)} of the data: test {unit.write(mean)}"
-    return Point(fraction, mean, error, tooltip + (f" ± {unit.write(error)}" if error else ""))
+    tooltip = f"{entry.arm}, {percent(fraction)} of the data: test {unit.write_mean(values)}"
+    return Point(fraction, fmean(values), standard_error(values), tooltip)
 
 
 def _finite(values: Iterable[float]) -> list[float]:

@@ -73,7 +73,8 @@ def effects(results: Results, column: Column) -> Effects | None:
     if not rows:
         return None
     label = f"difference to {results.baseline}, {column.unit.difference}"
-    x = x_axis(label, _shown(rows, column), False, short if column.fewer_is_better else "{:g}".format)
+    numbers = short if column.fewer_is_better else "{:g}".format
+    x = x_axis(label, _shown(rows, column), False, numbers, column.unit.least_height / 10 or 0.5)
     return Effects(f"Differences on {column.heading}", x, rows)
 
 

@@ -164,10 +164,12 @@ def sentence(title: str, told: Sequence[str]) -> str:
     return f"{title}: {'; '.join(told)}."
 
 
-def x_axis(label: str, values: Sequence[float], log: bool, written: Callable[[float], str]) -> Axis:
+def x_axis(
+    label: str, values: Sequence[float], log: bool, written: Callable[[float], str], least_room: float = 0.5
+) -> Axis:
     """From left to right, with a little room on both sides of the values."""
     low, high = min(values), max(values)
-    room = max((high / low) ** 0.06, 1.15) if log else max((high - low) * 0.06, 0.5)
+    room = max((high / low) ** 0.06, 1.15) if log else max((high - low) * 0.06, least_room)
     ends = (low / room, high * room) if log else (low - room, high + room)
     return Axis(label, *ends, LEFT, RIGHT, log, written)
 
