@@ -1,8 +1,9 @@
 """What a training step of a frozen body costs against runs in a pack, batch, length, depth and width, on this machine.
 
 From a random GPT-2 of the size of `pocket` (6 layers, width 256) on images of 64 tokens, 16 at a time, one size at a
-time is made smaller and larger. Beside the milliseconds of a step stands its share of the fp32 matrix rate: where a
-curve of milliseconds is straight and the share is flat, only the products of the frozen matrices are left to save.
+time is made smaller and larger. Beside the milliseconds of a step stands its share of the fp32 matrix rate, the median
+of one reading a point, as readings wander: where a curve of milliseconds is straight and the share is flat, only the
+products of the frozen matrices are left to save.
 
     python benchmarks/cost.py --out benchmarks/results/cost-MACHINE.json --picture docs/gallery/cost.png
 """
@@ -71,6 +72,12 @@ def measure(sizes: Mapping[str, int], device: str, seconds: float) -> dict[str, 
     return {"milliseconds": statistics.median(times) * 1e3, "flops": len(models) * flops_of_step(models[0], tokens)}
 
 
+def with_shares(rows: Sequence[Mapping[str, Any]]) -> tuple[float, list[dict[str, Any]]]:
+    """The median of the readings of the matrix rate, in GFLOP/s, and the points with their share of it."""
+    rate = statistics.median(row["matrix_rate_gflops"] for row in rows)
+    return rate, [{**row, "share": row["flops"] / row["milliseconds"] / 1e6 / rate} for row in rows]
+
+
 def draw(rows: Sequence[Mapping[str, Any]], about: str, picture: Path) -> None:
     """Milliseconds above, the share of the matrix rate below, a column a size."""
     import matplotlib
@@ -105,18 +112,24 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="the picture to draw")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    print(f"{'size':<8}{'value':>6}{'ms a step':>11}{'matrix rate':>13}")
+    print(f"{'size':<8}{'value':>6}{'ms a step':>11}{'GFLOP/s':>9}{'of a matrix':>13}")
     for kind in arguments.sizes:
         for value in (value for value in SIZES[kind] if value <= arguments.most):
-            row = measure({**USUAL, kind: value}, arguments.device, arguments.seconds)
-            rate = matrix_rate(arguments.device)
-            row |= {"size": kind, "value": value, "share": row["flops"] / row["milliseconds"] * 1e3 / rate}
-            rows.append({**row, "matrix_rate_gflops": rate / 1e9})
-            print(f"{kind:<8}{value:>6}{row['milliseconds']:>11.1f}{row['share']:>13.0%}", flush=True)
+            row = measure({**USUAL, kind: value}, arguments.device, arguments.seconds) | {"size": kind, "value": value}
+            row["matrix_rate_gflops"] = matrix_rate(arguments.device) / 1e9
+            rows.append(row)
+            achieved = row["flops"] / row["milliseconds"] / 1e6
+            shown = f"{row['milliseconds']:>11.1f}{achieved:>9.1f}{row['matrix_rate_gflops']:>13.1f}"
+            print(f"{kind:<8}{value:>6}{shown}", flush=True)
+    rate, rows = with_shares(rows)
+    print(f"shares of the median matrix rate, {rate:.1f} GFLOP/s:")
+    for kind in arguments.sizes:
+        print(f"{kind:<8}", *(f"{row['value']}: {row['share']:.0%} " for row in rows if row["size"] == kind))
     here = machine(arguments.device)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"machine": here, "usual": USUAL, "points": rows}, indent=1) + "\n")
+        result = {"machine": here, "usual": USUAL, "matrix_rate_gflops": rate, "points": rows}
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.picture:
         usual = ", ".join(f"{name} {value}" for name, value in USUAL.items() if name != "runs")
         draw(rows, f"{here['device']}, {here['threads']} threads; the others at {usual}", arguments.picture)

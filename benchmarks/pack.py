@@ -2,7 +2,8 @@
 
 Twenty-seven runs of `pocket`, nine rates and three seeds, go through the local launcher in two processes, as
 `fpt sweep --pack N --jobs 2` makes them; runs are short, so validation and test weigh more than in a real sweep.
-Peak memory is that of a process, with all its runs.
+Processes are warm, sizes of packs come in turn, several times, and their median counts. Peak memory is that of a
+process, with all its runs.
 
     python benchmarks/pack.py --out benchmarks/results/pack-MACHINE.json
     python benchmarks/pack.py --tasks mnist --root FOLDER_OF_MNIST
@@ -10,6 +11,7 @@ Peak memory is that of a process, with all its runs.
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -41,24 +43,35 @@ def table(folder: Path, task: str, rates: list[float], seeds: list[int], setting
                       "arms": {"pocket": {"backbone": "body"}}},
         },
     }  # fmt: skip
+    folder.mkdir()
     path = folder / "experiments.yaml"
     path.write_text(yaml.safe_dump(content))
     return make_grid(read_experiments(str(path)), Selection("packs", "here"), folder / "runs")
 
 
-def measure(grid: Grid, size: int, jobs: int) -> dict[str, Any]:
-    """Makes all runs in packs of a size."""
+def measure(grid: Grid, first: Grid, size: int, jobs: int) -> dict[str, Any]:
+    """Makes all runs in packs of a size, behind those of another grid, one a process."""
     runs = grid.due(grid.outcomes())
     packs = packed(runs, size, jobs if size > 1 else 1)
     with LocalLauncher(jobs=jobs, threads=1) as launcher:
-        launcher.check([run.command for run in runs[:1]])  # starts a process
+        make(launcher, first.due(first.outcomes()))  # starts every process
         start = time.perf_counter()
         make(launcher, packs)
         wall = time.perf_counter() - start
     results = [json.loads((run.folder / "result.json").read_text()) for run in runs]
-    sizes = sorted({result.get("pack", {"size": 1})["size"] for result in results})
-    peak = max(result["peak_memory_mb"] for result in results)
-    return {"pack": size, "sizes": sizes, "wall_seconds": round(wall, 1), "peak_memory_mb": peak}
+    sizes = {result.get("pack", {"size": 1})["size"] for result in results}
+    return {"sizes": sizes, "wall": round(wall, 1), "peak": max(result["peak_memory_mb"] for result in results)}
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all repeats of a size say together."""
+    walls = [each["wall"] for each in found]
+    return {
+        "sizes": sorted(set().union(*(each["sizes"] for each in found))),
+        "wall_seconds": statistics.median(walls),
+        "walls": walls,
+        "peak_memory_mb": max(each["peak"] for each in found),
+    }
 
 
 def make(launcher: Launcher, packs: list[Run]) -> None:
@@ -73,6 +86,37 @@ def make(launcher: Launcher, packs: list[Run]) -> None:
             left -= 1
 
 
+def compare(task: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures a task in packs of every size, in turn, several times; ratios are to the first size."""
+    settings = {
+        "trainer.max_steps": arguments.steps,
+        "trainer.val_check_interval": arguments.steps,
+        "trainer.limit_val_batches": 1,
+        "trainer.limit_test_batches": 1,
+        "trainer.enable_progress_bar": False,
+        "trainer.precision": arguments.precision,
+        **({"data.root": arguments.root} if task == "mnist" else {}),
+    }
+    found: dict[int, list[dict[str, Any]]] = {size: [] for size in arguments.sizes}
+    for size in arguments.sizes * arguments.repeats:
+        with tempfile.TemporaryDirectory() as folder:
+            first = table(Path(folder, "first"), task, arguments.rates[:1], list(range(arguments.jobs)), settings)
+            grid = table(Path(folder, "timed"), task, arguments.rates, arguments.seeds, settings)
+            found[size].append(measure(grid, first, size, arguments.jobs))
+        print(f"{task}, at most {size} in one pass: {found[size][-1]['wall']:.1f} s", flush=True)
+    rows = [{"task": task, "pack": size, **summary(readings)} for size, readings in found.items()]
+    print(f"{'task':<12}{'pack':>5}{'wall s':>9}{'runs an hour':>14}{'ratio':>7}{'MiB':>7}")
+    for row in rows:
+        row["ratio"] = round(rows[0]["wall_seconds"] / row["wall_seconds"], 2)
+        an_hour = 3600 / row["wall_seconds"] * len(arguments.rates) * len(arguments.seeds)
+        print(
+            f"{task:<12}{row['pack']:>5}{row['wall_seconds']:>9.1f}{an_hour:>14.0f}{row['ratio']:>7.2f}"
+            f"{row['peak_memory_mb']:>7}",
+            flush=True,
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["bit_xor", "bit_memory"], help="mnist needs --root")
@@ -81,38 +125,16 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds of each")
     parser.add_argument("--steps", type=int, default=50, help="training steps of a run")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each size is measured")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--precision", default="32-true", help="the Trainer's")
     parser.add_argument("--out", type=Path, help="the JSON to write")
     arguments = parser.parse_args()
-    settings = {
-        "trainer.max_steps": arguments.steps,
-        "trainer.val_check_interval": arguments.steps,
-        "trainer.limit_val_batches": 1,
-        "trainer.limit_test_batches": 1,
-        "trainer.enable_progress_bar": False,
-        "trainer.precision": arguments.precision,
-    }
-    rows = []
-    print(f"{'task':<12}{'pack':>5}{'wall s':>9}{'runs an hour':>14}{'ratio':>7}{'MiB':>7}")
-    for task in arguments.tasks:
-        alone: float | None = None
-        for size in arguments.sizes:
-            with tempfile.TemporaryDirectory() as folder:
-                root = {"data.root": arguments.root} if task == "mnist" else {}
-                grid = table(Path(folder), task, arguments.rates, arguments.seeds, {**settings, **root})
-                row = {"task": task, **measure(grid, size, arguments.jobs)}
-            alone = alone or row["wall_seconds"]
-            row["ratio"] = round(alone / row["wall_seconds"], 2)
-            rows.append(row)
-            an_hour = 3600 / row["wall_seconds"] * len(arguments.rates) * len(arguments.seeds)
-            print(
-                f"{task:<12}{size:>5}{row['wall_seconds']:>9.1f}{an_hour:>14.0f}{row['ratio']:>7.2f}"
-                f"{row['peak_memory_mb']:>7}",
-                flush=True,
-            )
+    rows = [row for task in arguments.tasks for row in compare(task, arguments)]
     if arguments.out:
-        about = {"machine": machine("cpu"), "steps": arguments.steps, "precision": arguments.precision}
+        told = ("steps", "precision", "jobs", "repeats", "rates", "seeds")
+        about = {"machine": machine("cpu"), **{name: getattr(arguments, name) for name in told}}
+        about["runs"] = len(arguments.rates) * len(arguments.seeds)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
 

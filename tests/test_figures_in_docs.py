@@ -60,6 +60,12 @@ def test_a_figure_of_nothing_is_an_error() -> None:
             figures.renewed(f"1<!-- = {place} -->")
 
 
+def test_a_difference_whose_sign_has_turned_is_an_error() -> None:
+    place = "table2 / FPT / MNIST - table2 / Random / MNIST"
+    with pytest.raises(ValueError, match=f"^{place} is negative"):
+        figures.renewed(f"7<!-- = {place} -->")
+
+
 def test_a_wrong_table_is_found_out() -> None:
     said = figures.renewed("<!-- table: fair -->\n| 1.0 |\n<!-- end -->")
     assert "| 1.0 |" not in said

@@ -3,16 +3,25 @@
 import json
 import os
 import re
+import runpy
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from conftest import write_mnist
+from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.launchers.local import LocalLauncher
+from fpt_lightning.experiments.launchers.verdict import Verdict
 from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.models.backbones.architectures import EMBEDDED
+from fpt_lightning.runs.outcome import State
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -121,7 +130,7 @@ def test_the_benchmark_of_costs(tmp_path: Path) -> None:
     words = f"--seconds=0 --device=cpu --sizes runs layers --most 3 --out={out} --picture={picture}"
     done = _make("benchmark-cost", f"ARGS={words}")
     assert done.returncode == 0, done.stderr[-2000:]
-    points = json.loads(out.read_text())["points"]
+    points = _points_of_one_matrix_rate(out)
     assert [(point["size"], point["value"]) for point in points] == [
         ("runs", 1), ("runs", 3), ("layers", 1), ("layers", 3)
     ]  # fmt: skip
@@ -129,6 +138,20 @@ def test_the_benchmark_of_costs(tmp_path: Path) -> None:
     assert points[2]["flops"] < points[3]["flops"]
     assert all(point["milliseconds"] > 0 < point["share"] for point in points)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_committed_shares_of_costs_are_of_one_matrix_rate() -> None:
+    assert len(_points_of_one_matrix_rate(ROOT / "benchmarks" / "results" / "cost-avx2.json")) == 20
+
+
+def _points_of_one_matrix_rate(out: Path) -> list[dict[str, Any]]:
+    """The points of a benchmark of costs, all held against the median of the rate: a single reading wanders too much."""
+    measured = json.loads(out.read_text())
+    points: list[dict[str, Any]] = measured["points"]
+    rates = [point["flops"] / point["milliseconds"] / 1e6 / point["share"] for point in points]
+    rate = statistics.median(point["matrix_rate_gflops"] for point in points)
+    assert [*rates, measured["matrix_rate_gflops"]] == pytest.approx([rate] * (len(points) + 1))
+    return points
 
 
 @pytest.mark.usefixtures("warm")
@@ -253,7 +276,7 @@ def test_every_table(table: str, runs_of_all_tables: Path, enough_images: Path) 
 @pytest.mark.usefixtures("warm")
 def test_the_benchmark_of_packs(tmp_path: Path) -> None:
     out = tmp_path / "pack.json"
-    budget = "--tasks bit_xor --sizes 1 4 --steps 1 --jobs 1 --rates 1e-3 1e-2 --seeds 0 1"
+    budget = "--tasks bit_xor --sizes 1 4 --steps 1 --jobs 1 --rates 1e-3 1e-2 --seeds 0 1 --repeats 1"
     done = _make("benchmark-pack", f"ARGS={budget} --out {out}")
     assert done.returncode == 0, done.stderr
     alone, together = json.loads(out.read_text())["rows"]
@@ -261,6 +284,45 @@ def test_the_benchmark_of_packs(tmp_path: Path) -> None:
     assert alone["ratio"] == 1
     assert together["pack"] == 4
     assert sum(together["sizes"]) <= 4
+
+
+def test_the_benchmark_of_packs_times_warm_processes_several_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, walls = [0.0], iter([30.0, 20.0, 90.0, 10.0, 40.0, 25.0])
+
+    class Played(LocalLauncher):
+        """Makes runs in no time but that of the clock: a thousand seconds where its processes are cold."""
+
+        warm = 0
+
+        def submit(self, runs: Sequence[Run]) -> None:
+            clock[0] += next(walls) if self.warm == 2 else 1000
+            self.warm, self.left = len(runs), list(runs)
+            for pack in runs:
+                for run in pack.members or (pack,):
+                    run.folder.mkdir(parents=True)
+                    packed = {"pack": {"size": len(pack.members)}} if pack.members else {}
+                    (run.folder / "result.json").write_text(json.dumps({"peak_memory_mb": 7, **packed}))
+
+        def wait(self, _: float) -> list[Verdict]:
+            return [Verdict(self.left.pop().id, State.FINISHED)]
+
+    main = runpy.run_path(str(ROOT / "benchmarks" / "pack.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "LocalLauncher", Played)
+    monkeypatch.setitem(main.__globals__, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    out = tmp_path / "pack.json"
+    words = "--tasks bit_xor --sizes 1 9 --jobs 2 --rates 1e-3 1e-2 --seeds 0 1 2"
+    monkeypatch.setattr(sys, "argv", ["pack.py", *words.split(), f"--out={out}"])
+    main()
+    measured = json.loads(out.read_text())
+    assert {name: measured[name] for name in ("rates", "seeds", "runs", "jobs")} == {
+        "rates": [1e-3, 1e-2], "seeds": [0, 1, 2], "runs": 6, "jobs": 2
+    }  # fmt: skip
+    alone, together = measured["rows"]
+    assert (alone["walls"], alone["wall_seconds"], alone["sizes"]) == ([30, 90, 40], 40, [1])  # in turn with packs
+    assert (together["walls"], together["wall_seconds"], together["sizes"]) == ([20, 10, 25], 20, [3])
+    assert together["ratio"] == 2
 
 
 def test_the_benchmark_of_halving(tmp_path: Path) -> None:

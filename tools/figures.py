@@ -5,8 +5,8 @@
 `NUMBER<!-- = PLACE -->` is a figure, rounded as it stands. PLACE is a cell of a table in `results/laptop` or
 `results/atlas` (`table2 / FPT / bit-memory`; `atlas/pocket` where both have one; behind it ` / error`, ` / paper`,
 ` / rate`, ` / equal`, its validation at equal arithmetic, or ` / layer / 3`, what a probe reads there), or an entry of
-a JSON in `benchmarks/results` (`train_step-cpu / steps / 0 / ratio`). Two may be subtracted (`A - B`), one made percent
-(`A * 100`).
+a JSON in `benchmarks/results` (`train_step-cpu / steps / 0 / ratio`). Two may be subtracted (`A - B`, the larger first:
+a negative figure is an error, as its sentence would be wrong), one made percent (`A * 100`).
 
 `<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it; with `NAME with rates` its
 learning rates follow, with `NAME with variance` the split of its variance.
@@ -47,7 +47,9 @@ def _written(before: str, place: str) -> str:
         return value
     if subtrahend:
         value -= float(_value(subtrahend))
-    return f"{abs(value):,.{len(before.partition('.')[2])}f}"
+    if value < 0:  # without its sign the figure would stay what it was, in a sentence that is no longer true
+        raise ValueError(f"{place} is negative: turn it round, and what the sentence says of it")
+    return f"{value:,.{len(before.partition('.')[2])}f}"
 
 
 def _value(place: str) -> float | str:
