@@ -195,6 +195,14 @@ def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
         (["both", "--profile", "smoke", "--arms", "FTP"], "table both has no arm 'FTP'; did you mean 'FPT'?"),
         (["both", "--profile", "smoke", "--tasks", "xor"], "table both has no task 'xor'"),
         (["both", "--profile", "smoke", "--model.lr", "1"], "--model.lr is what a table decides"),
+        (["both", "--profile", "smoke", "--model.init_args.lr", "1"], "--model.lr is what a table decides"),
+        (["both", "--profile", "smoke", "--model.init_args={lr: 1}"], "there is no option '--model'"),
+        (["both", "--profile", "smoke", "--data.root=["], "'--data.root=[' is neither an option nor its value"),
+        (
+            ["both", "--profile", "smoke", "--checkpoint.dirpath", "x"],
+            "--checkpoint.dirpath is one folder for all runs",
+        ),
+        (["both", "--profile", "smoke", "--last_checkpoint.dirpath=x"], "--last_checkpoint.dirpath is one folder for"),
         (["both", "--profile", "smoke", "stray"], "'stray' is neither an option nor its value"),
         (
             ["both", "--profile", "smoke", "--rates", "1e-3,fast"],

@@ -185,6 +185,10 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argpar
     for name in settings:
         if name in ("seed_everything", "model.lr", "run_folder", "ckpt_path", "arm"):
             raise UsageError(f"--{name} is what a table decides: change its protocol or profile in experiments.yaml")
+        if name.endswith("checkpoint.dirpath"):
+            raise UsageError(
+                f"--{name} is one folder for all runs, each of which keeps checkpoints of its own: leave it out"
+            )
         if "." not in name and name not in ("baselines", "cache_features"):
             raise UsageError(f"there is no option '--{name}'{did_you_mean(f'--{name}', own)}")
     at_least(1, "--", **{name: getattr(options, name, None) for name in ("jobs", "threads")})
