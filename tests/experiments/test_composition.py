@@ -143,7 +143,7 @@ def test_an_option_has_one_name() -> None:
 
 @pytest.mark.parametrize("value", ["[", "@x", "!!int words", "2024-13-45", "!!bool x", "[" * 1000])
 def test_a_value_that_is_no_yaml_is_named(value: str) -> None:
-    with pytest.raises(ValueError, match="^--data.root"):
+    with pytest.raises(ValueError, match=r"^--data\.root"):
         as_settings([f"--data.root={value}"])
 
 

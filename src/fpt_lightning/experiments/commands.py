@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def report(words: Sequence[str]) -> None:
         if options.out is not None:
             raise UsageError("--archive writes its own pages: leave out --out")
         write_archive(grid.records, {run.folder.name: outcomes[run.id] for run in grid.all_runs()}, options.archive)
-        _, archived = _read(parser, [*words, f"--folder={options.archive}"])
+        archived = replace(grid, folder=options.archive, archived=None)
         for kind, name in ARCHIVED.items():
             print(write_report(archived, archived.outcomes(), kind, options.archive / name), end="")
         return
