@@ -26,7 +26,7 @@ DECIDED = {"model.lr": "that is lr of arms, backbones and protocols", "seed_ever
 
 
 class Configured(Entry, frozen=True):
-    """An entry with options of its runs, by dotted name: ``settings``, and perhaps those of single tasks in ``tasks``."""
+    """An entry with options of its runs, by dotted name: ``settings``, perhaps those of single tasks in ``tasks``."""
 
     def __post_init__(self) -> None:
         tasks = getattr(self, "tasks", ())

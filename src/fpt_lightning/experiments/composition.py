@@ -81,7 +81,7 @@ def identity(values: Mapping[str, Any]) -> str:
     Raises:
         UsageError: If a number is not finite.
     """
-    what = {name: value for name, value in values.items() if not _is_place(name)}
+    what = {name: value for name, value in values.items() if not is_place(name)}
     root = what.pop("data.root", None)
     module, _, task = str(values.get("data.class_path", values.get("data"))).rpartition(".")
     is_ours = not module or module.startswith("fpt_lightning.")
@@ -147,7 +147,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _is_place(name: str) -> bool:
+def is_place(name: str) -> bool:
+    """Whether an option says where and how a run is made, being or belonging to one of :data:`PLACES`."""
     return any(name == place or name.startswith(f"{place}.") for place in PLACES)
 
 

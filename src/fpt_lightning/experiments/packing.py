@@ -87,7 +87,7 @@ def in_words(packs: Sequence[Run]) -> str:
     sizes = [len(pack.members) or 1 for pack in packs]
     said = [f"{sizes.count(size)} pack{'s' * (sizes.count(size) > 1)} of {size}" for size in sorted({*sizes} - {1})]
     alone = sizes.count(1)
-    return f"{sum(sizes)} runs: {', '.join([*said, *([f'{alone} alone'] if alone else [])])}"
+    return f"{sum(sizes)} runs: {', '.join([*said, *([f'{alone} alone'] if alone else [])]) or 'nothing is left to do'}"
 
 
 def run(words: Sequence[str]) -> None:
