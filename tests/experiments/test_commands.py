@@ -130,6 +130,10 @@ def test_what_makes_a_backbone_takes_places_and_texts(capsys: pytest.CaptureFixt
     places = ["--data.cache_folder=c", "--trainer.devices=1"]
     images = ["--data.device_resident_mb=0", "--data.root=digits", "--baselines=false"]
     words = ["sweep", "carries", "--profile", "atlas", "--tasks", "mnist", "--dry-run"]
+    assert main([*words[:-1], "--jobs=1", "--arms=novels"]) == 2
+    assert (
+        "table carries makes bodies of texts: say which folder holds them by --texts FOLDER" in capsys.readouterr().err
+    )
     made, made_of_texts = {}, {}
     for kept, more in ((made, []), (made_of_texts, [*places, *images, "--texts=books"])):
         assert main([*words, *more]) == 0

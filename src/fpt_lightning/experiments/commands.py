@@ -47,6 +47,7 @@ def sweep(words: Sequence[str]) -> None:
     from fpt_lightning.experiments.screen import Screen
     from fpt_lightning.experiments.sweep import Sweep, check_commands
 
+    grid.expect_texts(missing)
     try:
         with _launcher(options, grid.folder) as launcher:
             check_commands(grid, missing, launcher)

@@ -108,6 +108,19 @@ class Grid:
             return Outcome(State.FAILED, cause=f"{curve.problem}; without {run.folder} it is made again")
         return replace(outcome, validations=tuple(curve.validation))
 
+    def expect_texts(self, runs: Collection[Run]) -> None:
+        """Refuses runs that make a backbone of texts where nobody says of which.
+
+        Raises:
+            UsageError: If there is one.
+        """
+        makings = (self.profile.backbones[cell.arm.backbone].made_by for cell in self.cells)
+        untold = (making for making in makings if making and _lacks_texts(compose(making.configs, making.settings)))
+        if self.texts is None and {self._maker(making).id for making in untold} & {run.id for run in runs}:
+            raise UsageError(
+                f"table {self.table.name} makes bodies of texts: say which folder holds them by --texts FOLDER"
+            )
+
     def _cell(self, arm: Arm, task: str) -> Cell:
         backbone, reference = self.profile.backbones[arm.backbone], self.table.reference(arm, task)
         if backbone.missing is not None:
@@ -183,7 +196,7 @@ class Grid:
         """The run that makes a backbone: one for all learning rates and seeds of those that use it."""
         settings = plain({**making.settings, "export_backbone.enabled": True, "seed_everything": 0})
         values = compose(making.configs, settings)
-        if self.texts is not None and "TextFolder" in str(values.get("data.class_path")) and "data.root" not in values:
+        if self.texts is not None and _lacks_texts(values):
             settings["data.root"] = values["data.root"] = self.texts
         # an option of sections is one of every run, but for that of images
         of_all = [name for name in self.overrides if "." in name and name != "data.device_resident_mb"]
@@ -209,6 +222,11 @@ def make_grid(
     return Grid(
         experiments, table, profile, protocol, arms, tasks, selection.overrides, folder, archived, selection.texts
     )
+
+
+def _lacks_texts(values: Mapping[str, Any]) -> bool:
+    """Whether a run reads a folder of texts, and its options do not say which."""
+    return str(values.get("data.class_path")).endswith("TextFolder") and "data.root" not in values
 
 
 def _words(configs: Iterable[str], settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -35,8 +35,6 @@ def check_commands(grid: Grid, runs: Sequence[Run], launcher: Launcher) -> None:
     first = {run.id: run for run in of_cells if run is not None} | {run.id: run for run in runs if run.makes_backbone}
     answers = launcher.check([run.command for run in first.values()])
     for run, answer in zip(first.values(), answers, strict=True):
-        if answer is not None and run.makes_backbone and "--data.root" in answer:
-            answer += " here as --texts FOLDER"
         if answer is not None:
             raise FPTError(f"table {grid.table.name}, task {run.task}: {answer}")
 
