@@ -67,7 +67,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Gives an empty folder to write to, whose files move to their places in ``folder`` once all are there.
 
-    Each file is whole at every moment; links, and files that the block did not write, stay out of it.
+    Each file is whole at every moment, and on the disk before the first has its name; they get their names one right
+    after the other, by the alphabet. Links stay out of it.
 
     Raises:
         OSError: If it cannot be written.
@@ -76,11 +77,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     clear_parts(folder, stale=STALE)
     with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as part:
         yield Path(part)
-        for path in Path(part).rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                place = folder / path.relative_to(part)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(place)
+        written = [path for path in sorted(Path(part).rglob("*")) if path.is_file() and not path.is_symlink()]
+        for path in written:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        for path in written:
+            place = folder / path.relative_to(part)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
 
 
 def file_hash(path: Path) -> str:

@@ -109,6 +109,47 @@ def test_the_fair_protocol_waits_for_a_choice_before_it_runs_the_other_seeds(
     ]
 
 
+def test_a_dry_run_counts_what_is_left_where_the_launcher_makes_it(
+    experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", "both", "--profile", "smoke", "--protocol", "fair", "--tasks", "bit_xor", "--dry-run"]
+    said = {}
+    for more in (("--jobs", "2"), ("--launcher", "slurm"), ("--launcher", "ray", "--address", "auto")):
+        assert main([*words, *more]) == 0
+        out, said[more[1]] = capsys.readouterr()
+    assert said == {"2": "2 runs: 2 alone\n", **dict.fromkeys(("slurm", "ray"), "2 runs: 1 pack of 2\n")}
+    assert main([*words, "--gpus", "0.5"]) == 2
+    assert "--gpus is an option of --launcher ray" in capsys.readouterr().err
+    for line in out.splitlines():
+        _leave_result(shlex.split(line), 0.5)
+    assert main(words) == 0
+    assert capsys.readouterr().err == "4 runs: 4 alone\n"  # the other seeds of two finalists
+
+
+def test_what_makes_a_backbone_takes_places_and_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["--data.cache_folder=c", "--trainer.devices=1"]
+    images = ["--data.device_resident_mb=0", "--data.root=digits", "--baselines=false"]
+    words = ["sweep", "carries", "--profile", "atlas", "--tasks", "mnist", "--dry-run"]
+    assert main([*words[:-1], "--jobs=1", "--arms=novels"]) == 2
+    assert (
+        "table carries makes bodies of texts: say which folder holds them by --texts FOLDER" in capsys.readouterr().err
+    )
+    made, made_of_texts = {}, {}
+    for kept, more in ((made, []), (made_of_texts, [*places, *images, "--texts=books"])):
+        assert main([*words, *more]) == 0
+        for command in _commands(capsys):
+            if "--export_backbone.enabled=true" in command:
+                kept[command[3] + str("--data.repeat_share=0.5" in command)] = command
+    assert made.keys() == made_of_texts.keys()
+    assert len(made) == 5
+    for name, command in made.items():
+        more = set(made_of_texts[name]) - set(command)
+        texts = name.startswith("pretrain/language.yaml")
+        folder = {word for word in made_of_texts[name] if word.startswith("--run_folder=")} if texts else set()
+        assert more == {*places} | ({"--data.root=books"} if texts else set()) | folder
+        assert not texts or folder.isdisjoint(command)  # another body
+
+
 def _leave_result(command: list[str], value: float) -> None:
     folder = Path(next(word for word in command if word.startswith("--run_folder=")).partition("=")[2])
     folder.mkdir(parents=True)
@@ -195,6 +236,14 @@ def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
         (["both", "--profile", "smoke", "--arms", "FTP"], "table both has no arm 'FTP'; did you mean 'FPT'?"),
         (["both", "--profile", "smoke", "--tasks", "xor"], "table both has no task 'xor'"),
         (["both", "--profile", "smoke", "--model.lr", "1"], "--model.lr is what a table decides"),
+        (["both", "--profile", "smoke", "--model.init_args.lr", "1"], "--model.lr is what a table decides"),
+        (["both", "--profile", "smoke", "--model.init_args={lr: 1}"], "there is no option '--model'"),
+        (["both", "--profile", "smoke", "--data.root=["], "'--data.root=[' is neither an option nor its value"),
+        (
+            ["both", "--profile", "smoke", "--checkpoint.dirpath", "x"],
+            "--checkpoint.dirpath is one folder for all runs",
+        ),
+        (["both", "--profile", "smoke", "--last_checkpoint.dirpath=x"], "--last_checkpoint.dirpath is one folder for"),
         (["both", "--profile", "smoke", "stray"], "'stray' is neither an option nor its value"),
         (
             ["both", "--profile", "smoke", "--rates", "1e-3,fast"],

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fpt_lightning.command_line.parsed import ParsedCommand
 from fpt_lightning.errors import UsageError
 from fpt_lightning.experiments import composition
 from fpt_lightning.experiments.composition import PLACES, PUBLISHED, as_settings, as_words, compose, identity
@@ -118,6 +119,32 @@ def test_later_configs_win_and_sections_merge() -> None:
     assert values["model.trainable"] == "all"
     assert values["model.lr"] == 0.5
     assert values["data.n"] == 5
+
+
+def test_a_mapping_is_taken_whole_as_the_command_line_takes_it() -> None:
+    Path("one.yaml").write_text("model: {architecture: {n_layer: 2, n_head: 4}, part_lr: {input: 0.1, output: 0.1}}\n")
+    Path("other.yaml").write_text("model: {architecture: {n_embd: 32}}\n")
+    base = ["bit_xor.yaml", "backbones/pocket.yaml", "initialization/random.yaml", "one.yaml"]
+    for configs, more in (([*base, "other.yaml"], {}), (base, {"model.architecture": {"n_embd": 32}})):
+        settings = {**more, "model.part_lr": {"positions": 0.01}}
+        words = [word for config in configs for word in ("--config", config)]
+        model = ParsedCommand(["run", *words, *as_words(settings)]).config["run"].model.init_args
+        values = compose(configs, settings)
+        assert (model.architecture, model.part_lr) == ({"n_embd": 32}, {"positions": 0.01})
+        assert (values["model.architecture"], values["model.part_lr"]) == (model.architecture, model.part_lr)
+
+
+def test_an_option_has_one_name() -> None:
+    words = ["--model.init_args.layers=3", "--data.init_args.batch_size", "8"]
+    assert as_settings(words) == {"model.layers": 3, "data.batch_size": 8}
+    long, short = {"data.init_args.batch_size": 8}, {"data.batch_size": 8}
+    assert compose(["mnist.yaml"], long) == compose(["mnist.yaml"], short)
+
+
+@pytest.mark.parametrize("value", ["[", "@x", "!!int words", "2024-13-45", "!!bool x", "[" * 1000])
+def test_a_value_that_is_no_yaml_is_named(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^--data\.root"):
+        as_settings([f"--data.root={value}"])
 
 
 @pytest.mark.parametrize("words", [["lr=1"], ["--lr"], ["--lr", "--seed", "1"]])

@@ -188,6 +188,28 @@ BAD = {
     "a figure of nothing": (put("tables/table2/arms/A/reference", [100, [None]]), "A.reference[1][0]: expected float, got null"),
     "a figure in words": (put("tables/table2/arms/A/reference", [100, "x"]), "reference[1]: expected float | array | null, got str"),
     "an arm of nothing": (put("tables/table2/arms/B", None), "tables.table2.arms.B: expected a mapping, got null"),
+    "a rate among the settings of a table": (
+        put("tables/table2/settings", {"model.lr": 1}), "tables.table2.settings.model.lr: no option here, that is lr of arms"),
+    "a rate of an arm by its long name": (
+        put("tables/table2/arms/A/settings", {"model.init_args.lr": 1}), "arms.A.settings.model.lr: no option here"),
+    "a seed of an arm's task": (put("tables/table2/arms/A/tasks", {"xor": {"settings": {"seed_everything": 1}}}),
+        "tables.table2.arms.A.tasks.xor.settings.seed_everything: no option here, that is seeds of protocols"),
+    "a seed of a task": (put("tasks/xor/settings", {"seed_everything": 1}), "tasks.xor.settings.seed_everything: no option"),
+    "a seed of a profile's task": (
+        put("profiles/smoke/tasks", {"xor": {"seed_everything": 1}}), "smoke.tasks.xor.seed_everything: no option here"),
+    "a rate of a backbone's task": (put("profiles/smoke/backbones/body/tasks", {"xor": {"model.lr": 1}}),
+        "profiles.smoke.backbones.body.tasks.xor.model.lr: no option here"),
+    "a rate of a profile's protocol": (put("profiles/smoke/protocols", {"fair": {"settings": {"model.lr": 1}}}),
+        "profiles.smoke.protocols.fair.settings.model.lr: no option here"),
+    "a seed of what makes a backbone": (
+        put("profiles/smoke/backbones/body/made_by", {"configs": [], "settings": {"model.lr": 1, "seed_everything": 1}}),
+        "body.made_by.settings.seed_everything: no option here, a backbone is made with seed 0"),
+    "settings in sections": (put("profiles/smoke/settings", {"trainer": {"max_steps": 9}}),
+        "profiles.smoke.settings.trainer: expected options by dotted name, such as trainer.NAME, got a mapping"),
+    "an arm called as a baseline of another backbone": (
+        lambda content: content.update(baselines={"A": {"backbone": "third"}})
+        or content["profiles"]["smoke"]["backbones"].update(third={}),
+        "tables.table2.arms.A: expected another name, a baseline of another backbone is called so"),
     "no arms": (put("tables/table2/arms", {}), "tables.table2.arms: expected at least one"),
     "no tasks": (put("tables/table2/tasks", []), "tables.table2.tasks: expected array of length >= 1"),
     "a task twice": (put("tables/table2/tasks", ["xor", "xor"]), "tables.table2.tasks: expected each once"),

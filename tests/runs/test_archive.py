@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 import yaml
 
 from fpt_lightning.errors import FPTError, UsageError
-from fpt_lightning.files import write_whole
 from fpt_lightning.runs.archive import Archive, RunFolders, open_runs, write_archive
 from fpt_lightning.runs.lock import lock_of
 from fpt_lightning.runs.outcome import Outcome, State, write_failure
@@ -92,22 +92,59 @@ def test_a_kill_between_the_files_gives_no_run_the_curve_of_another(monkeypatch:
     assert _archived("b", "c").curve("c", "accuracy").validation == [(10, 0.9)]
     _run("a", {}, "step,val_accuracy\n9,0.1\n")
 
-    def killed(path: Path, content: str | bytes) -> None:
+    def killed(path: Path, place: Path) -> Path:
         if path.name == "runs.jsonl":
             raise KeyboardInterrupt
-        write_whole(path, content)
+        return replace(path, place)
 
+    replace = Path.replace
     with monkeypatch.context() as patch:
-        patch.setattr("fpt_lightning.runs.archive.write_whole", killed)
+        patch.setattr(Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             _archived("a", "b", "c")
     archive = Archive(Path("kept"))
     for read in (partial(archive.curve, "c", "accuracy"), partial(archive.rows, "c")):
         with pytest.raises(
-            FPTError, match=r"curves\.csv has another curve of c than .*runs\.jsonl.* archive the runs again"
+            FPTError, match=r"curves\.csv has another curve of c than .*runs\.jsonl.* archive the run folders again"
         ):
             read()
     assert _archived("a", "b", "c").curve("c", "accuracy").validation == [(10, 0.9)]
+
+
+def test_a_kill_before_the_files_are_whole_leaves_the_archive_that_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may be the only place of its runs: they are archived anew from itself."""
+    _run("b", {})
+    before = {name: Path(_archived("b").folder, name).read_bytes() for name in ("curves.csv", "runs.jsonl")}
+    _run("a", {}, "step,val_accuracy\n9,0.1\n")
+
+    def killed(path: Path, content: bytes) -> int:
+        if path.name == "runs.jsonl":
+            raise KeyboardInterrupt
+        return write_bytes(path, content)
+
+    write_bytes = Path.write_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _archived("a", "b")
+    assert {name: Path("kept", name).read_bytes() for name in before} == before
+
+
+def test_runs_that_are_nowhere_else_are_not_thrown_away() -> None:
+    _run("b", {})
+    write_failure(_run("c"), "out of memory")
+    _run("a", {})
+    _archived("a", "b", "c")
+    _archived("a")  # the others have their folders
+    _archived("a", "b", "c")
+    for name in "bc":
+        shutil.rmtree(f"runs/{name}")
+    with pytest.raises(UsageError, match="kept alone holds 1 runs that these options leave out, such as b: "):
+        _archived("a")
+    continued = open_runs(Path("runs"), Path("kept"))
+    write_archive(continued, {name: continued.outcome(name) for name in "ab"}, Path("kept"))
+    Path("kept/runs.jsonl").write_text("{}\n")
+    assert _archived("a").outcome("b").state is State.MISSING  # one that cannot be read holds nothing
 
 
 def test_pictures_of_what_is_archived_no_more_go() -> None:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr, replace
 
+from fpt_lightning.experiments.composition import without_init_args
 from fpt_lightning.experiments.typed_yaml import Entry
 
 LARGEST = 1e30  # of a number: msgspec has no other way to refuse infinity
@@ -20,6 +21,32 @@ Seeds = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**32)], ...], Meta(min_len
 Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 
 
+DECIDED = {"model.lr": "that is lr of arms, backbones and protocols", "seed_everything": "that is seeds of protocols"}
+"""What the protocol gives to every run, chosen or a factor in any case, and where a table says it."""
+
+
+class Configured(Entry, frozen=True):
+    """An entry with options of its runs, by dotted name: ``settings``, perhaps those of single tasks in ``tasks``."""
+
+    def __post_init__(self) -> None:
+        tasks = getattr(self, "tasks", ())
+        of_tasks = {f"tasks.{task}": tasks[task] for task in tasks if isinstance(tasks, Mapping)}
+        for path, settings in {"settings": getattr(self, "settings", {}), **of_tasks}.items():
+            if not isinstance(settings, Mapping):  # what is of a task is an entry itself
+                continue
+            for name, value in ((without_init_args(name), value) for name, value in settings.items()):
+                if name in self._decided():
+                    raise ValueError(f"{path}.{name}: no option here, {self._decided()[name]}")
+                if "." not in name and isinstance(value, Mapping):  # which nothing that plans runs would see
+                    raise ValueError(
+                        f"{path}.{name}: expected options by dotted name, such as {name}.NAME, got a mapping"
+                    )
+
+    def _decided(self) -> Mapping[str, str]:
+        """Options that something else gives to the runs, and what does."""
+        return DECIDED
+
+
 class Reference(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A figure of a paper: its mean and, where it was given, its standard error, in the column's units."""
 
@@ -27,7 +54,7 @@ class Reference(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     standard_error: Annotated[float, Meta(ge=0, le=LARGEST)] | None = None
 
 
-class Task(Entry, frozen=True):
+class Task(Configured, frozen=True):
     """A column: a task config, the paper's learning rate, and what judges a run, the higher the better.
 
     ``settings`` are options behind those of its config, such as a ``data.fraction``: a column of its own;
@@ -45,20 +72,24 @@ class Task(Entry, frozen=True):
     reference_split: Literal["test", "validation"] = "test"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isnan(self.chance):
             if self.metric == "accuracy":
                 raise ValueError("chance: expected the accuracy of guessing in percent, got none")
             force_setattr(self, "chance", 0.0)
 
 
-class Making(Entry, frozen=True):
+class Making(Configured, frozen=True):
     """A run whose exported body is the backbone of other runs: the paper's "Bit"."""
 
     configs: Names
     settings: Mapping[str, Any] = {}
 
+    def _decided(self) -> Mapping[str, str]:
+        return {"seed_everything": "a backbone is made with seed 0"}
 
-class Backbone(Entry, frozen=True):
+
+class Backbone(Configured, frozen=True):
     """What a profile takes for a backbone that arms name by its role, or why the profile leaves it out.
 
     Its configs stand behind that of the task; ``lr`` is that of the paper protocol where it is not the task's.
@@ -72,7 +103,7 @@ class Backbone(Entry, frozen=True):
     missing: str | None = None
 
 
-class Change(Entry, frozen=True):
+class Change(Configured, frozen=True):
     """What of an arm is otherwise on a single task: another backbone or learning rate, more configs and options."""
 
     backbone: str | None = None
@@ -81,7 +112,7 @@ class Change(Entry, frozen=True):
     lr: Rate | None = None
 
 
-class Arm(Entry, frozen=True):
+class Arm(Configured, frozen=True):
     """A row of a table.
 
     Attributes:

@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,18 @@ def sweep(words: Sequence[str]) -> None:
     if isinstance(grid.records, Archive):
         raise UsageError(f"{grid.folder} is the archive of a table: its sweep needs another --folder")
     outcomes = grid.outcomes()
+    due = grid.due(outcomes)
+    missing = [run for run in due if not run.is_done(outcomes[run.id])]
     if options.dry_run:
-        due = grid.due(outcomes)
+        places = _places(options)
         for run in due:
             print(shlex.join(["fpt", *run.command]))
-        places = options.jobs or len(visible_gpus()) or visible_cores()
-        print(in_words(packed(due, options.pack, places)), file=sys.stderr)
+        print(in_words(packed(missing, options.pack, places)), file=sys.stderr)
         return
     from fpt_lightning.experiments.screen import Screen
     from fpt_lightning.experiments.sweep import Sweep, check_commands
 
-    missing = [run for run in grid.due(outcomes) if not run.is_done(outcomes[run.id])]
+    grid.expect_texts(missing)
     try:
         with _launcher(options, grid.folder) as launcher:
             check_commands(grid, missing, launcher)
@@ -101,7 +103,7 @@ def report(words: Sequence[str]) -> None:
         if options.out is not None:
             raise UsageError("--archive writes its own pages: leave out --out")
         write_archive(grid.records, {run.folder.name: outcomes[run.id] for run in grid.all_runs()}, options.archive)
-        _, archived = _read(parser, [*words, f"--folder={options.archive}"])
+        archived = replace(grid, folder=options.archive, archived=None)
         for kind, name in ARCHIVED.items():
             print(write_report(archived, archived.outcomes(), kind, options.archive / name), end="")
         return
@@ -149,6 +151,7 @@ def _parser(command: str, about: str, *parents: argparse.ArgumentParser) -> argp
         "stop early; by default the table's")  # fmt: skip
     add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"of the runs; by default {DEFAULT_FOLDER}")
     add("--archived", type=Path, metavar="FOLDER", help="an archive whose runs count as made where they have no folder")
+    add("--texts", metavar="FOLDER", help="what bodies are made of that read texts, as in the table carries")
     add("--experiments", metavar="FILE", help="another experiments.yaml")
     add("--arms", action="append", default=[], metavar="ARM", help="only this row; may be repeated")
     add("--tasks", action="append", default=[], metavar="TASK", help="only this column; may be repeated")
@@ -185,6 +188,10 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argpar
     for name in settings:
         if name in ("seed_everything", "model.lr", "run_folder", "ckpt_path", "arm"):
             raise UsageError(f"--{name} is what a table decides: change its protocol or profile in experiments.yaml")
+        if name.endswith("checkpoint.dirpath"):
+            raise UsageError(
+                f"--{name} is one folder for all runs, each of which keeps checkpoints of its own: leave it out"
+            )
         if "." not in name and name not in ("baselines", "cache_features"):
             raise UsageError(f"there is no option '--{name}'{did_you_mean(f'--{name}', own)}")
     at_least(1, "--", **{name: getattr(options, name, None) for name in ("jobs", "threads")})
@@ -192,20 +199,31 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argpar
     if options.table is None:
         names = "\n".join(f"  {name:<12}{table.title} ({table.source})" for name, table in experiments.tables.items())
         raise UsageError(f"say which table; {experiments.path} has\n{names}")
-    asked = ("table", "profile", "protocol", "arms", "tasks", "rates", "seeds")
+    asked = ("table", "profile", "protocol", "arms", "tasks", "rates", "seeds", "texts")
     selection = Selection(**{name: getattr(options, name) for name in asked}, overrides=settings)
     return options, make_grid(experiments, selection, options.folder, options.archived)
 
 
-def _launcher(options: argparse.Namespace, folder: Path) -> Launcher:
-    """Who makes the runs.
+def _places(options: argparse.Namespace) -> int:
+    """Where packs are made at a time, as far as that is known before a launcher is there; of a cluster it is not.
 
     Raises:
-        UsageError: If an option belongs to another launcher.
+        UsageError: If an option belongs to another launcher, or is none of SLURM's.
     """
     for name, owner in (("address", "ray"), ("gpus", "ray"), ("slurm", "slurm")):
         if getattr(options, name) not in (None, []) and options.launcher != owner:
             raise UsageError(f"--{name} is an option of --launcher {owner}, not of --launcher {options.launcher}")
+    if options.slurm:
+        from fpt_lightning.experiments.launchers.slurm import read_options
+
+        read_options(options.slurm)
+    here = options.launcher == "local" or (options.launcher == "ray" and options.address is None)
+    return options.jobs or (len(visible_gpus()) or visible_cores() if here else 1)
+
+
+def _launcher(options: argparse.Namespace, folder: Path) -> Launcher:
+    """Who makes the runs, with the errors of :func:`_places`."""
+    _places(options)
     if options.launcher == "ray":
         from fpt_lightning.experiments.launchers.ray import RayLauncher
 

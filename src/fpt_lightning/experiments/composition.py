@@ -54,7 +54,7 @@ PUBLISHED = frozenset(
 
 
 def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Merges configs from left to right, then settings, key by key.
+    """Merges configs from left to right, then settings: the last value of a name is taken whole, a mapping too.
 
     Args:
         configs: Names or paths, as after ``--config``.
@@ -67,10 +67,8 @@ def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, An
         UsageError: If a config does not exist, is not YAML, or has no options.
     """
     merged: dict[str, Any] = {}
-    for config in configs:
-        _merge(merged, _read(config))
-    for name, value in settings.items():
-        _merge(merged, {name: value})
+    for more in (*map(_read, configs), {without_init_args(name): value for name, value in settings.items()}):
+        merged |= copy.deepcopy(dict(more))
     return merged
 
 
@@ -108,7 +106,7 @@ def as_settings(words: Sequence[str]) -> dict[str, Any]:
     """Options of the command line as settings: ``--name=value`` or ``--name value``.
 
     Raises:
-        ValueError: If a word is neither an option nor its value.
+        ValueError: If a word is neither an option nor its value, or that is not YAML.
     """
     settings: dict[str, Any] = {}
     waiting = list(words)
@@ -121,9 +119,18 @@ def as_settings(words: Sequence[str]) -> dict[str, Any]:
             if not waiting or waiting[0].startswith("--"):
                 raise ValueError(word)
             value = waiting.pop(0)
-        # a slice of layers and a time stay what they are, which YAML 1.1 reads to the base of 60
-        settings[name] = value if re.fullmatch(r"\d+(:\d+)+", value) else plain(yaml.safe_load(value))
+        try:
+            # a slice of layers and a time stay what they are, which YAML 1.1 reads to the base of 60
+            read = value if re.fullmatch(r"\d+(:\d+)+", value) else plain(yaml.safe_load(value))
+        except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
+            raise ValueError(word) from error
+        settings[without_init_args(name)] = read
     return settings
+
+
+def without_init_args(name: str) -> str:
+    """An option's name as the shorter of two that the command line takes: ``model.lr`` for ``model.init_args.lr``."""
+    return re.sub(r"^(\w+)\.init_args(?=\.|$)", r"\1", name)
 
 
 def plain(value: Any) -> Any:
@@ -141,7 +148,7 @@ def plain(value: Any) -> Any:
 
 
 def is_place(name: str) -> bool:
-    """Whether an option is one of :data:`PLACES`, or of one of them."""
+    """Whether an option says where and how a run is made, being or belonging to one of :data:`PLACES`."""
     return any(name == place or name.startswith(f"{place}.") for place in PLACES)
 
 
@@ -164,11 +171,3 @@ def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _merge(merged: dict[str, Any], more: Mapping[str, Any]) -> None:
-    for name, value in more.items():
-        if isinstance(value, dict) and isinstance(merged.get(name), dict):
-            merged[name] = {**merged[name], **value}
-        else:
-            merged[name] = copy.deepcopy(value)

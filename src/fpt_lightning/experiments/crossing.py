@@ -7,10 +7,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from fpt_lightning.experiments.arms import Arm
-
-DECIDED = ("model.lr", "seed_everything")
-"""What the protocol gives to every run: the one is chosen, the other is a factor in any case."""
+from fpt_lightning.experiments.arms import DECIDED, Arm
 
 
 def expect_crossed(arms: Mapping[str, Arm], options: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from msgspec import structs
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.arms import Arm, Backbone, Making
 from fpt_lightning.experiments.cells import Cell, Run
-from fpt_lightning.experiments.composition import as_words, compose, identity, plain
+from fpt_lightning.experiments.composition import as_words, compose, identity, is_place, plain
 from fpt_lightning.experiments.halving import Rung, rungs_of, shares_of, validation_interval
 from fpt_lightning.experiments.packing import shared
 from fpt_lightning.experiments.tables import Experiments, Profile, Protocol, Table
@@ -28,6 +28,7 @@ class Selection:
     Attributes:
         arms: Only these rows, and only the columns of ``tasks``; all where there are none.
         rates: Other learning rates than the protocol's, and other ``seeds``.
+        texts: The folder that backbones are made of whose making reads texts and names none.
         overrides: Options of every run, by dotted name; the last word.
     """
 
@@ -39,6 +40,7 @@ class Selection:
     rates: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    texts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Grid:
     overrides: Mapping[str, Any]
     folder: Path
     archived: Path | None = None
+    texts: str | None = None
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -101,7 +104,22 @@ class Grid:
         if self.protocol.reduction is None or run.makes_backbone or outcome.state is State.MISSING:
             return outcome
         curve = self.records.curve(run.folder.name, self.experiments.tasks[run.task].metric)
+        if curve.problem is not None and outcome.state is State.PAUSED:  # at its rung nobody knows what it is worth
+            return Outcome(State.FAILED, cause=f"{curve.problem}; without {run.folder} it is made again")
         return replace(outcome, validations=tuple(curve.validation))
+
+    def expect_texts(self, runs: Collection[Run]) -> None:
+        """Refuses runs that make a backbone of texts where nobody says of which.
+
+        Raises:
+            UsageError: If there is one.
+        """
+        makings = (self.profile.backbones[cell.arm.backbone].made_by for cell in self.cells)
+        untold = (making for making in makings if making and _lacks_texts(compose(making.configs, making.settings)))
+        if self.texts is None and {self._maker(making).id for making in untold} & {run.id for run in runs}:
+            raise UsageError(
+                f"table {self.table.name} makes bodies of texts: say which folder holds them by --texts FOLDER"
+            )
 
     def _cell(self, arm: Arm, task: str) -> Cell:
         backbone, reference = self.profile.backbones[arm.backbone], self.table.reference(arm, task)
@@ -178,8 +196,13 @@ class Grid:
     def _maker(self, making: Making) -> Run:
         """The run that makes a backbone: one for all learning rates and seeds of those that use it."""
         settings = plain({**making.settings, "export_backbone.enabled": True, "seed_everything": 0})
-        places = {name: value for name, value in self.overrides.items() if name.startswith("trainer.accelerator")}
-        name = identity(compose(making.configs, settings))
+        values = compose(making.configs, settings)
+        if self.texts is not None and _lacks_texts(values):
+            settings["data.root"] = values["data.root"] = self.texts
+        # an option of sections is one of every run, but for that of images
+        of_all = [name for name in self.overrides if "." in name and name != "data.device_resident_mb"]
+        places = {name: self.overrides[name] for name in of_all if is_place(name)}
+        name = identity(values)
         words = _words(making.configs, {**settings, **places})
         return Run(name, self.folder / f"backbone-{name}", words, "backbone", None, 0, makes_backbone=True)
 
@@ -197,7 +220,14 @@ def make_grid(
     protocol = structs.replace(protocol, lr=selection.rates or protocol.lr, seeds=selection.seeds or protocol.seeds)
     arms = _chosen(table.arms, selection.arms, "arm", table.name)
     tasks = _chosen(table.tasks, selection.tasks, "task", table.name)
-    return Grid(experiments, table, profile, protocol, arms, tasks, selection.overrides, folder, archived)
+    return Grid(
+        experiments, table, profile, protocol, arms, tasks, selection.overrides, folder, archived, selection.texts
+    )
+
+
+def _lacks_texts(values: Mapping[str, Any]) -> bool:
+    """Whether a run reads a folder of texts, and its options do not say which."""
+    return str(values.get("data.class_path")).endswith("TextFolder") and "data.root" not in values
 
 
 def _words(configs: Iterable[str], settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ class Rung:
 def shares_of(rates: int, reduction: int) -> list[float]:
     """The rungs of a grid as shares of a run's steps: ``reduction`` to the power of -k, ..., -1.
 
-    There are as many as leave one rate, or at least one.
+    There are as many as the rates have powers of ``reduction`` below or at them, at least one. A power of it itself is
+    brought down to one rate; five to eight rates have one rung with a reduction of 3, which leaves two or three.
     """
     count = 1
     while reduction ** (count + 1) <= rates:

@@ -13,7 +13,8 @@ import yaml
 
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.cells import Run
-from fpt_lightning.experiments.composition import PLACES, dotted, plain
+from fpt_lightning.experiments.composition import PLACES, as_words, dotted, plain
+from fpt_lightning.experiments.typed_yaml import expect_different
 from fpt_lightning.models.backbones.architectures import WITHOUT_WEIGHTS
 from fpt_lightning.models.parts import PAPER
 from fpt_lightning.runs.lock import hold
@@ -86,7 +87,7 @@ def in_words(packs: Sequence[Run]) -> str:
     sizes = [len(pack.members) or 1 for pack in packs]
     said = [f"{sizes.count(size)} pack{'s' * (sizes.count(size) > 1)} of {size}" for size in sorted({*sizes} - {1})]
     alone = sizes.count(1)
-    return f"{sum(sizes)} runs: {', '.join([*said, *([f'{alone} alone'] if alone else [])])}"
+    return f"{sum(sizes)} runs: {', '.join([*said, *([f'{alone} alone'] if alone else [])]) or 'nothing is left to do'}"
 
 
 def run(words: Sequence[str]) -> None:
@@ -103,8 +104,7 @@ def run(words: Sequence[str]) -> None:
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
         folders.append(folder / ",".join(f"{name}={value}" for name, value in chosen.items()))
-        options = [f"--{name}={json.dumps(value)}" for name, value in chosen.items()]
-        commands.append(["run", *words, *options, f"--run_folder={folders[-1]}", "--ckpt_path=last"])
+        commands.append(["run", *words, *as_words(chosen), f"--run_folder={folders[-1]}", "--ckpt_path=last"])
     with ExitStack() as held:
         for place in folders:
             place.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def run(words: Sequence[str]) -> None:
 
 def _read(words: list[str]) -> tuple[list[str], dict[str, list[Any]], Path]:
     """The words without ours, the lists, and the folder of the run folders."""
-    rest, lists, folder = list[str](), dict[str, list[Any]](), None
+    rest, said, folder = list[str](), list[str](), None
     while words:
         name, equals, value = words.pop(0).partition("=")
         if name not in ("--pack", "--run_folder"):
@@ -127,11 +127,11 @@ def _read(words: list[str]) -> tuple[list[str], dict[str, list[Any]], Path]:
         if name == "--run_folder":
             folder = Path(value)
         else:
-            lists |= _lists(value)
+            said.append(value.rstrip(","))
     if folder is None:
         taken = [int(path.name) for path in Path("runs/packs").glob("*") if path.name.isdigit()]
         folder = Path("runs/packs") / f"{max(taken, default=-1) + 1:03d}"
-    return rest, lists, folder
+    return rest, _lists(",".join(said)), folder
 
 
 def _lists(text: str) -> dict[str, list[Any]]:
@@ -142,7 +142,19 @@ def _lists(text: str) -> dict[str, list[Any]]:
         if name not in MAY_DIFFER:
             raise UsageError(f"--pack: the runs of a pack cannot differ in '{name}'{did_you_mean(name, MAY_DIFFER)} "
                              f"They may in {', '.join(sorted(MAY_DIFFER))}.")  # fmt: skip
-    return {name: [plain(value) for value in yaml.safe_load(values)] for name, values in found}
+    lists: dict[str, list[Any]] = {}
+    try:
+        expect_different([name for name, _ in found], "lists")
+        for name, values in found:
+            lists[name] = plain(yaml.safe_load(values))
+            expect_different(lists[name], name)
+    except (yaml.YAMLError, ValueError, KeyError) as error:
+        raise UsageError(f"--pack {text}: {' '.join(str(error).split())}") from error
+    if empty := [name for name, values in lists.items() if not values]:
+        raise UsageError(
+            f"--pack: {empty[0]} has no value: the runs of a pack are every combination of those in the lists"
+        )
+    return lists
 
 
 def _freezes_input(values: Mapping[str, Any]) -> bool:

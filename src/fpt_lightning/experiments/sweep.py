@@ -85,7 +85,10 @@ class Sweep:
 
     def _submit(self) -> None:
         now = time.monotonic()
-        ready = [run for run in self.grid.due(self.outcomes) if self._is_ready(run, now)]
+        due = [run for run in self.grid.due(self.outcomes) if not run.is_done(self.outcomes[run.id])]
+        wanted = {run.id for run in due if _asked(run) not in self.ended}
+        self.later = {name: when for name, when in self.later.items() if name in wanted}  # no choice needs the others
+        ready = [run for run in due if self._is_ready(run, now)]
         if ready:
             self.given.update({run.id: run for run in ready})
             shared = [replace(run, shared=None) if run.id in self.alone else run for run in ready]
@@ -98,8 +101,6 @@ class Sweep:
             return False
         if run.id in self.later and is_locked(run.folder):  # a look is cheaper than a job
             self.later[run.id] = now + BUSY
-            return False
-        if run.is_done(self.outcomes[run.id]):
             return False
         return run.needs is None or run.needs.is_done(self.outcomes[run.needs.id])
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from fpt_lightning.config_files import shipped
 from fpt_lightning.errors import UsageError, did_you_mean
-from fpt_lightning.experiments.arms import Arm, Backbone, Names, Rates, Reference, Seeds, Task
+from fpt_lightning.experiments.arms import Arm, Backbone, Configured, Names, Rates, Reference, Seeds, Task
 from fpt_lightning.experiments.crossing import expect_crossed
 from fpt_lightning.experiments.halving import kept, shares_of
 from fpt_lightning.experiments.typed_yaml import Entry, convert, expect_different, expect_known, read_yaml
@@ -25,7 +25,7 @@ MEASURES = {
 """What a column of a table may hold, and its heading."""
 
 
-class Table(Entry, frozen=True):
+class Table(Configured, frozen=True):
     """A set of arms and tasks with a reference column.
 
     Attributes:
@@ -64,7 +64,7 @@ class Table(Entry, frozen=True):
         }
 
 
-class Protocol(Entry, frozen=True):
+class Protocol(Configured, frozen=True):
     """How the learning rate of an arm is chosen.
 
     Attributes:
@@ -119,7 +119,7 @@ class Protocol(Entry, frozen=True):
         return f"takes {best} by mean validation {metric} over {every}; {passed_over}"
 
 
-class Profile(Entry, frozen=True):
+class Profile(Configured, frozen=True):
     """A budget: backbones by role, options, and changes of the protocols' fields such as a shorter grid."""
 
     name: str
@@ -218,6 +218,8 @@ class Experiments(Entry, frozen=True):
             if len(arm.reference) not in (0, columns):
                 raise ValueError(f"{within}.reference: expected {columns} figures, got {len(arm.reference)}")
             self._check_arm(arm, table.tasks, within)
+            if self.table(table.name).arms[arm.name] is not arm:
+                raise ValueError(f"{within}: expected another name, a baseline of another backbone is called so")
 
     def _check_draws(self, table: Table, path: str) -> None:
         if "accuracy" not in table.measures:

@@ -76,7 +76,7 @@ def expect_known(names: Iterable[str], known: Collection[str], path: str, kind: 
 
 def expect_different(values: Sequence[object], path: str) -> None:
     """Refuses what stands twice, by a ValueError that begins with its path."""
-    if len(set(values)) < len(values):
+    if any(value in values[:place] for place, value in enumerate(values)):  # which may be mappings
         raise ValueError(f"{path}: expected each once")
 
 

@@ -3,13 +3,14 @@
 ``runs.jsonl`` holds a run a line: its number, folder, state, cause of failure, the whole of ``result.json`` and
 ``config.yaml``, what probes read out of its layers, and the hash of its rows in ``curves.csv``. That holds the rows of
 every ``metrics.csv`` behind the number of its run, each figure as it was written; where the hash says that they are of
-another run, since a kill came between the two files, they are not read. ``attention/`` holds pictures of attention.
+another run, they are not read. ``attention/`` holds pictures of attention.
 """
 
 import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ import msgspec
 import yaml
 
 from fpt_lightning.errors import FPTError, UsageError
-from fpt_lightning.files import write_whole
+from fpt_lightning.files import whole_folder
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.metrics import Curve, curve_of, read_curve, rows_hash
+from fpt_lightning.runs.metrics import Curve, curve_of, read_curve, read_rows, rows_hash
 from fpt_lightning.runs.outcome import Outcome, State, read_outcome
 from fpt_lightning.runs.result import DamagedResultError, Result, read_json, read_probe, read_result
 
 RUNS, CURVES, ATTENTION = "runs.jsonl", "curves.csv", "attention"
+STANDS = (State.FINISHED, State.DIVERGED, State.PAUSED)  # what need not be made again
 
 
 class RunFolders:
@@ -71,22 +73,8 @@ class RunFolders:
         return read_probe(RunFolder(self.folder / name).analysis)
 
     def rows(self, name: str) -> list[dict[str, str]]:
-        """The rows of its ``metrics.csv``, as they were written.
-
-        Raises:
-            FPTError: If it cannot be read.
-        """
-        metrics = RunFolder(self.folder / name).metrics
-        try:
-            with metrics.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file, restval=""))  # the last one may be cut off
-            if any(None in row for row in rows):
-                raise ValueError("a row has more figures than there are columns")
-            return rows
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, csv.Error) as error:
-            raise FPTError(f"{metrics} cannot be read: {error}") from error
+        """The rows of its ``metrics.csv``, with the error of :func:`read_rows`."""
+        return read_rows(RunFolder(self.folder / name).metrics)
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -145,8 +133,8 @@ class Archive:
         rows = [dict(zip(header[1:], row[1:], strict=True)) for row in by_run.get(str(line.run), [])]
         if line.curve is not None and line.curve != rows_hash(rows):  # versions before 0.5 wrote none
             raise FPTError(
-                f"{self.folder / CURVES} has another curve of {name} than {self.folder / RUNS}, as a kill leaves it: "
-                "archive the runs again"
+                f"{self.folder / CURVES} has another curve of {name} than {self.folder / RUNS}: "
+                "bring both back from where they are kept (git), or archive the run folders again"
             )
         return rows
 
@@ -190,10 +178,6 @@ class Continued:
 
     What an archive holds is a run's end, and how far one came that pauses. Who needs more of it, such as a test, a
     backbone or the rest of its steps, finds no checkpoint there, and makes it again.
-
-    Args:
-        runs: The runs.
-        archive: The archive.
     """
 
     def __init__(self, runs: RunFolders, archive: Archive) -> None:
@@ -222,7 +206,7 @@ class Continued:
         return self._holder(name).rows(name)
 
     def _holder(self, name: str) -> RunFolders | Archive:
-        stands = self.archive.outcome(name).state in (State.FINISHED, State.DIVERGED, State.PAUSED)
+        stands = self.archive.outcome(name).state in STANDS
         return self.archive if stands and not (self.folder / name).is_dir() else self.runs
 
 
@@ -233,12 +217,14 @@ def open_runs(folder: Path, archived: Path | None = None) -> Runs:
     """The runs of a folder: an archive where it holds ``runs.jsonl``, else those of ``archived`` beside its own.
 
     Raises:
-        UsageError: If ``archived`` is no archive.
+        UsageError: If ``archived`` is no archive, or stands beside one.
     """
-    if (folder / RUNS).is_file():
-        return Archive(folder)
+    if (folder / RUNS).is_file() and archived is not None:
+        raise UsageError(
+            f"{folder} is an archive, beside which --archived {archived} has no place: leave one of them out"
+        )
     if archived is None:
-        return RunFolders(folder)
+        return Archive(folder) if (folder / RUNS).is_file() else RunFolders(folder)
     if not (archived / RUNS).is_file():
         raise UsageError(f"--archived {archived}: it holds no {RUNS}, which `fpt report TABLE --archive FOLDER` writes")
     return Continued(RunFolders(folder), Archive(archived))
@@ -251,27 +237,42 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
 
     Raises:
         FPTError: If there is no run, one of them has a ``metrics.csv`` that cannot be read, or nothing can be written.
-        UsageError: If the runs themselves lie in the folder.
+        UsageError: If the runs themselves lie in the folder, or an archive of others that are nowhere else.
     """
     there = {name: outcome for name, outcome in sorted(outcomes.items()) if outcome.state is not State.MISSING}
     if not there:
         raise FPTError(f"{runs.folder} has no run of this table with these options: there is nothing to archive")
     if any((folder / name).is_dir() for name in there):
         raise UsageError(f"{folder} holds the runs themselves: their archive needs another folder")
+    if lost := [name for name in _standing(folder) if name not in there and not (runs.folder / name).is_dir()]:
+        raise UsageError(
+            f"{folder} alone holds {len(lost)} runs that these options leave out, such as {lost[0]}: "
+            "archive with the options of its sweep, or choose another folder"
+        )
     rows = {number: runs.rows(name) for number, name in enumerate(there, 1)}  # once: what still runs writes on
     lines = [_line_of(number, name, runs, there[name], rows[number]) for number, name in enumerate(there, 1)]
     curves = _curves_of(rows)
     pictures = {name: outcome.attention.read_bytes() for name, outcome in there.items() if outcome.attention}
     try:
+        with whole_folder(folder) as part:
+            (part / ATTENTION).mkdir()
+            for name, picture in pictures.items():
+                (part / ATTENTION / f"{name}.png").write_bytes(picture)
+            (part / CURVES).write_bytes(curves.encode())
+            (part / RUNS).write_bytes("".join(f"{line}\n" for line in lines).encode())
         for old in (folder / ATTENTION).glob("*.png"):
             if old.stem not in pictures:
                 old.unlink()
-        for name, picture in pictures.items():
-            write_whole(folder / ATTENTION / f"{name}.png", picture)
-        write_whole(folder / CURVES, curves)
-        write_whole(folder / RUNS, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise FPTError(f"{folder} cannot be written: {error.strerror}; choose another with --archive") from error
+
+
+def _standing(folder: Path) -> list[str]:
+    """The runs that need not be made again of the archive in a folder, where there is one that can be read."""
+    with suppress(FPTError):
+        archive = Archive(folder)
+        return [name for name in archive._lines if archive.outcome(name).state in STANDS]
+    return []
 
 
 def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequence[Mapping[str, str]]) -> str:

@@ -108,6 +108,7 @@ class RunFolder:
     def write_pause(self, step: int) -> None:
         """Says that the run pauses behind so many gradient steps, until it goes on or is made anew."""
         write_whole(self.pause, json.dumps({"step": step}) + "\n")
+        self.failure.unlink(missing_ok=True)
 
     def paused_at(self) -> int | None:
         """Gradient steps done where the run pauses; None where it does not, or the file is damaged."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
+from fpt_lightning.errors import FPTError
+
 CONVERGED = 0.01
 """How near the best validation a run has converged, as a share of the way from chance to that best."""
 
@@ -86,6 +88,24 @@ def curve_of(rows: Iterator[list[str]], metric: str, source: Path) -> Curve:
     except (ValueError, IndexError) as error:
         return Curve(problem=f"{source} cannot be read: {error}")
     return curve
+
+
+def read_rows(metrics: Path) -> list[dict[str, str]]:
+    """The rows of a ``metrics.csv`` as they were written; none where there is no such file.
+
+    Raises:
+        FPTError: If it cannot be read.
+    """
+    try:
+        with metrics.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, restval=""))  # the last one may be cut off
+        if any(None in row for row in rows):
+            raise ValueError("a row has more figures than there are columns")
+        return rows
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, csv.Error) as error:
+        raise FPTError(f"{metrics} cannot be read: {error}") from error
 
 
 def rows_hash(rows: Sequence[Mapping[str, str]]) -> str:

@@ -68,17 +68,22 @@ def add_what_is_left(stop: BaseException, run: RunFolder) -> None:
 
 
 def set_damaged_aside(run: RunFolder) -> list[str]:
-    """Renames checkpoints that cannot be read, and where it is the best one also those that follow it; says so.
+    """Renames what :func:`damaged` finds and says so; the run goes on from the one that is left, or starts anew."""
+    found = damaged(run)
+    for path in found:
+        path.replace(path.with_name(f"{path.name}.aside"))
+    return [f"{cause}; it was set aside" for cause in dict.fromkeys(found.values())]
 
-    The run then goes on from the one that is left, or starts anew.
-    """
-    said: list[str] = []
+
+def damaged(run: RunFolder) -> dict[Path, str]:
+    """Checkpoints that cannot be read, and where it is the best one also those that follow it; and why."""
+    found: dict[Path, str] = {}
     for path in (run.best, run.last):
         try:
-            if path.is_file() and not said:
+            if path.is_file() and not found:
                 read_checkpoint(path)
         except FPTError as error:
-            said.append(f"{error}; it was set aside")
-        if said and path.is_file():
-            path.replace(path.with_name(f"{path.name}.aside"))
-    return said
+            found[path] = str(error)
+        if found and path.is_file():
+            found.setdefault(path, next(iter(found.values())))
+    return found

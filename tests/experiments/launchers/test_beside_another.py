@@ -23,7 +23,7 @@ class Beside(Launcher):
 
     slots = 1
 
-    def __init__(self, *, tests: bool) -> None:
+    def __init__(self, *, tests: bool = False) -> None:
         self.tests = tests
         self.waiting: list[Run] = []
         self.asked: list[tuple[str, bool]] = []
@@ -63,6 +63,32 @@ def test_a_run_that_another_is_at_is_asked_for_again(tests: bool, monkeypatch: p
     assert {outcome.state for outcome in outcomes.values()} == {State.FINISHED}
     assert [run.lr for run in grid.all_runs() if outcomes[run.id].is_tested] == [1e-2, 1e-2]
     assert max(map(launcher.asked.count, launcher.asked)) == 2
+
+
+class Overtaken(Beside):
+    """Finds somebody at the second seed of the best rate, who finishes it while its third seed diverges here."""
+
+    def _verdict(self, run: Run) -> Verdict:
+        busy = (run.lr, run.seed) == (1e-2, 1) and (run.id, run.test) not in self.asked
+        super()._verdict(run)
+        super()._verdict(run)
+        if (run.lr, run.seed) == (1e-2, 2):
+            about = {"steps": 4, "seed": 2, "lr": 1e-2, "versions": {}, "status": "diverged", "diverged_step": 3}
+            RunFolder(run.folder).result.write_text(json.dumps(about))
+            return Verdict(run.id, State.DIVERGED)
+        return Verdict(run.id, State.RUNNING if busy else State.FINISHED)
+
+
+def test_a_run_of_another_that_is_asked_for_no_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "BUSY", 0.01)
+    monkeypatch.setattr(sweep, "LOOK", 0.02)
+    monkeypatch.setattr(sweep.time, "sleep", _no_longer_than_a_second())
+    experiments = write_experiments(Path("experiments.yaml"), seeds=3, rates=(1e-3, 3e-3, 1e-2))
+    experiments.write_text(experiments.read_text().replace("  fair:\n", "  fair:\n    grid_seeds: 1\n"))
+    grid = grid_of(experiments)
+    with Overtaken() as launcher, Screen(grid, 1, Console(quiet=True)) as screen:
+        outcomes = sweep.Sweep(grid, launcher, screen).run()
+    assert grid.cells[0].chosen(outcomes) == 3e-3
 
 
 def _no_longer_than_a_second() -> Callable[[float], None]:

@@ -172,6 +172,21 @@ def test_a_run_that_stands_at_its_rung_is_not_built_again() -> None:
     assert read_outcome(run.folder).state is State.MISSING
 
 
+def test_a_rate_is_not_left_behind_for_a_course_that_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [run for run in grid_of(_experiments()).all_runs() if run.seed == 0]
+    for run in runs:
+        run.folder.mkdir(parents=True)
+        RunFolder(run.folder).write_pause(4)
+        RunFolder(run.folder).metrics.write_text("step,val_accuracy\n3,0.5\n")
+    lost = runs[2].folder
+    (lost / "metrics.csv").write_bytes(b"\xff")
+    assert main(_words("status")) == 0
+    said = capsys.readouterr().out
+    assert f"failed    {lost}  " in said
+    assert f"{lost}/metrics.csv cannot be read" in said
+    assert f"without {lost} it is made again" in said
+
+
 @pytest.mark.parametrize(
     ("changes", "words", "said"),
     [

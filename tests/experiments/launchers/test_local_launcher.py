@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.commands import sweep as sweep_command
 from fpt_lightning.experiments.launchers.local import LocalLauncher, visible_gpus
 from fpt_lightning.experiments.launchers.process import OUT_OF_MEMORY
-from fpt_lightning.experiments.launchers.verdict import Verdict
+from fpt_lightning.experiments.launchers.verdict import Verdict, _is_begun_here, fail
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.lock import lock_of
-from fpt_lightning.runs.outcome import State, read_outcome
+from fpt_lightning.runs.outcome import Outcome, State, read_outcome
 
 LONG = 100_000  # steps: nobody waits for the end of these runs
 
@@ -64,10 +65,15 @@ def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
         # known only once the data is looked for
         _run("bad", "--config=mnist.yaml", "--data.root=nowhere", "--data.download=false"),
         _run("crash", "--trainer.callbacks+=crashing.Crash"),
+        _run("gone", "--trainer.callbacks+=crashing.Gone"),
         _run("after"),
     ]
     Path("crashing.py").write_text(
-        "import lightning as L\n"
+        "import os, lightning as L\n"
+        "class Gone(L.Callback):\n"
+        "    def on_train_start(self, trainer, module):\n"
+        "        print('it had enough', flush=True)\n"
+        "        os._exit(255)\n"
         "class Crash(L.Callback):\n"
         "    def on_train_start(self, trainer, module):\n"
         "        raise ZeroDivisionError('of its own')\n"
@@ -75,10 +81,14 @@ def test_every_order_gets_its_verdict_and_a_failure_its_cause() -> None:
     with LocalLauncher(jobs=1, threads=1) as launcher:
         launcher.submit(orders)
         assert launcher.running() == ["good"]
-        verdicts = _verdicts(launcher, 4)
+        verdicts = _verdicts(launcher, 5)
         assert launcher.running() == []
     states = {name: verdict.state for name, verdict in verdicts.items()}
-    assert states == {"good": "finished", "bad": "failed", "crash": "failed", "after": "finished"}
+    assert states == {
+        **dict.fromkeys(("good", "after"), "finished"),
+        **dict.fromkeys(("bad", "crash", "gone"), "failed"),
+    }
+    assert verdicts["gone"].cause == "it had enough"
     assert verdicts["crash"].cause == "ZeroDivisionError: of its own"
     assert "nowhere" in str(verdicts["bad"].cause)
     assert f"fpt: error: {verdicts['bad'].cause}" in Path("bad/log.txt").read_text().splitlines()
@@ -216,6 +226,31 @@ def test_a_test_that_fails_leaves_the_choice_as_it_is() -> None:
     outcomes = grid.outcomes()
     assert [name for name, outcome in outcomes.items() if outcome.is_tested] == [run.id]
     assert outcomes[run.id].cause is None
+
+
+def test_a_pack_that_dies_says_nothing_of_runs_that_another_process_is_at() -> None:
+    Path("held").mkdir()
+    held = "from fpt_lightning.runs.lock import *\nwith hold(Path('held')): print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        verdict = fail(replace(_run("held"), members=(_run("held"), _run("free"))), "killed")
+        assert read_outcome(Path("held")).state is State.RUNNING
+        assert not RunFolder(Path("held")).failure.exists()
+        other.communicate(b"\n")
+    assert [member.state for member in verdict.members] == [State.RUNNING, State.FAILED]
+    assert read_outcome(Path("free")).cause == "killed"
+    RunFolder(Path("free")).write_pause(200)  # whoever comes to a rung did not fail
+    assert read_outcome(Path("free")) == Outcome(State.PAUSED, paused_at=200)
+
+
+def test_a_pack_leaves_a_damaged_checkpoint_to_the_run_alone_which_says_so() -> None:
+    last = RunFolder(Path("run")).last
+    last.parent.mkdir(parents=True)
+    last.write_bytes(b"damaged")
+    with ExitStack() as held:
+        assert not _is_begun_here(_run("run"), held)
+    assert last.is_file()
 
 
 def _unfinished(folder: str, *words: str) -> Run:

@@ -113,6 +113,12 @@ def test_a_wrong_option_is_named(option: str, said: str) -> None:
     assert said in str(error.value)
 
 
+def test_a_run_has_no_more_threads_than_its_job_has_cores() -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    with pytest.raises(UsageError, match="--threads 4 on --slurm cpus_per_task=2"):
+        SlurmLauncher(threads=4, options=["cpus_per_task=2"])
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_slurm_makes_the_runs_of_the_local_launcher_bit_for_bit() -> None:

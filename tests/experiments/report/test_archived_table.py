@@ -57,6 +57,28 @@ def test_the_pages_of_an_archive_can_be_made_anew() -> None:
     assert set(before) == {"README.md", "table.tex", "page.html", "runs.jsonl", "curves.csv"}
 
 
+def test_an_archive_is_completed_from_itself_where_the_run_folders_are_lost(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _made()
+    assert main([*REPORT, "--archive", "kept"]) == 0
+    shutil.rmtree("tables")
+    before = _finished("kept")
+    assert main([*REPORT, "--archived", "kept", "--archive", "kept"]) == 0
+    assert _finished("kept") == before
+    capsys.readouterr()
+    assert main([*REPORT[:-1], "kept", "--archived", "kept"]) == 2
+    assert "kept is an archive, beside which --archived kept has no place" in capsys.readouterr().err
+    assert main([*REPORT, "--archived", "kept", "--archive", "kept", "--arms", "FPT"]) == 2
+    assert "runs that these options leave out" in capsys.readouterr().err
+    assert _finished("kept") == before
+
+
+def _finished(folder: str) -> set[str]:
+    lines = map(json.loads, Path(folder, "runs.jsonl").read_text().splitlines())
+    return {line["folder"] for line in lines if line["state"] == "finished"}
+
+
 def test_what_the_other_commands_say_of_an_archive(capsys: pytest.CaptureFixture[str]) -> None:
     _made()
     assert main([*REPORT, "--archive", "kept"]) == 0

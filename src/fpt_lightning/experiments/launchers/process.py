@@ -87,8 +87,9 @@ class WorkerProcess:
         code = self._process.wait()
         if code == -signal.SIGKILL:
             return OUT_OF_MEMORY
-        if code < 0 or code > 128:
-            return f"killed by {signal.Signals(-code if code < 0 else code - 128).name}"
+        number = -code if code < 0 else code - 128
+        if number in set(signal.Signals):  # a status of 255 is none: the log knows more
+            return f"killed by {signal.Signals(number).name}"
         log = run.folder / "log.txt"
         return last_words(log) if log.is_file() else self._last_error()
 

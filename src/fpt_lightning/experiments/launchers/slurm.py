@@ -58,7 +58,7 @@ class SlurmLauncher(Launcher):
         folder: Where the run folders lie; submitit's files go to ``slurm`` within.
 
     Raises:
-        UsageError: If submitit is not installed, or it knows no such option.
+        UsageError: If submitit is not installed, it knows no such option, or there are more threads than cores.
         FPTError: If SLURM's commands are not there.
     """
 
@@ -69,14 +69,16 @@ class SlurmLauncher(Launcher):
         options: Sequence[str] = (),
         folder: Path = Path("runs"),
     ) -> None:
-        try:
-            import submitit
-        except ImportError as error:
-            raise UsageError('--launcher slurm needs submitit: pip install "fpt-lightning[slurm]"') from error
-        self._submitit = submitit
         given = read_options(options)
+        import submitit
+
+        self._submitit = submitit
         self.slots = jobs
         self.threads: int = threads or int(given.get("cpus_per_task", 1))
+        if self.threads > (cores := given.get("cpus_per_task", self.threads)):
+            raise UsageError(
+                f"--threads {threads} on --slurm cpus_per_task={cores}: each thread of a run has a core of its own"
+            )
         if missing := [name for name in ("sbatch", "srun", "squeue", "scancel") if shutil.which(name) is None]:
             raise FPTError(f"SLURM's commands are not on this machine: {', '.join(missing)}; start from a login node")
         parameters = {"job_name": "fpt", "time": MINUTES, "cpus_per_task": self.threads, **given}
@@ -184,9 +186,12 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
     """``KEY=VALUE`` as submitit's parameters.
 
     Raises:
-        UsageError: If there is no such parameter, or its value is none.
+        UsageError: If there is no such parameter, or its value is none, or submitit is not installed.
     """
-    from submitit.slurm.slurm import _make_sbatch_string  # its own list, which it checks against
+    try:
+        from submitit.slurm.slurm import _make_sbatch_string  # its own list, which it checks against
+    except ImportError as error:
+        raise UsageError('--launcher slurm needs submitit: pip install "fpt-lightning[slurm]"') from error
 
     ours = {"command", "folder", "map_count", "use_srun", "additional_parameters", "nodes", "ntasks_per_node"}
     known = [name for name in inspect.signature(_make_sbatch_string).parameters if name not in ours]

@@ -11,7 +11,7 @@ from pathlib import Path
 from fpt_lightning.errors import DivergedError, FPTError, os_reason
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.lock import HeldError, hold
+from fpt_lightning.runs.lock import HeldError, hold, is_locked, lock_of
 from fpt_lightning.runs.outcome import State, read_finished, write_failure
 from fpt_lightning.runs.result import DamagedResultError
 
@@ -113,7 +113,7 @@ def _carry_out_pack(pack: Run) -> Verdict:
 
 def _is_begun_here(run: Run, held: ExitStack) -> bool:
     """Whether a run is to be trained, by this process, which then holds it."""
-    from fpt_lightning.runs.resume import set_damaged_aside
+    from fpt_lightning.runs.resume import damaged
 
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -121,8 +121,8 @@ def _is_begun_here(run: Run, held: ExitStack) -> bool:
         if read_finished(run.folder, run.makes_backbone) is not None or _pauses(run):
             return False
     except (HeldError, DamagedResultError, OSError):
-        return False  # of which the run alone says more
-    return not set_damaged_aside(RunFolder(run.folder))
+        return False  # of which the run alone says more, as of a damaged checkpoint
+    return not damaged(RunFolder(run.folder))
 
 
 def _pauses(run: Run) -> bool:
@@ -144,10 +144,12 @@ def _of_one_step(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def fail(run: Run, cause: str) -> Verdict:
-    """Keeps the cause in the run folder, where there is room for it."""
+    """Keeps the cause in the run folder, where there is room for it and no other process is at the run."""
     if run.members:
         verdicts = tuple(fail(member, cause) for member in run.members)
         return Verdict(run.id, State.FAILED, cause, verdicts)
+    if is_locked(run.folder) and not lock_of(run.folder).is_locked:
+        return Verdict(run.id, State.RUNNING)
     try:
         write_failure(run.folder, cause)
     except OSError as error:
