@@ -11,7 +11,7 @@ from pathlib import Path
 from fpt_lightning.errors import DivergedError, FPTError, os_reason
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.lock import HeldError, hold, is_locked, lock_of
+from fpt_lightning.runs.lock import HeldError, hold
 from fpt_lightning.runs.outcome import State, read_finished, write_failure
 from fpt_lightning.runs.result import DamagedResultError
 
@@ -144,12 +144,14 @@ def _of_one_step(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def fail(run: Run, cause: str) -> Verdict:
-    """Keeps the cause in the run folder, where there is room for it and no other process is at the run."""
+    """Keeps the cause in the run folder, where there is room for it; of a pack also where another process is at a run.
+
+    Whoever that is takes it away when the run comes to its rung or its end. Not to write it there would take asking who
+    holds the lock, and what a process that died has started may hold it for a moment more.
+    """
     if run.members:
         verdicts = tuple(fail(member, cause) for member in run.members)
         return Verdict(run.id, State.FAILED, cause, verdicts)
-    if is_locked(run.folder) and not lock_of(run.folder).is_locked:
-        return Verdict(run.id, State.RUNNING)
     try:
         write_failure(run.folder, cause)
     except OSError as error:
