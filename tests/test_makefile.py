@@ -166,6 +166,7 @@ def test_the_benchmark_of_the_data(tmp_path: Path, mnist_root: Path) -> None:
     assert "cifar             left out: no --root cifar=FOLDER" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm")
 def test_the_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
     out = tmp_path / "train_step.json"
@@ -202,6 +203,7 @@ def test_the_benchmark_of_the_lstm(tmp_path: Path) -> None:
     assert all(value > 0 for value in case["steps_per_second"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm")
 def test_the_benchmark_of_pretraining(tmp_path: Path) -> None:
     out = tmp_path / "pretraining.json"
@@ -359,6 +361,7 @@ def test_the_benchmark_of_a_sweep(tmp_path: Path) -> None:
     assert "fpt report over 20 finished runs" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_a_gpu_ends_in_a_line_where_there_is_none() -> None:
     if torch.cuda.is_available():
         pytest.skip("here is one")
