@@ -372,7 +372,7 @@ def test_the_command_line_takes_every_option(parser: ArgumentParser) -> None:
         ("controls", "one attention layer"),
         ("controls", "one block"),
         ("controls", "shuffled tokens"),
-        ("table12", "random, 24 layers"),
+        pytest.param("table12", "random, 24 layers", marks=pytest.mark.slow),
     ],
 )
 def test_an_arm_of_the_smoke_profile_runs(fpt: Fpt, table: str, arm: str) -> None:
