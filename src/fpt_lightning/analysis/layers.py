@@ -22,6 +22,7 @@ from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.linear_fit import LinearFit
 from fpt_lightning.options import OptionParser
 from fpt_lightning.runs.find import find_run
+from fpt_lightning.runs.folder import RunFolder
 
 TOGETHER = 64
 """Examples in a batch."""
@@ -151,13 +152,14 @@ def _write(run: Analysed, other: Analysed, alike: list[list[float]]) -> None:
         "runs": [{"run": str(each.folder), "backbone": each.about, "probe": _numbers(each.scores)} for each in runs],
         "cka": [_numbers(row) for row in alike],
     }
-    write_whole(run.folder / "analysis.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    picture = run.folder / "analysis.png"
+    file = RunFolder(run.folder).analysis
+    write_whole(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    picture = file.with_suffix(".png")
     labels = _labels(runs)
     _draw(runs, labels, alike, picture)
     for each, label in zip(runs, labels, strict=True):
         print(f"{label}: a linear layer reads {_best(each)}")
-    print(f"{examples:,} validation examples: {picture}, {run.folder / 'analysis.json'}")
+    print(f"{examples:,} validation examples: {picture}, {file}")
 
 
 def _numbers(values: Sequence[float]) -> list[float | None]:
