@@ -16,6 +16,7 @@ from fpt_lightning.data.loading import (
     ENDLESS,
     BatchDataset,
     GlobalBatchSampler,
+    Part,
     ResumableLoader,
     expect_batch_fits,
     make_loader,
@@ -242,10 +243,8 @@ class FPTDataModule(L.LightningDataModule):
 
         They are drawn: data may lie class by class.
         """
-        available = len(self.examples(split))
-        if available >= ENDLESS:
-            return list(range(count))
-        return torch.randperm(available, generator=torch.Generator().manual_seed(0))[:count].tolist()
+        examples = self.examples(split)
+        return list(range(count)) if len(examples) >= ENDLESS else Part(examples, count).kept.tolist()
 
     def as_met(self, fetched: Any, device: torch.device) -> Batch:
         """What a model meets of a batch as its dataset fetched it, on a device."""

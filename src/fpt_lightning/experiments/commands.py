@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fpt_lightning.errors import FPTError, UsageError, at_least, did_you_mean
-from fpt_lightning.experiments.arms import Rates, Seeds
+from fpt_lightning.experiments.arms import DECIDED, Rates, Seeds
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.base import Launcher
@@ -38,8 +38,8 @@ def sweep(words: Sequence[str]) -> None:
     outcomes = grid.outcomes()
     due = grid.due(outcomes)
     missing = [run for run in due if not run.is_done(outcomes[run.id])]
+    places = _places(options)
     if options.dry_run:
-        places = _places(options)
         for run in due:
             print(shlex.join(["fpt", *run.command]))
         print(in_words(packed(missing, options.pack, places)), file=sys.stderr)
@@ -186,7 +186,7 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argpar
         raise UsageError(f"'{error}' is neither an option nor its value; `{parser.prog} --help` lists them") from error
     own = [name for action in parser._actions for name in action.option_strings]
     for name in settings:
-        if name in ("seed_everything", "model.lr", "run_folder", "ckpt_path", "arm"):
+        if name in (*DECIDED, "run_folder", "ckpt_path", "arm"):
             raise UsageError(f"--{name} is what a table decides: change its protocol or profile in experiments.yaml")
         if name.endswith("checkpoint.dirpath"):
             raise UsageError(
@@ -222,8 +222,7 @@ def _places(options: argparse.Namespace) -> int:
 
 
 def _launcher(options: argparse.Namespace, folder: Path) -> Launcher:
-    """Who makes the runs, with the errors of :func:`_places`."""
-    _places(options)
+    """Who makes the runs."""
     if options.launcher == "ray":
         from fpt_lightning.experiments.launchers.ray import RayLauncher
 

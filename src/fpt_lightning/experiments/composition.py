@@ -1,6 +1,5 @@
 """Configs and options put together as the command line does it, without importing torch: what a run's id is made of."""
 
-import copy
 import hashlib
 import json
 import re
@@ -68,7 +67,7 @@ def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, An
     """
     merged: dict[str, Any] = {}
     for more in (*map(_read, configs), {without_init_args(name): value for name, value in settings.items()}):
-        merged |= copy.deepcopy(dict(more))
+        merged |= more
     return merged
 
 

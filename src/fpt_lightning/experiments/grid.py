@@ -155,7 +155,7 @@ class Grid:
     def _run(self, arm: Arm, backbone: Backbone, task: str, lr: float, seed: int) -> Run:
         first = (self.experiments.tasks[task].config, *self.protocol.configs)
         configs = (*first, *backbone.configs, *self.table.configs, *arm.configs)
-        settings = plain({**self.settings(arm, task), "model.lr": lr, "seed_everything": seed, **self.overrides})
+        settings = plain({**self.settings(task, arm), "model.lr": lr, "seed_everything": seed, **self.overrides})
         maker = self._maker(backbone.made_by) if backbone.made_by else None
         # where the backbone lies tells nothing of what it is
         made = {} if maker is None else {"model.backbone": f"made by {maker.id}"}
@@ -178,9 +178,9 @@ class Grid:
             shared=shared(values),
         )
 
-    def settings(self, arm: Arm, task: str) -> dict[str, Any]:
-        """The options that the file gives to an arm, as it is on a task, the later over the earlier."""
-        backbone = self.profile.backbones[arm.backbone]
+    def settings(self, task: str, arm: Arm | None = None) -> dict[str, Any]:
+        """The options that the file gives to an arm as it is on a task, or to all arms; the later over the earlier."""
+        backbone = Backbone() if arm is None else self.profile.backbones[arm.backbone]
         return {
             **self.experiments.tasks[task].settings,
             **self.profile.settings,
@@ -188,7 +188,7 @@ class Grid:
             **backbone.settings,
             **backbone.tasks.get(task, {}),
             **self.table.settings,
-            **arm.settings,
+            **({} if arm is None else arm.settings),
             **self.protocol.settings,
             **self.protocol.tasks.get(task, {}),
         }

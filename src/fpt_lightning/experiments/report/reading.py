@@ -109,17 +109,10 @@ def options(results: Results) -> Iterator[str]:
     """
     grid, titles = results.grid, defaultdict[str, list[str]](list)
     for task in results.tasks:
-        names = {
-            **task.settings,
-            **grid.profile.settings,
-            **grid.profile.tasks.get(task.name, {}),
-            **grid.table.settings,
-            **grid.protocol.settings,
-            **grid.protocol.tasks.get(task.name, {}),
-            **{name: value for name, value in grid.overrides.items() if not is_place(name) and name != "data.root"},
-        }
+        asked = [name for name in grid.overrides if not is_place(name) and name != "data.root"]
+        names = dict.fromkeys([*grid.settings(task.name), *asked])
         arms = [entry.cell.arm for entry in results.entries_of(task) if entry.cell.missing is None]
-        given = {arm.name: {**grid.settings(arm, task.name), **grid.overrides} for arm in arms}
+        given = {arm.name: {**grid.settings(task.name, arm), **grid.overrides} for arm in arms}
         changed = [_option(name, {arm: options[name] for arm, options in given.items()}) for name in names]
         if given and changed:
             titles[", ".join(changed)].append(task.title)

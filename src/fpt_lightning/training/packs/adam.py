@@ -45,6 +45,7 @@ class PackedAdam(Optimizer):
                 row[columns] = parameter.detach().flatten()
                 parameter.data = row[columns].view(parameter.shape)
                 self._places.append((parameter, gradients[columns].view(parameter.shape)))
+        self._slices = list(self._groups_laid_out())  # once, and not at every step
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zeroes the gradients where they are, and puts them back where somebody took them away."""
@@ -67,12 +68,11 @@ class PackedAdam(Optimizer):
         # by numbers, not by a tensor of them: a GPU would wait for its copy
         torch._foreach_div_(list(divisor), [(1 - beta2**step) ** 0.5 for step in self.steps])
         divisor.add_(self.eps)
-        slices = list(self._slices())
         torch._foreach_addcdiv_(
-            [self.values[run, columns] for run, columns, _ in slices],
-            [self.first[run, columns] for run, columns, _ in slices],
-            [divisor[run, columns] for run, columns, _ in slices],
-            [-(lr / (1 - beta1 ** self.steps[run])) for run, _, lr in slices],
+            [self.values[run, columns] for run, columns, _ in self._slices],
+            [self.first[run, columns] for run, columns, _ in self._slices],
+            [divisor[run, columns] for run, columns, _ in self._slices],
+            [-(group["lr"] / (1 - beta1 ** self.steps[run])) for run, _, group in self._slices],
         )
         return loss
 
@@ -122,13 +122,13 @@ class PackedAdam(Optimizer):
         """What Lightning calls to restore; see :meth:`load_states`."""
         self.load_states(state_dict["runs"])
 
-    def _slices(self) -> Iterator[tuple[int, slice, float]]:
-        """Run, columns and rate of every group."""
+    def _groups_laid_out(self) -> Iterator[tuple[int, slice, dict[str, Any]]]:
+        """Every group with its run and columns."""
         for run, groups in enumerate(self._runs):
             places = iter(_laid_out(groups))
             for group in groups:
                 columns = [next(places)[1] for _ in group["params"]]
-                yield run, slice(columns[0].start, columns[-1].stop), group["lr"]
+                yield run, slice(columns[0].start, columns[-1].stop), group
 
 
 def _laid_out(groups: Groups) -> Iterator[tuple[Tensor, slice]]:
