@@ -96,6 +96,7 @@ def test_a_run_leaves_a_result(target: str, tmp_path: Path, mnist_root: Path, ta
     assert "test accuracy" in done.stdout
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_demo_ends_with_accuracy_picture_and_folder(tmp_path: Path) -> None:
     words = TINY.replace("--model.backbone=tiny ", "")  # it is about the backbone that ships with the package
     done = _make("demo", f"DEMO={tmp_path / 'run'}", f"ARGS={words}")
@@ -237,9 +238,9 @@ def _make_table(table: str, folder: Path, root: Path, *more: str) -> subprocess.
 
 @pytest.mark.usefixtures("warm")
 def test_a_table(tmp_path: Path) -> None:
-    done = _make_table("table15", tmp_path / "runs", tmp_path, "--tasks=bit_xor")
+    done = _make_table("table15", tmp_path / "runs", tmp_path, "--tasks=bit_xor", "--arms='+ layer norm'")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "10 of 10 runs are finished" in done.stdout
+    assert "2 of 2 runs are finished" in done.stdout
     assert "(paper 98)" in done.stdout
 
 
@@ -404,13 +405,10 @@ def test_a_built_wheel_carries_configs_and_backbone_and_works_from_any_folder(tm
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
     ).stdout.strip()
     assert found == str(site / "fpt_lightning" / "configs")
-    words = [*TINY.split(), "--config=backbones/tiny.yaml", f"--run_folder={tmp_path / 'run'}"]
-    run = [sys.executable, "-m", "fpt_lightning", "run", "--config", "bit_xor.yaml", *words]
-    subprocess.run(run, check=True, capture_output=True, timeout=120, env=environment, cwd=tmp_path)
-    assert (tmp_path / "run" / "result.json").is_file()
     shipped = site / "fpt_lightning" / "assets" / "pocket"
     assert {path.name for path in EMBEDDED["pocket"].iterdir()} == {path.name for path in shipped.iterdir()}
-    words = [*TINY.replace("=tiny", "=pocket").split(), f"--run_folder={tmp_path / 'pocket'}"]
+    budget = TINY.replace("--model.backbone=tiny ", "").split()
+    words = [*budget, "--config=backbones/pocket.yaml", f"--run_folder={tmp_path / 'pocket'}"]
     run = [sys.executable, "-m", "fpt_lightning", "run", "--config", "bit_xor.yaml", *words]
     subprocess.run(run, check=True, capture_output=True, timeout=120, env=environment, cwd=tmp_path)
     assert json.loads((tmp_path / "pocket" / "result.json").read_text())["initialization"] == "pretrained"

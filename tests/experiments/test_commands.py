@@ -71,6 +71,7 @@ def test_a_dry_run_prints_commands_that_run_by_hand(experiments: Path, capsys: p
     assert capsys.readouterr().out.count("finished") == 1
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_sweep_makes_the_body_of_a_language_first(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["brackets", "--profile", "smoke", "--trainer.accelerator=cpu", "--jobs", "1"]
     assert main(["sweep", *words]) == 0

@@ -41,5 +41,6 @@ class SaveRunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes it whole or not at all, which Lightning does not: it is what repeats the run."""
-        content = self.parser.dump(self.config, skip_none=False)
+        # parsed and so valid: to look once more takes three quarters of it
+        content = self.parser.dump(self.config, skip_none=False, skip_validation=True)
         write_whole(Path(trainer.default_root_dir) / self.config_filename, content)

@@ -48,6 +48,7 @@ def _steps(folder: str = "runs") -> dict[str, int]:
     return {run.name: STEPS if run not in untested else int(untested[run]["step"]) + 1 for run in last}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm")
 def test_a_halved_sweep_leaves_rates_behind_and_goes_on_as_the_whole_grid(capsys: pytest.CaptureFixture[str]) -> None:
     """Whose ids, figures and curves its runs have in the end."""

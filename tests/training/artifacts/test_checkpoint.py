@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import Fpt, read_rows
 from fpt_lightning.errors import FPTError
+from fpt_lightning.main import main
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
 LAST = "checkpoints/last.ckpt"
@@ -113,6 +114,13 @@ def test_a_checkpoint_holds_what_trains_and_no_more(fpt: Fpt) -> None:
     assert len(checkpoint["optimizer_states"][0]["state"]) == len(names)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of a run, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    return _train(lambda *words: main([*words]), str(folder), 3, *BITS) / LAST
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -125,22 +133,19 @@ def test_a_checkpoint_holds_what_trains_and_no_more(fpt: Fpt) -> None:
 )
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_a_checkpoint_of_something_else_is_refused(
-    fpt: Fpt, capsys: pytest.CaptureFixture[str], command: str, words: tuple[str, ...], message: str
+    fpt: Fpt, capsys: pytest.CaptureFixture[str], trained: Path, command: str, words: tuple[str, ...], message: str
 ) -> None:
-    last = _train(fpt, "run", 3, *BITS) / LAST
     common = ["--config=bit_memory.yaml", "--model.backbone=tiny", *BITS, "--trainer.accelerator=cpu"]
-    capsys.readouterr()
-    status = fpt(command, *common, *words, f"--ckpt_path={last}", "--trainer.enable_progress_bar=false")
+    status = fpt(command, *common, *words, f"--ckpt_path={trained}", "--trainer.enable_progress_bar=false")
     error = capsys.readouterr().err
     assert status == 1
     assert message in error
     assert "Traceback" not in error
 
 
-def test_the_refusal_names_both_frozen_weights(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
-    last = _train(fpt, "run", 3, *BITS) / LAST
+def test_the_refusal_names_both_frozen_weights(fpt: Fpt, capsys: pytest.CaptureFixture[str], trained: Path) -> None:
     words = ["--config=bit_memory.yaml", "--model.backbone=tiny", *BITS, "--seed_everything=1"]
-    fpt("test", *words, f"--ckpt_path={last}")
+    fpt("test", *words, f"--ckpt_path={trained}")
     error = capsys.readouterr().err
     assert "tiny (random, seed 0)" in error
     assert "tiny (random, seed 1)" in error
