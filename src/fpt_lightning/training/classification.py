@@ -161,6 +161,11 @@ class FPTClassifier(PortableModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The mean cross-entropy, or squared error in standard units, over all answers of the batch."""
         answers, target, loss = (self.captured or self.answer)(as_batch(batch, self.task))
+        self.log_step(answers, target, loss)
+        return loss
+
+    def log_step(self, answers: torch.Tensor, target: torch.Tensor, loss: torch.Tensor) -> None:
+        """Logs a training step's loss, rate and share of right answers, where it is one of those that are shown."""
         # only at the steps that are shown: at the paper's tiny batches a step costs less than its bookkeeping
         if is_logging_step(self.trainer, self.trainer.global_step):
             figures: dict[str, torch.Tensor | float] = {"train_loss": loss}
@@ -169,7 +174,6 @@ class FPTClassifier(PortableModule):
             if self.task.classes is not None:
                 figures["train_accuracy"] = (answers.detach().argmax(dim=-1) == target).float().mean()
             self.log_dict(figures, prog_bar=True, sync_dist=True)
-        return loss
 
     def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of training, validation and test: mean cross-entropy, or squared error; override it for another.
@@ -187,6 +191,14 @@ class FPTClassifier(PortableModule):
         return F.cross_entropy(
             logits, target, label_smoothing=self.hparams["label_smoothing"] if self.training else 0.0
         )
+
+    def losses(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The :meth:`loss` of every run ``[runs]``, of ``[runs, answers, classes]`` and ``[runs, answers]``."""
+        if self.task.classes is None:
+            return F.mse_loss(logits, target, reduction="none").mean(dim=1)
+        smoothing = self.hparams["label_smoothing"]
+        each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none", label_smoothing=smoothing)
+        return each.view_as(target).mean(dim=1)
 
     def on_validation_start(self) -> None:
         self._seen = 0
@@ -256,13 +268,16 @@ class FPTClassifier(PortableModule):
         self, batch: Batch, places: Sequence[int] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits ``[batch * answers, classes]``, or numbers ``[batch * answers]`` in standard units; targets; loss."""
-        logits = self(batch.tokens, batch.mask, places).flatten(0, 1)  # [batch * answers, classes]
-        target = batch.target.flatten()
+        answers, target = self.as_answers(self(batch.tokens, batch.mask, places), batch.target)
+        return answers, target, self.loss(answers, target)
+
+    def as_answers(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :meth:`loss` compares, of logits ``[batch, answers, classes]`` and targets ``[batch, answers]``."""
+        logits, target = logits.flatten(0, 1), target.flatten()  # [batch * answers, classes], [batch * answers]
         if self.task.classes is not None:
-            return logits, target, self.loss(logits, target)
+            return logits, target
         numbers = logits.squeeze(-1).float()
-        target = self.task.in_standard_units(target).to(numbers.device)
-        return numbers, target, self.loss(numbers, target)
+        return numbers, self.task.in_standard_units(target).to(numbers.device)
 
     def _count_what_is_left_out(self, metrics: nn.ModuleDict, split: Split) -> None:
         """Tells the accuracy what share of a split is read."""

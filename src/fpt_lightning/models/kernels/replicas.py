@@ -35,9 +35,14 @@ def streams() -> Sequence[torch.Generator | None]:
     return _streams.get()
 
 
+def is_looped() -> bool:
+    """Whether every product is to be one a run."""
+    return _looped.get()
+
+
 def each_alone(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Applies a function to every run's share of ``[runs * batch, ...]`` if that is asked for, else to all at once."""
     count = len(_streams.get())
-    if count == 1 or not _looped.get():
+    if count == 1 or not is_looped():
         return function(x)
     return torch.cat([function(share) for share in x.chunk(count)])

@@ -13,6 +13,7 @@ from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import FPTError
 from fpt_lightning.models.kernels.replicas import replicated
 from fpt_lightning.models.packed import PackedTransformer, share_frozen
+from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.logger import is_logging_step
 from fpt_lightning.training.optimizer import parameter_groups
 from fpt_lightning.training.packs.adam import PackedAdam
@@ -42,6 +43,9 @@ class Pack(L.LightningModule):
         self.packed: PackedTransformer | None = None
         self.running = list(replicas)
         self.strict_loading = False
+        own = ("training_step", "answer", "loss")
+        self._losses_are_ours = not any(is_overridden(name, replicas[0].model, FPTClassifier) for name in own)
+        self._streams = streams_of(replicas)
         first = replicas[0].model.model
         for replica in replicas[1:]:  # before they move to a device
             share_frozen(first, replica.model.model)
@@ -66,19 +70,37 @@ class Pack(L.LightningModule):
 
     def training_step(self, batches: Sequence[Batch], batch_idx: int) -> Tensor:
         """The sum of the runs' losses, so that each has the gradient of its own."""
-        own = [batches[self.replicas.index(replica)] for replica in self.running]
+        own = [batches[self._streams[self.replicas.index(replica)]] for replica in self.running]
         tokens, masks = [batch.tokens for batch in own], [batch.mask for batch in own]
         with replicated([replica.stream for replica in self.running], looped=self.looped):
             if self.packed is None:
                 logits: Sequence[Tensor] = [self.running[0].model(tokens[0], masks[0])]
             else:
                 logits = self.packed(tokens, masks)
-        losses = [
-            replica.training_loss(batch, batch_idx, answer)
-            for replica, batch, answer in zip(self.running, own, logits, strict=True)
+        if self.packed is not None and self._losses_are_ours and not self.looped:
+            losses = self._all_losses(own, logits)
+        else:
+            losses = torch.stack(
+                [
+                    replica.training_loss(batch, batch_idx, answer)
+                    for replica, batch, answer in zip(self.running, own, logits, strict=True)
+                ]
+            )
+        self._own, self._losses = own, losses.detach().unbind()
+        return losses.sum()
+
+    def _all_losses(self, batches: Sequence[Batch], logits: Sequence[Tensor]) -> Tensor:
+        """The loss of every run ``[runs]``, as its own training step has it, in one call."""
+        pairs = [
+            replica.model.as_answers(answer, batch.target)
+            for replica, batch, answer in zip(self.running, batches, logits, strict=True)
         ]
-        self._own, self._losses = own, losses
-        return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+        answers, targets = zip(*pairs, strict=True)
+        losses = self.running[0].model.losses(torch.stack(answers), torch.stack(targets))
+        if is_logging_step(self.trainer, self.trainer.global_step):
+            for replica, pair, loss in zip(self.running, pairs, losses, strict=True):
+                replica.model.log_step(*pair, loss)
+        return losses
 
     def on_fit_start(self) -> None:
         self._each("on_fit_start")
@@ -135,8 +157,12 @@ class Pack(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint that of the run that asked for it."""
         assert self.saving is not None
-        position, running = self.replicas.index(self.saving), self.running.index(self.saving)
-        self.saving.write(checkpoint, position, self._adam.state_of(running) if "callbacks" in checkpoint else {})
+        stream, running = self._streams[self.replicas.index(self.saving)], self.running.index(self.saving)
+        self.saving.write(checkpoint, stream, self._adam.state_of(running) if "callbacks" in checkpoint else {})
+
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Nothing: what a checkpoint holds is that of the run which asked for it."""
+        return {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores every run from its own, and the loops from the first's, whose step is that of all.
@@ -149,7 +175,8 @@ class Pack(L.LightningModule):
             raise FPTError("the checkpoints of a pack must be of the same step")
         loop = checkpoint["loops"]["fit_loop"]["state_dict"]
         loaders = (each["loops"]["fit_loop"]["state_dict"]["combined_loader"] for each in saved)
-        loop["combined_loader"] = [loader for own in loaders for loader in own]
+        of_streams = dict(zip(self._streams, loaders, strict=True))  # in their order
+        loop["combined_loader"] = [loader for own in of_streams.values() for loader in own]
         checkpoint["optimizer_states"] = [{"runs": [each["optimizer_states"][0] for each in saved]}]
         checkpoint["state_dict"], checkpoint["callbacks"] = {}, {}  # which the runs have read
 
@@ -194,12 +221,20 @@ class Pack(L.LightningModule):
             replica.leave()
 
 
+def streams_of(replicas: Sequence[Replica]) -> list[int]:
+    """For every run the number of its training stream: runs whose data have one seed read the same batches."""
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(replica.datamodule.seed, len(numbers)) for replica in replicas]
+
+
 class PackData(L.LightningDataModule):
-    """The data of every run: a training stream for each, and one validation split, which they share."""
+    """The data of every run: a training stream for each seed, and one validation split, which all share."""
 
     def __init__(self, replicas: Sequence[Replica]) -> None:
         super().__init__()
         self.members = [replica.datamodule for replica in replicas]
+        numbers = streams_of(replicas)
+        self.streams = [self.members[numbers.index(number)] for number in sorted(set(numbers))]
 
     def prepare_data(self) -> None:
         for member in self.members:
@@ -213,7 +248,7 @@ class PackData(L.LightningDataModule):
             raise FPTError("the runs of a pack must have the same data")
 
     def train_dataloader(self) -> CombinedLoader:
-        return CombinedLoader([member.train_dataloader() for member in self.members], "min_size")
+        return CombinedLoader([member.train_dataloader() for member in self.streams], "min_size")
 
     def val_dataloader(self) -> Any:
         return self.members[0].val_dataloader()
@@ -235,4 +270,4 @@ class PackData(L.LightningDataModule):
             return batch
         if not self.trainer.training:  # validation: one split for all
             return getattr(self.members[0], hook)(batch, *arguments)
-        return [getattr(member, hook)(own, *arguments) for member, own in zip(self.members, batch, strict=True)]
+        return [getattr(member, hook)(own, *arguments) for member, own in zip(self.streams, batch, strict=True)]

@@ -118,7 +118,9 @@ class Replica:
     def _with(self, hook: str) -> list[L.Callback]:
         """The callbacks that have something to do there: at every step of many runs the others take time too."""
         if hook not in self._hooked:
-            self._hooked[hook] = [each for each in self.callbacks if is_overridden(hook, each)]
+            self._hooked[hook] = [
+                each for each in self.callbacks if is_overridden(hook, each) and not _idle(each, hook)
+            ]
         return self._hooked[hook]
 
     @contextmanager
@@ -161,14 +163,14 @@ class Replica:
         self.pack.lightning_module.saving = self
         self.pack.save_checkpoint(filepath, weights_only, **options)
 
-    def write(self, checkpoint: dict[str, Any], position: int, optimizer_state: dict[str, Any]) -> None:
-        """Turns a checkpoint of the pack into that of the run at this position in it."""
+    def write(self, checkpoint: dict[str, Any], stream: int, optimizer_state: dict[str, Any]) -> None:
+        """Turns a checkpoint of the pack into that of the run, which reads the training stream of this number."""
         model, view = self.model, cast("L.Trainer", self)
         checkpoint["state_dict"] = model.state_dict()
         checkpoint[model.CHECKPOINT_HYPER_PARAMS_NAME] = model._hparams_name
         checkpoint[model.CHECKPOINT_HYPER_PARAMS_KEY] = dict(model.hparams)
         loop = checkpoint["loops"]["fit_loop"]["state_dict"]
-        loop["combined_loader"] = [loop["combined_loader"][position]]
+        loop["combined_loader"] = [loop["combined_loader"][stream]]
         if "callbacks" in checkpoint:
             states = ((callback.state_key, callback.state_dict()) for callback in self.callbacks)
             checkpoint["callbacks"] = {key: state for key, state in states if state}
@@ -204,3 +206,10 @@ class Replica:
     def _log_dict(self, values: dict[str, Any], *_: Any, **__: Any) -> None:
         for name, value in values.items():
             self._log(name, value)
+
+
+def _idle(callback: L.Callback, hook: str) -> bool:
+    """Whether a hook is Lightning's that asks at every step whether to save, and never will."""
+    if type(callback) is not callbacks.ModelCheckpoint or hook != "on_train_batch_end":
+        return False
+    return not callback._every_n_train_steps and callback._train_time_interval is None
