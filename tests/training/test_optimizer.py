@@ -251,3 +251,17 @@ def test_lbfgs_learns() -> None:
     before = model.loss(model(batch.tokens).flatten(0, 1), batch.target.flatten()).item()
     trainer.fit(model, data)
     assert model.loss(model(batch.tokens).flatten(0, 1), batch.target.flatten()).item() < before - 0.01
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a GPU it is found once")
+def test_no_step_looks_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Adam has torch do, by loading the driver's library."""
+    looked: list[int] = []
+    data = BitMemory(n=8, patterns=2, patch_size=4, batch_size=4)
+    trainer = FPTTrainer(max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, limit_val_batches=0)  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: looked.append(trainer.global_step) or -1)
+    trainer.fit(FPTClassifier(data.task, backbone="tiny"), datamodule=data)
+    assert trainer.global_step == 4
+    assert set(looked) <= {0}
+    assert len(looked) < 4

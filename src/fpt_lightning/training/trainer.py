@@ -1,5 +1,6 @@
 """Lightning's Trainer with the two commands of ours: `run` and `prepare`."""
 
+import os
 import resource
 import signal
 import sys
@@ -98,6 +99,9 @@ class FPTTrainer(L.Trainer):
 
     def __init__(self, captured: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if not torch.cuda.is_available():
+            # Lightning lets torch load the driver's library to look for a GPU, and Adam looks at every step
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
         if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
             # what a run leaves is written by the process that began it, which would have trained nothing
             raise UsageError(f"trainer.strategy {kwargs['strategy']} trains in processes of its own: use ddp")
