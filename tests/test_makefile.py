@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import write_mnist
+from conftest import Fpt, write_mnist
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.launchers.local import LocalLauncher
 from fpt_lightning.experiments.launchers.verdict import Verdict
@@ -52,6 +52,7 @@ TRIED = [
     "benchmark-lstm",
     "benchmark-pack",
     "benchmark-pretraining",
+    "benchmark-repeat",
     "benchmark-sweep",
     "docs",
     "wheel",
@@ -242,6 +243,24 @@ def test_a_table(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 of 2 runs are finished" in done.stdout
     assert "(paper 98)" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm")
+def test_the_benchmark_that_repeats_figures(tmp_path: Path, fpt: Fpt) -> None:
+    """On the machine that made them, with as many threads, every seed is what it was."""
+    place, out = ["--tasks=bit_xor", "--arms=+ layer norm"], tmp_path / "repeat.json"
+    asked = ["table15", "--profile=smoke", f"--folder={tmp_path / 'runs'}", *place]
+    assert fpt("sweep", *asked, "--jobs=1", "--trainer.accelerator=cpu") == 0
+    assert fpt("report", *asked, f"--archive={tmp_path / 'archives' / 'table15'}") == 0
+    words = f"--archives={tmp_path / 'archives'} --profile=smoke --protocol=paper --folder={tmp_path / 'again'}"
+    words += f" --figure table15 '+ layer norm' bit_xor --out={out}"
+    done = _make("benchmark-repeat", f"ARGS={words}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (row,) = json.loads(out.read_text())["figures"]
+    assert (row["farthest_seed"], row["difference"], len(row["again"]["seeds"])) == (0, 0, 2)
+    assert row["again"]["seeds"] == row["archived"]["seeds"]
+    assert "archived" in done.stdout
 
 
 @pytest.fixture(scope="module")
