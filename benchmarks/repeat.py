@@ -12,11 +12,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.grid import Selection, make_grid
+from fpt_lightning.experiments.report.statistics import standard_error
 from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.machine import machine
 from fpt_lightning.main import main as fpt
@@ -57,7 +58,7 @@ def made_again(run: Run, folder: Path, root: str | None) -> float:
 def figure(values: Sequence[float]) -> dict[str, Any]:
     """Mean and standard error of test accuracies, in percent."""
     percent = [100 * value for value in values]
-    return {"mean": fmean(percent), "error": stdev(percent) / len(percent) ** 0.5, "seeds": percent}
+    return {"mean": fmean(percent), "error": standard_error(percent), "seeds": percent}
 
 
 def compare(table: str, arm: str, task: str, arguments: argparse.Namespace) -> dict[str, Any]:
