@@ -30,6 +30,14 @@ def test_all_and_almost_all() -> None:
     assert torch.isfinite(fast_dropout(torch.ones(100), 1 - 1e-9)).all()
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_in_16_bits_it_keeps_the_same_at_the_rounded_scale(p: float) -> None:
+    torch.manual_seed(0)
+    kept = fast_dropout(torch.ones(999), p)
+    torch.manual_seed(0)
+    assert torch.equal(fast_dropout(torch.ones(999, dtype=torch.bfloat16), p), kept.to(torch.bfloat16))
+
+
 def test_elements_are_dropped_independently() -> None:
     torch.manual_seed(0)
     dropped = (fast_dropout(torch.ones(400_000), 0.5) == 0).float() - 0.5

@@ -24,8 +24,16 @@ def fast_dropout(x: Tensor, p: float) -> Tensor:
     count = x.numel() // len(runs)
     words = torch.empty(len(runs), -(-count // LANES), dtype=torch.int64)
     drawn = [draw_kept(row, count, p, stream) for row, stream in zip(words, runs, strict=True)]
-    kept = (drawn[0] if len(runs) == 1 else torch.cat(drawn)).view(x.shape).to(x.dtype)
-    return x * kept.mul_(kept_scale(p))
+    kept = (drawn[0] if len(runs) == 1 else torch.cat(drawn)).view(x.shape)
+    return x * _scaled(kept, kept_scale(p), x.dtype)
+
+
+def _scaled(kept: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """``kept * scale`` of int16, in memory of its own or in place."""
+    if dtype != torch.bfloat16:
+        return kept.to(dtype).mul_(scale)
+    bits = torch.tensor(scale, dtype=dtype).view(torch.int16)
+    return kept.mul_(bits).view(dtype)  # of as many bits, so nothing need be converted
 
 
 def draw_kept(words: Tensor, count: int, p: float, generator: torch.Generator | None = None) -> Tensor:

@@ -20,17 +20,17 @@ LINEAR = 2 * math.sqrt(2 / math.pi)
 CUBIC = LINEAR * 0.044715
 """tanh GELU is ``x * sigmoid(LINEAR * x + CUBIC * x**3)`` (Hendrycks and Gimpel 2016, section 2)."""
 
-CACHED = 2**22
-"""Numbers that caches hold; larger inputs come from memory once in torch's kernel and many times in ours."""
+CHUNK = 2**18
+"""Numbers that are computed at a time: everything that is made on the way stays in caches, and needs no new memory."""
 
 
 class TanhGELU(nn.Module):
-    """``F.gelu(x, approximate="tanh")``, differentiable once on a CPU."""
+    """``F.gelu(x, approximate="tanh")``, differentiable once on a CPU; 16-bit numbers are computed in fp32."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape."""
         trains = x.requires_grad and torch.is_grad_enabled()
-        if trains and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() <= CACHED:
+        if trains and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16):
             return _TanhGELU.apply(x)
         return F.gelu(x, approximate="tanh")
 
@@ -38,11 +38,18 @@ class TanhGELU(nn.Module):
 class _TanhGELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        square = x * x
-        gate = (square * CUBIC).add_(LINEAR).mul_(x).sigmoid_()
-        y = x * gate
-        slope = square.mul_(3 * CUBIC).add_(LINEAR)  # of what the sigmoid is taken of
-        ctx.save_for_backward(gate.lerp_(torch.ones(()), slope.mul_(y)))  # gate + (1 - gate) * y * slope
+        y, derivative = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
+        memory = torch.empty(4, min(CHUNK, x.numel()))
+        chunks = (each.view(-1).split(CHUNK) for each in (x.contiguous(), y, derivative))
+        for of_x, of_y, of_derivative in zip(*chunks, strict=True):
+            square, *wide = memory[:, : of_x.numel()]
+            if x.dtype == torch.float32:
+                _gelu(of_x, of_y, of_derivative, square)
+            else:
+                _gelu(wide[0].copy_(of_x), wide[1], wide[2], square)
+                of_y.copy_(wide[1])
+                of_derivative.copy_(wide[2])
+        ctx.save_for_backward(derivative)
         return y
 
     @staticmethod
@@ -50,6 +57,15 @@ class _TanhGELU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (derivative,) = ctx.saved_tensors
         return gradient * derivative
+
+
+def _gelu(x: Tensor, y: Tensor, derivative: Tensor, square: Tensor) -> None:
+    """Writes into ``y``, ``derivative`` and ``square``; all are fp32 of one size."""
+    torch.mul(x, x, out=square)
+    gate = torch.add(torch.tensor(LINEAR), square, alpha=CUBIC, out=derivative).mul_(x).sigmoid_()
+    torch.mul(x, gate, out=y)
+    slope = torch.add(torch.tensor(LINEAR), square, alpha=3 * CUBIC, out=square)  # of what the sigmoid is taken of
+    gate.lerp_(torch.ones(()), slope.mul_(y))  # gate + (1 - gate) * y * slope
 
 
 def replace_gelus(module: nn.Module) -> None:

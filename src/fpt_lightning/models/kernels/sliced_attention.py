@@ -89,6 +89,11 @@ class _SlicedAttention(torch.autograd.Function):
         return *of_inputs, None if of_bias is None else of_bias.to(bias.dtype), None, None
 
 
+def added_mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: the lowest number where a key is hidden, 0 elsewhere."""
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
+
+
 def _precise(x: Tensor) -> Tensor:
     """Sums over a thousand keys need 32 bits."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -178,8 +183,7 @@ class _Slices:
             hidden = torch.ones(queries.stop - queries.start, queries.stop, dtype=torch.bool).triu_(queries.start + 1)
         else:
             return slice(0, self.length), None
-        lowest = torch.finfo(self.memory.dtype).min
-        return keys, torch.zeros(hidden.shape, dtype=self.memory.dtype).masked_fill_(hidden, lowest)
+        return keys, added_mask(hidden, self.memory.dtype)
 
     def _weights(self, part: _Slice) -> tuple[Tensor, Tensor]:
         """The softmax of a slice's scores, and 1 or 0 for what dropout keeps of it: ``[heads, queries, keys]``."""
