@@ -14,8 +14,8 @@ from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.flat_layer import FlatLayer
 from fpt_lightning.models.input_layer import InputInitialization, build_input_layer
 from fpt_lightning.models.kernels.dropout import Dropout
-from fpt_lightning.models.kernels.frozen_linear import FrozenDtype, replace_frozen_linears
 from fpt_lightning.models.kernels.last_block import AnswerTokens
+from fpt_lightning.models.kernels.linear import FrozenDtype, replace_linears
 from fpt_lightning.models.lora import LoraOptions, add_adapters
 from fpt_lightning.models.parts import PAPER, Place, place_parameters, select
 from fpt_lightning.models.token_shuffle import TokenShuffle
@@ -85,7 +85,8 @@ class FrozenPretrainedTransformer(nn.Module):
         trained = select(self.places, parts)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in trained)
-        replace_frozen_linears(self.backbone, getattr(torch, frozen_dtype))
+        # adapters, which train, are too small to gain, and packs multiply small layers together
+        replace_linears(self.backbone, frozen_dtype=getattr(torch, frozen_dtype), trained=lora is None)
 
     def forward(
         self, tokens: torch.Tensor, mask: torch.Tensor | None = None, places: Sequence[int] | None = None

@@ -17,7 +17,7 @@ from fpt_lightning.errors import UsageError, are_shares, at_least
 from fpt_lightning.models.backbones.choice import BackboneChoice, Positions
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import InputInitialization
-from fpt_lightning.models.kernels.frozen_linear import FrozenDtype
+from fpt_lightning.models.kernels.linear import FrozenDtype
 from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.models.parts import PAPER
 from fpt_lightning.training.alignment import FitInput

@@ -20,6 +20,7 @@ from fpt_lightning.errors import FPTError, UsageError, are_shares, at_least
 from fpt_lightning.models.backbones.room import cut, expect_room
 from fpt_lightning.models.kernels.attention import use_attention
 from fpt_lightning.models.kernels.gelu import replace_gelus
+from fpt_lightning.models.kernels.linear import replace_linears
 from fpt_lightning.training.artifacts import checkpoint as checkpoints
 from fpt_lightning.training.language.generation import continue_texts, copying_gain
 from fpt_lightning.training.language.schedule import decayed_groups, warm_cosine
@@ -99,6 +100,7 @@ class LanguageModel(L.LightningModule):
             torch.manual_seed(seed)
             self.model = GPT2LMHeadModel(config)
         replace_gelus(self.model)
+        replace_linears(self.model)
         self.model.train()
         self.validation_metrics = split_metrics(task, "val_")
         self.test_metrics = split_metrics(task, "test_")

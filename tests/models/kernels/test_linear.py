@@ -3,21 +3,28 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
-from fpt_lightning.models.kernels.frozen_linear import FrozenLinear, replace_frozen_linears
+from fpt_lightning.models.kernels.linear import Linear, replace_linears
 
 sizes = st.integers(1, 40)
 
 
-def _pair(layer: nn.Module) -> tuple[nn.Module, FrozenLinear]:
-    layer.requires_grad_(False)
+def _pair(layer: nn.Module, *, trained: bool = False) -> tuple[nn.Module, Linear]:
+    layer.requires_grad_(trained)
     assert isinstance(layer.weight, nn.Parameter)
-    return layer, FrozenLinear(layer.weight, layer.bias, transposed=isinstance(layer, Conv1D))  # type: ignore[arg-type]
+    return layer, Linear(layer.weight, layer.bias, transposed=isinstance(layer, Conv1D))  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["AVX512", "AVX2"])
+def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of either kind of processor, whatever this is: oneDNN multiplies on all."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+    return str(request.param)
 
 
 class _Asked(TorchDispatchMode):
@@ -32,22 +39,38 @@ class _Asked(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@given(batch=sizes, length=sizes, width=sizes, out=sizes, transposed=st.booleans(), bias=st.booleans())
+@given(
+    batch=sizes, length=sizes, width=sizes, out=sizes,
+    transposed=st.booleans(), bias=st.booleans(), trained=st.booleans(), first=st.booleans(),
+)  # fmt: skip
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("capability")
 def test_it_equals_the_layer_it_replaces(
-    batch: int, length: int, width: int, out: int, transposed: bool, bias: bool
+    batch: int, length: int, width: int, out: int, transposed: bool, bias: bool, trained: bool, first: bool
 ) -> None:
     torch.manual_seed(0)
-    layer, ours = _pair(Conv1D(out, width) if transposed else nn.Linear(width, out, bias=bias))
+    layer, ours = _pair(Conv1D(out, width) if transposed else nn.Linear(width, out, bias=bias), trained=trained)
     x = torch.randn(length, batch, width).transpose(0, 1)  # not contiguous
     weight = torch.randn(batch, length, out)
-    gradients = []
+    found = []
     for module, layout in ((layer, x.contiguous()), (ours, x)):
-        entrance = layout.detach().requires_grad_()
+        entrance = layout.detach().requires_grad_(not (first and trained))
+        parameters = [*module.parameters()]
         result = module(entrance)
-        (result * weight).sum().backward()
-        gradients.append((result.detach(), entrance.grad))
-    for theirs, own in zip(*gradients, strict=True):
-        torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
+        wanted = [each for each in (entrance, *parameters) if each.requires_grad]
+        found.append([result.detach(), *torch.autograd.grad((result * weight).sum(), wanted)])
+    for theirs, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("capability")
+def test_a_bias_trains_beside_a_frozen_weight() -> None:
+    _, ours = _pair(nn.Linear(3, 5))
+    assert ours.bias is not None
+    ours.bias.requires_grad_(True)
+    ours(torch.randn(7, 3)).sum().backward()
+    assert ours.weight.grad is None
+    torch.testing.assert_close(ours.bias.grad, torch.full((5,), 7.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -57,15 +80,15 @@ def test_other_types_take_torchs_own_path(dtype: torch.dtype) -> None:
     assert torch.equal(ours(x), layer(x))
 
 
-@pytest.mark.parametrize(("capability", "onednn"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+@pytest.mark.parametrize(("trained", "products"), [(False, 2), (True, 3)])
 def test_onednn_is_for_processors_whose_wide_units_mkl_leaves_idle(
-    capability: str, onednn: bool, monkeypatch: pytest.MonkeyPatch
+    trained: bool, products: int, capability: str
 ) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    _, ours = _pair(nn.Linear(5, 3))
+    _, ours = _pair(nn.Linear(5, 3), trained=trained)
     with _Asked() as asked:
         ours(torch.randn(2, 5, requires_grad=True)).sum().backward()
-    assert [name for name in asked.names if "mkldnn" in name] == ["mkldnn._linear_pointwise.default"] * 2 * onednn
+    called = [name for name in asked.names if "mkldnn" in name]
+    assert called == ["mkldnn._linear_pointwise.default"] * (products if capability == "AVX512" else 0)
 
 
 def test_autocast_is_followed() -> None:
@@ -85,8 +108,8 @@ def test_a_weight_kept_in_bf16_computes_as_the_rounded_weight(
     holder = nn.Sequential(Conv1D(out, width) if transposed else nn.Linear(width, out, bias=bias)).requires_grad_(False)
     rounded = nn.Sequential(copy.deepcopy(holder[0]))
     rounded[0].weight.copy_(rounded[0].weight.bfloat16())  # type: ignore[operator]
-    replace_frozen_linears(rounded)
-    replace_frozen_linears(holder, torch.bfloat16)
+    replace_linears(rounded)
+    replace_linears(holder, frozen_dtype=torch.bfloat16)
     assert holder[0].weight.dtype == torch.bfloat16
     x, weight = torch.randn(batch, width), torch.randn(batch, out)
     found = []
@@ -105,16 +128,15 @@ def test_an_empty_batch_passes() -> None:
     assert ours(torch.empty(0, 5)).shape == (0, 3)
 
 
-def test_only_wholly_frozen_layers_are_replaced_and_names_stay() -> None:
+@pytest.mark.parametrize("trained", [True, False])
+def test_layers_are_replaced_and_names_stay(trained: bool) -> None:
     module = nn.Sequential(nn.Linear(3, 3), nn.ModuleDict({"a": Conv1D(2, 3), "b": nn.LayerNorm(2)}), nn.Linear(2, 1))
     names = list(module.state_dict())
     module.requires_grad_(False)
     module[2].bias.requires_grad_(True)
-    replace_frozen_linears(module)
-    assert [type(child).__name__ for child in (module[0], module[1]["a"], module[1]["b"], module[2])] == [
-        "FrozenLinear",
-        "FrozenLinear",
-        "LayerNorm",
-        "Linear",
-    ]
+    replace_linears(module, frozen_dtype=torch.bfloat16, trained=trained)
+    kinds = [type(child) for child in (module[0], module[1]["a"], module[1]["b"], module[2])]
+    assert kinds == [Linear, Linear, nn.LayerNorm, Linear if trained else nn.Linear]
+    assert module[0].weight.dtype == torch.bfloat16
+    assert module[2].weight.dtype == torch.float32
     assert list(module.state_dict()) == names

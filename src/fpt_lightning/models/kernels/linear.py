@@ -1,0 +1,128 @@
+"""Linear layers on the fastest matrix kernel that the processor has; frozen ones in half the memory.
+
+In fp32 on a CPU torch multiplies with MKL, which leaves the 512-bit units of AMD processors idle; oneDNN, which torch
+carries too, uses them. A frozen layer needs no gradient of its weight, so its whole arithmetic is two products, that
+of a trained one three, and all of them can go there. On a processor without such units MKL is the faster, and they
+stay with it. Nor does an optimizer need a frozen weight in fp32: kept in bf16 it takes half the memory, and bf16
+autocast has nothing to cast. `make benchmark` and `make benchmark-pretraining` show what it brings on a machine.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
+
+from fpt_lightning.models.kernels.replacing import replace
+from fpt_lightning.models.kernels.replicas import each_alone
+
+FrozenDtype = Literal["float32", "bfloat16"]
+
+
+class Linear(nn.Module):
+    """A drop-in for ``nn.Linear`` or transformers' ``Conv1D``, under the same parameter names.
+
+    It computes in the type of what it is given, or in that of autocast, whatever a frozen weight is kept in.
+
+    Args:
+        weight: ``[out, in]``, or ``[in, out]`` if ``transposed``.
+        bias: ``[out]`` or None.
+        transposed: The weight lies as in ``Conv1D``.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, *, transposed: bool) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.transposed = transposed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[..., in]`` to ``[..., out]``, differentiable once."""
+        trains = any(parameter.requires_grad for parameter in self.parameters())
+        return self._map(x) if trains else each_alone(self._map, x)  # those that train are each run's own
+
+    def extra_repr(self) -> str:
+        out, width = self.weight.t().shape if self.transposed else self.weight.shape
+        kept = "" if self.weight.dtype == torch.float32 else f", kept in {self.weight.dtype}"
+        return f"in_features={width}, out_features={out}, bias={self.bias is not None}{kept}"
+
+    def _map(self, x: Tensor) -> Tensor:
+        weight = self.weight.t() if self.transposed else self.weight  # [out, in]
+        # without values there is neither autocast nor a kernel
+        if x.is_meta or x.numel() == 0 or torch.is_autocast_enabled(x.device.type):
+            return F.linear(x, weight, self.bias)
+        kept_apart = x.dtype != weight.dtype and not weight.requires_grad
+        if not (kept_apart or _onednn_serves(x)):
+            return F.linear(x, weight.to(x.dtype), self.bias)
+        rows = x.reshape(-1, x.size(-1))  # [..., in] as a matrix: the operator's own output would be a view of one
+        return _Product.apply(rows, weight, self.bias).view(*x.shape[:-1], -1)
+
+
+class _Product(torch.autograd.Function):
+    """``x @ weight.T + bias``; a weight of another type is cast anew for each product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if weight.requires_grad else None, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = _product(gradient, weight.t(), None)
+        if ctx.needs_input_grad[1]:
+            # the one turned round is copied, so that is the smaller
+            turned, other = (x, gradient) if x.size(1) < gradient.size(1) else (gradient, x)
+            product = _product(turned.t(), other.t(), None)
+            of_weight = product.t() if turned is x else product
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum(0)
+        return of_x, of_weight, of_bias
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    weight = weight.to(x.dtype)
+    if _onednn_serves(x):
+        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def _onednn_serves(x: Tensor) -> bool:
+    return bool(
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        # the operator that torch.compile calls; not part of torch's promise, so a build may lack it
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def replace_linears(module: nn.Module, *, frozen_dtype: torch.dtype = torch.float32, trained: bool = True) -> None:
+    """Replaces the linear layers of a module; names stay as they are.
+
+    Args:
+        module: What holds them.
+        frozen_dtype: What the weights of layers of which nothing trains are kept in, rounded where it is narrower;
+            biases stay as they are.
+        trained: Replace those of which something trains, too.
+    """
+
+    def ours(child: nn.Module) -> Linear | None:
+        if not isinstance(child, nn.Linear | Conv1D):
+            return None
+        weight: Any = child.weight
+        if any(parameter.requires_grad for parameter in child.parameters()):
+            if not trained:
+                return None
+        elif weight.dtype != frozen_dtype:
+            weight = nn.Parameter(weight.to(frozen_dtype), requires_grad=False)
+        return Linear(weight, child.bias, transposed=isinstance(child, Conv1D))
+
+    replace(module, ours)
