@@ -43,9 +43,9 @@ def test_no_figure_stands_there_by_hand(page: str) -> None:
         ("1", "table2 / FPT / bit-memory / paper", "100"),
         ("1.0", "table2 / FPT / bit-memory / error", "0.1"),
         ("1e-1", "fair / unfrozen, random / MNIST / rate", "1e-4"),
-        ("1.00", "train_step-cpu / steps / 1 / ratio", "1.97"),
-        ("1", "train_step-cpu / steps / 1 / share * 100", "67"),
-        ("1,000", "train_step-cpu / steps / 0 / memory_mb", "2,059"),
+        ("1.00", "train_step-avx512 / steps / 2 / ratio", "2.17"),
+        ("1", "train_step-avx512 / steps / 2 / share * 100", "71"),
+        ("1,000", "train_step-avx512 / steps / 0 / memory_mb", "2,272"),
         ("1", "table2 / Random / MNIST - table2 / FPT / MNIST", "7"),
         ("1", "luck / random body / share, %", "19"),
     ],
@@ -55,7 +55,7 @@ def test_a_wrong_figure_is_found_out(written: str, place: str, said: str) -> Non
 
 
 def test_a_figure_of_nothing_is_an_error() -> None:
-    for place in ("table2 / FTP / MNIST", "table2 / FPT / MNIS", "table9 / FPT / MNIST", "train_step-cpu / step"):
+    for place in ("table2 / FTP / MNIST", "table2 / FPT / MNIS", "table9 / FPT / MNIST", "train_step-avx512 / step"):
         with pytest.raises((StopIteration, ValueError, FileNotFoundError, KeyError)):
             figures.renewed(f"1<!-- = {place} -->")
 
@@ -98,4 +98,4 @@ def test_a_table_that_two_profiles_have_is_asked_for_by_both_names(
         figures._folder("pocket")
     assert figures._folder("fair") == tmp_path / "results" / "laptop" / "fair"
     assert figures._folder("atlas/pocket") == tmp_path / "results" / "atlas" / "pocket"
-    assert figures._folder("train_step-cpu") is None
+    assert figures._folder("train_step-avx512") is None

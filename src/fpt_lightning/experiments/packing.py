@@ -77,7 +77,8 @@ def packed(runs: Sequence[Run], size: int, slots: int) -> list[Run]:
         groups.setdefault(run.shared if run.shared is not None and size > 1 else run.id, []).append(run)
     packs = []
     for group in groups.values():
-        each = min(size, -(-len(group) // slots))
+        rounds = -(-len(group) // (size * slots))  # every place gets as many packs, and none waits for another
+        each = -(-len(group) // (rounds * slots))
         packs += [group[start : start + each] for start in range(0, len(group), each)]
     return [replace(pack[0], members=tuple(pack)) if len(pack) > 1 else pack[0] for pack in packs]
 
