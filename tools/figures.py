@@ -5,8 +5,8 @@
 `NUMBER<!-- = PLACE -->` is a figure, rounded as it stands. PLACE is a cell of a table in `results/laptop` or
 `results/atlas` (`table2 / FPT / bit-memory`; `atlas/pocket` where both have one; behind it ` / error`, ` / paper`,
 ` / rate`, ` / equal`, its validation at equal arithmetic, or ` / layer / 3`, what a probe reads there), or an entry of
-a JSON in `benchmarks/results` (`train_step-avx512 / steps / 0 / ratio`). Two may be subtracted (`A - B`, the larger first:
-a negative figure is an error, as its sentence would be wrong), one made percent (`A * 100`).
+a JSON in `benchmarks/results` (`train_step-avx512 / steps / 0 / ratio`). Two may be subtracted (`A - B`, the larger
+first: a negative figure is an error, as its sentence would be wrong), one made percent (`A * 100`).
 
 `<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it; with `NAME with rates` its
 learning rates follow, with `NAME with variance` the split of its variance.
