@@ -1,15 +1,20 @@
 import json
+from collections import Counter
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 
 from conftest import Fpt
+from fpt_lightning.data.bits import BitXOR
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-from fpt_lightning.training.callbacks import EarlyStopping, Throughput, summarise
+from fpt_lightning.training.callbacks import EarlyStopping, Throughput, is_idle, summarise
+from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.trainer import FPTTrainer
 
 
@@ -46,6 +51,34 @@ def test_throughput_goes_on_where_the_run_stopped() -> None:
     assert second.samples_per_second == 25.0
     assert second.wall_seconds == 9.0
     assert second.padding_share == 0.25
+
+
+def test_a_step_calls_those_callbacks_alone_that_have_something_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Counter[str]()
+
+    class Busy(L.Callback):
+        def on_before_zero_grad(self, *_: object) -> None:
+            asked["on_before_zero_grad"] += 1
+
+    class Busier(Busy):
+        def on_train_batch_end(self, *_: object) -> None:
+            asked["on_train_batch_end"] += 1
+
+    monkeypatch.setattr(L.Callback, "on_before_zero_grad", lambda *_: asked.update(["idle"]))
+    own = [Busier(), LambdaCallback(on_train_batch_start=lambda *_: asked.update(["on_train_batch_start"]))]
+    trainer = FPTTrainer(max_steps=3, callbacks=own, default_root_dir=tmp_path, logger=False, accelerator="cpu",
+                         limit_val_batches=0, enable_checkpointing=False, enable_progress_bar=False)  # fmt: skip
+    data = BitXOR(n=2)
+    trainer.fit(FPTClassifier(data.task, "tiny"), data)
+    assert asked == dict.fromkeys(("on_before_zero_grad", "on_train_batch_end", "on_train_batch_start"), 3)
+
+
+@pytest.mark.parametrize(("options", "idle"), [({}, True), ({"every_n_train_steps": 2}, False)])
+def test_a_checkpoint_is_idle_in_steps_where_it_never_saves(options: dict[str, int], idle: bool) -> None:
+    assert is_idle(ModelCheckpoint(**options), "on_train_batch_end") == idle
+    assert not is_idle(ModelCheckpoint(**options), "on_validation_end")
 
 
 @pytest.mark.parametrize("patience", [0, 1])  # to Lightning 0 is 1

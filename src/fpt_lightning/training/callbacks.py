@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from fpt_lightning.data.spec import Batch
@@ -98,6 +99,30 @@ class ProgressBar(callbacks.RichProgressBar):
         description, bar, batches, clock, _ = super().configure_columns(trainer)
         bar.bar_width = 20
         return [description, bar, batches, clock]
+
+
+STEP_HOOKS = ("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+              "on_before_optimizer_step", "on_train_batch_end")  # fmt: skip
+
+
+def is_idle(callback: L.Callback, hook: str) -> bool:
+    """Whether a callback has nothing to do at a hook: it has none, or Lightning's that asks at every step, in vain."""
+    if type(callback) is callbacks.ModelCheckpoint and hook == "on_train_batch_end":
+        return not callback._every_n_train_steps and callback._train_time_interval is None
+    return not is_overridden(hook, callback)
+
+
+class SkipIdle(callbacks.Callback):
+    """Spares every step the calls of callbacks that have nothing to do there: of a dozen, a sixth of a short step.
+
+    Lightning calls every hook of each, under its profiler; one that is not callable it passes over.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            for hook in STEP_HOOKS:
+                if is_idle(callback, hook):
+                    setattr(callback, hook, None)
 
 
 class Throughput(callbacks.Callback):

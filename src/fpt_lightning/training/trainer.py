@@ -17,7 +17,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 from fpt_lightning.errors import UsageError
 from fpt_lightning.signals import Ending
 from fpt_lightning.training.artifacts.checkpoint import SameData, WholeCheckpointIO
-from fpt_lightning.training.callbacks import Throughput
+from fpt_lightning.training.callbacks import SkipIdle, Throughput
 from fpt_lightning.training.captured import CaptureSteps
 from fpt_lightning.training.choice import check_choice, chosen
 from fpt_lightning.training.divergence import StopWhenDiverged
@@ -106,7 +106,7 @@ class FPTTrainer(L.Trainer):
             # what a run leaves is written by the process that began it, which would have trained nothing
             raise UsageError(f"trainer.strategy {kwargs['strategy']} trains in processes of its own: use ddp")
         self.throughput, self.pause = Throughput(), Pause()
-        own = [SameData(), self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision()]
+        own = [SameData(), self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision(), SkipIdle()]
         own += [CaptureSteps()] if captured else []
         # the last: what other callbacks draw at the start of a resumed training does not count; what ends it for good
         # comes before what lets it pause

@@ -8,14 +8,13 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch import callbacks
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import DivergedError
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 from fpt_lightning.training.artifacts.predictions import PredictionWriter
-from fpt_lightning.training.callbacks import PartsSummary
+from fpt_lightning.training.callbacks import PartsSummary, is_idle
 from fpt_lightning.training.captured import CaptureSteps
 from fpt_lightning.training.choice import chosen
 from fpt_lightning.training.classification import FPTClassifier
@@ -118,9 +117,7 @@ class Replica:
     def _with(self, hook: str) -> list[L.Callback]:
         """The callbacks that have something to do there: at every step of many runs the others take time too."""
         if hook not in self._hooked:
-            self._hooked[hook] = [
-                each for each in self.callbacks if is_overridden(hook, each) and not _idle(each, hook)
-            ]
+            self._hooked[hook] = [each for each in self.callbacks if not is_idle(each, hook)]
         return self._hooked[hook]
 
     @contextmanager
@@ -206,10 +203,3 @@ class Replica:
     def _log_dict(self, values: dict[str, Any], *_: Any, **__: Any) -> None:
         for name, value in values.items():
             self._log(name, value)
-
-
-def _idle(callback: L.Callback, hook: str) -> bool:
-    """Whether a hook is Lightning's that asks at every step whether to save, and never will."""
-    if type(callback) is not callbacks.ModelCheckpoint or hook != "on_train_batch_end":
-        return False
-    return not callback._every_n_train_steps and callback._train_time_interval is None
