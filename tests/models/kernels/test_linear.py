@@ -123,8 +123,11 @@ def test_a_weight_kept_in_bf16_computes_as_the_rounded_weight(
         torch.testing.assert_close(own, theirs, atol=0, rtol=0 if autocast else 1e-6)
 
 
-def test_an_empty_batch_passes() -> None:
-    _, ours = _pair(nn.Linear(5, 3))
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_an_empty_batch_passes(kept: torch.dtype) -> None:
+    layer = nn.Linear(5, 3)
+    layer.weight.data = layer.weight.to(kept)
+    _, ours = _pair(layer)
     assert ours(torch.empty(0, 5)).shape == (0, 3)
 
 

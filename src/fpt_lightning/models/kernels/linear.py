@@ -51,10 +51,10 @@ class Linear(nn.Module):
     def _map(self, x: Tensor) -> Tensor:
         weight = self.weight.t() if self.transposed else self.weight  # [out, in]
         # without values there is neither autocast nor a kernel
-        if x.is_meta or x.numel() == 0 or torch.is_autocast_enabled(x.device.type):
+        if x.is_meta or torch.is_autocast_enabled(x.device.type):
             return F.linear(x, weight, self.bias)
         kept_apart = x.dtype != weight.dtype and not weight.requires_grad
-        if not (kept_apart or _onednn_serves(x)):
+        if x.numel() == 0 or not (kept_apart or _onednn_serves(x)):
             return F.linear(x, weight.to(x.dtype), self.bias)
         rows = x.reshape(-1, x.size(-1))  # [..., in] as a matrix: the operator's own output would be a view of one
         return _Product.apply(rows, weight, self.bias).view(*x.shape[:-1], -1)
