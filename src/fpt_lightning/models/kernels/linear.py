@@ -40,7 +40,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[..., in]`` to ``[..., out]``, differentiable once."""
-        trains = any(parameter.requires_grad for parameter in self.parameters())
+        trains = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
         return self._map(x) if trains else each_alone(self._map, x)  # those that train are each run's own
 
     def extra_repr(self) -> str:
