@@ -20,9 +20,9 @@ def _pair(layer: nn.Module, *, trained: bool = False) -> tuple[nn.Module, Linear
     return layer, Linear(layer.weight, layer.bias, transposed=isinstance(layer, Conv1D))  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["AVX512", "AVX2"])
+@pytest.fixture(params=["AVX512", "AVX2", "DEFAULT"])
 def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of either kind of processor, whatever this is: oneDNN multiplies on all."""
+    """Of every kind of processor, whatever this is: oneDNN multiplies on all."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
     return str(request.param)
 
@@ -59,8 +59,10 @@ def test_it_equals_the_layer_it_replaces(
         result = module(entrance)
         wanted = [each for each in (entrance, *parameters) if each.requires_grad]
         found.append([result.detach(), *torch.autograd.grad((result * weight).sum(), wanted)])
-    for theirs, own in zip(*found, strict=True):
-        torch.testing.assert_close(own, theirs, atol=1e-4, rtol=1e-4)
+    passed_on = 1 + (not (first and trained))  # the result, and the gradient of what came in
+    for place, (theirs, own) in enumerate(zip(*found, strict=True)):
+        bound = 1e-5 if place < passed_on else 1e-4  # those of parameters are sums over 1,600 rows
+        torch.testing.assert_close(own, theirs, atol=bound, rtol=bound)
 
 
 @pytest.mark.usefixtures("capability")

@@ -42,13 +42,13 @@ class _TanhGELU(torch.autograd.Function):
         memory = torch.empty(4, min(CHUNK, x.numel()))
         chunks = (each.view(-1).split(CHUNK) for each in (x.contiguous(), y, derivative))
         for of_x, of_y, of_derivative in zip(*chunks, strict=True):
-            square, *wide = memory[:, : of_x.numel()]
+            square, wide, product, gate = memory[:, : of_x.numel()]
             if x.dtype == torch.float32:
                 _gelu(of_x, of_y, of_derivative, square)
             else:
-                _gelu(wide[0].copy_(of_x), wide[1], wide[2], square)
-                of_y.copy_(wide[1])
-                of_derivative.copy_(wide[2])
+                _gelu(wide.copy_(of_x), product, gate, square)
+                of_y.copy_(product)
+                of_derivative.copy_(gate)
         ctx.save_for_backward(derivative)
         return y
 
