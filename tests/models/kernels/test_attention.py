@@ -14,7 +14,9 @@ from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.kernels import attention as dispatch
 from fpt_lightning.models.kernels import sliced_attention
 from fpt_lightning.models.kernels.attention import attention
+from fpt_lightning.models.kernels.dropout import draw_all_kept, kept_scale
 from fpt_lightning.models.kernels.last_block import AnswerTokens
+from fpt_lightning.models.kernels.replicas import replicated
 
 NEARLY_NONE = 1e-9  # our paths, in which nothing is dropped
 CAUSAL: nn.Module = SimpleNamespace(is_causal=True)  # type: ignore[assignment]
@@ -204,6 +206,41 @@ def test_a_long_sequence_keeps_nothing_of_the_size_of_its_weights() -> None:
     assert kept
     assert max(kept) < length**2
     out.sum().backward()
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_short_sequence_keeps_its_weights_once_and_computes_what_autograd_would(runs: int) -> None:
+    inputs = [*_inputs(), torch.randn(1, 3, LENGTH, LENGTH, requires_grad=True)]
+    visible = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+
+    def through_autograd(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2) + bias
+        weights = scores.add(sliced_attention.added_mask(~visible, scores.dtype)).softmax(-1)
+        return (weights * (draw_all_kept(weights.shape, 0.3) * kept_scale(0.3)) @ value).transpose(1, 2)
+
+    def ours(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return attention(CAUSAL, query, key, value, None, 0.3, position_bias=bias)[0]
+
+    found = {}
+    for function in (through_autograd, ours):
+        kept: dict[int, int] = {}
+        with (
+            replicated([torch.Generator().manual_seed(seed) for seed in range(runs)]),
+            torch.autograd.graph.saved_tensors_hooks(partial(_note, kept), lambda x: x),
+        ):
+            out = function(*inputs)
+        found[function] = _with_gradients(out, inputs), list(kept.values()).count(2 * 3 * LENGTH**2)
+    (theirs, thrice), (results, once) = found[through_autograd], found[ours]
+    assert (thrice, once) == (3, 1)
+    assert all(torch.equal(*pair) for pair in zip(results, theirs, strict=True))
+
+
+def _note(sizes: dict[int, int], x: torch.Tensor) -> torch.Tensor:
+    """Writes down how many numbers lie in the memory of a tensor that the backward pass needs."""
+    sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // x.element_size()
+    return x
 
 
 @pytest.mark.parametrize("length", [8, 200])

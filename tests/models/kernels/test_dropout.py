@@ -53,6 +53,15 @@ def test_the_gradient_passes_where_the_value_did() -> None:
     torch.testing.assert_close(out, x * x.grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_bytes_a_number_are_kept_for_the_gradient(dtype: torch.dtype) -> None:
+    kept: list[int] = []
+    x = torch.ones(4096, dtype=dtype, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda y: kept.append(y.nbytes) or y, lambda y: y):
+        fast_dropout(x, 0.3)
+    assert kept == [2 * 4096]
+
+
 def test_it_follows_the_global_seed() -> None:
     results = []
     for seed in (0, 0, 1):

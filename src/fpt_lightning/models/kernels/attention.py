@@ -10,9 +10,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from fpt_lightning.models.kernels.blockwise_attention import blockwise_attention
-from fpt_lightning.models.kernels.dropout import fast_dropout
 from fpt_lightning.models.kernels.last_block import AnswerTokens
-from fpt_lightning.models.kernels.sliced_attention import AttentionOptions, added_mask, sliced_attention
+from fpt_lightning.models.kernels.sliced_attention import AttentionOptions, sliced_attention
+from fpt_lightning.models.kernels.whole_attention import whole_attention
 
 ATTENTION = "fpt_lightning"
 BLOCKWISE_ATTENTION = "fpt_lightning_causal"
@@ -118,15 +118,3 @@ def _asked(
         mask = answers.causal_mask(query.shape[2], query.device)
     bias = kwargs.get("position_bias")
     return {**kwargs, "is_causal": False, "position_bias": None if bias is None else answers.of(bias, 2)}, mask
-
-
-def whole_attention(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-    """Attention through autograd, every tensor whole."""
-    scores = (query * options.scaling) @ key.transpose(-1, -2)  # [batch, heads, length, length], changed in place
-    if options.bias is not None:
-        scores = scores + options.bias
-    mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril() if options.causal else options.mask
-    if mask is not None:
-        scores.add_(added_mask(~mask, scores.dtype))  # six times as fast as a masked fill, either way
-    weights = fast_dropout(scores.softmax(dim=-1), options.dropout)  # [batch, heads, length, length]
-    return (weights @ value).transpose(1, 2).contiguous()

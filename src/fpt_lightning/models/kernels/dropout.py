@@ -5,9 +5,12 @@ a frozen body. A 16-bit number an element is enough: the probability is met to 2
 the exact inverse.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from fpt_lightning.models.kernels.replacing import replace
 from fpt_lightning.models.kernels.replicas import streams
@@ -20,20 +23,39 @@ def fast_dropout(x: Tensor, p: float) -> Tensor:
     """Zeroes each element with probability ``p`` and scales the others, so that the expectation stays."""
     if x.device.type != "cpu" or p in (0.0, 1.0):
         return F.dropout(x, p)
+    kept, scale = draw_all_kept(x.shape, p), kept_scale(p)
+    if x.dtype == torch.bfloat16:  # of as many bits as what was drawn, so nothing need be converted
+        return x * kept.mul_(torch.tensor(scale, dtype=x.dtype).view(torch.int16)).view(x.dtype)
+    return _Dropped.apply(x, kept, scale)
+
+
+class _Dropped(torch.autograd.Function):
+    """The product with a mask of which autograd would keep the factors: in fp32 twice the bytes of what was drawn."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return _scaled(x, kept, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (kept,) = ctx.saved_tensors
+        return _scaled(gradient, kept, ctx.scale), None, None
+
+
+def _scaled(x: Tensor, kept: Tensor, scale: float) -> Tensor:
+    return kept.to(x.dtype).mul_(scale).mul_(x)
+
+
+def draw_all_kept(shape: torch.Size, p: float) -> Tensor:
+    """What :func:`draw_kept` draws for a whole tensor of this shape, every run's share from its own stream."""
     runs = streams()
-    count = x.numel() // len(runs)
+    count = shape.numel() // len(runs)
     words = torch.empty(len(runs), -(-count // LANES), dtype=torch.int64)
     drawn = [draw_kept(row, count, p, stream) for row, stream in zip(words, runs, strict=True)]
-    kept = (drawn[0] if len(runs) == 1 else torch.cat(drawn)).view(x.shape)
-    return x * _scaled(kept, kept_scale(p), x.dtype)
-
-
-def _scaled(kept: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """``kept * scale`` of int16, in memory of its own or in place."""
-    if dtype != torch.bfloat16:
-        return kept.to(dtype).mul_(scale)
-    bits = torch.tensor(scale, dtype=dtype).view(torch.int16)
-    return kept.mul_(bits).view(dtype)  # of as many bits, so nothing need be converted
+    return (drawn[0] if len(runs) == 1 else torch.cat(drawn)).view(shape)
 
 
 def draw_kept(words: Tensor, count: int, p: float, generator: torch.Generator | None = None) -> Tensor:
