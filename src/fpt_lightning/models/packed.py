@@ -1,7 +1,7 @@
 """Many models of one frozen body as one: what is frozen computes for all of them at once."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from fpt_lightning.errors import FPTError, first_line
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.kernels.replicas import is_looped
+
+Stack = Callable[[list[Tensor]], Tensor]
 
 
 class BatchSize:
@@ -23,13 +25,17 @@ class Replicated(nn.Module):
     Args:
         modules: The module of each model.
         batch: What knows how many examples each model has in the batch at hand.
+        stack: Makes one tensor of the same parameter of every model.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], batch: BatchSize) -> None:
+    def __init__(self, modules: Sequence[nn.Module], batch: BatchSize, stack: Stack) -> None:
         super().__init__()
         self.replicas = nn.ModuleList(modules)
-        self._batch = batch
-        self._linear = all(type(module) is nn.Linear for module in modules)
+        self._batch, self._stack = batch, stack
+        linear = [module for module in modules if type(module) is nn.Linear]
+        self._linear = len(linear) == len(modules)
+        self._weights: list[Tensor] = [layer.weight for layer in linear]
+        self._biases: list[Tensor] = [layer.bias for layer in linear if layer.bias is not None]
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         """Applies each to its own; an input with a batch of 1, such as position ids, is the same for all."""
@@ -48,11 +54,11 @@ class Replicated(nn.Module):
     def _products(self, x: Tensor | None) -> Tensor:
         """Every linear layer on its share in one call: of small ones the calls take longer than the products."""
         assert x is not None
-        layers = [layer for layer in self.replicas if isinstance(layer, nn.Linear)]
-        weight = torch.stack([layer.weight for layer in layers])  # [models, out, in]
-        answer = x.reshape(len(layers), -1, x.size(-1)) @ weight.mT
-        if layers[0].bias is not None:
-            answer = answer + torch.stack([layer.bias for layer in layers]).unsqueeze(1)
+        weight, shares = self._stack(self._weights), x.reshape(len(self._weights), -1, x.size(-1))
+        if self._biases:
+            answer = torch.baddbmm(self._stack(self._biases).unsqueeze(1), shares, weight.mT)
+        else:
+            answer = shares @ weight.mT  # [models, batch * length, out]
         return answer.view(*x.shape[:-1], -1)
 
 
@@ -65,12 +71,13 @@ class PackedTransformer(nn.Module):
 
     Args:
         models: The models, at least two; their frozen parameters become the first one's.
+        stack: Makes one tensor of the same parameter of every model.
 
     Raises:
         FPTError: If they differ in more than their trained parameters, or their body has a form that cannot be shared.
     """
 
-    def __init__(self, models: Sequence[FrozenPretrainedTransformer]) -> None:
+    def __init__(self, models: Sequence[FrozenPretrainedTransformer], stack: Stack = torch.stack) -> None:
         super().__init__()
         first = models[0]
         for model in models[1:]:
@@ -80,7 +87,8 @@ class PackedTransformer(nn.Module):
         shared = {id(tensor): tensor for tensor in [*first.parameters(), *first.buffers()]}
         self.model = copy.deepcopy(first, shared)  # new modules around the same tensors
         for path in _with_trained(first):
-            self.model.set_submodule(path, Replicated([model.get_submodule(path) for model in models], self._batch))
+            modules = [model.get_submodule(path) for model in models]
+            self.model.set_submodule(path, Replicated(modules, self._batch, stack))
         self._check(models)
 
     def forward(
@@ -96,10 +104,16 @@ class PackedTransformer(nn.Module):
         Returns:
             For every model its logits ``[batch, answers, classes]``.
         """
+        return self.folded(tokens, masks, places).chunk(self.count)
+
+    def folded(
+        self, tokens: Sequence[Tensor], masks: Sequence[Tensor | None], places: Sequence[int] | None = None
+    ) -> Tensor:
+        """What :meth:`forward` answers, as one tensor ``[models * batch, answers, classes]``."""
         self._batch.size = len(tokens[0])
-        folded, mask = fold(tokens, masks)
-        logits: Tensor = self.model(folded, mask, None if places is None else [*places] * self.count)
-        return logits.chunk(self.count)
+        together, mask = fold(tokens, masks)
+        logits: Tensor = self.model(together, mask, None if places is None else [*places] * self.count)
+        return logits
 
     @torch.no_grad()
     def _check(self, models: Sequence[FrozenPretrainedTransformer]) -> None:

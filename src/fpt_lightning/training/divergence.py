@@ -20,6 +20,10 @@ class StopWhenDiverged(callbacks.Callback):
 
     def __init__(self) -> None:
         self._loss: torch.Tensor | None = None  # of the last step, on its device, so that no step waits for it
+        self._trained: dict[str, torch.Tensor] = {}  # looked up now and then: in a large body it takes milliseconds
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._trained = _trained(pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -32,6 +36,7 @@ class StopWhenDiverged(callbacks.Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Looks before the model is judged and saved."""
         if trainer.state.fn == TrainerFn.FITTING:
+            self._trained = _trained(pl_module)
             self._check(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -45,12 +50,15 @@ class StopWhenDiverged(callbacks.Callback):
 
     def _check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         finite = self._loss is None or bool(self._loss.isfinite().all())
-        _refuse(trainer, module, not_finite(module) if finite else "its loss")
+        _refuse(trainer, module, _not_finite(self._trained) if finite else "its loss")
 
 
-def not_finite(module: L.LightningModule) -> str | None:
+def _trained(module: L.LightningModule) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in module.named_parameters() if value.requires_grad and value.numel()}
+
+
+def _not_finite(trained: dict[str, torch.Tensor]) -> str | None:
     """What of the trained parameters is NaN or infinite, None where all are finite; waits for the device once."""
-    trained = {name: value for name, value in module.named_parameters() if value.requires_grad and value.numel()}
     if not trained:
         return None
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(trained.values()), torch.inf)])

@@ -25,6 +25,8 @@ from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 from fpt_lightning.training.callbacks import EarlyStopping
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.logger import RunLogger
+from fpt_lightning.training.optimizer import parameter_groups
+from fpt_lightning.training.packs.adam import PackedAdam
 from fpt_lightning.training.packs.module import Pack, PackData
 from fpt_lightning.training.packs.replica import Replica
 from fpt_lightning.training.trainer import FPTTrainer
@@ -276,6 +278,32 @@ def test_fused_products_give_the_same_gradients() -> None:
     for number in (0, 2):
         for one, other in zip(taken(models[number]), gradients[number], strict=True):
             assert (one - other).abs().max() <= 1e-10 * (1 + other.abs().max())
+
+
+def test_layers_that_lie_in_one_tensor_train_as_if_each_lay_alone() -> None:
+    """Their gradients are those of layers put together for every step, also once a run has left."""
+    models = [parts(Path(), *run, dropout=0.0)[0].model for run in RUNS]
+    adam = PackedAdam([parameter_groups(lr, {}, model) for (lr, _), model in zip(RUNS, models, strict=True)])
+    tokens = torch.randn(4, 10, models[0].task.token_width or 0)
+    for kept in ([0, 1, 2], [0, 2]):
+        if len(kept) < len(models):
+            adam.keep(kept)
+            models = [models[number] for number in kept]
+        gradients = []
+        for stack in (torch.stack, adam.stacked):
+            adam.zero_grad()
+            answers = PackedTransformer(models, stack)([tokens] * len(models), [None] * len(models))
+            torch.stack([logits.square().sum() for logits in answers]).sum().backward()
+            gradients.append([parameter.grad.clone() for model in models for parameter in trained(model)])
+        assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+        assert all(gradient.any() for gradient in gradients[0])
+        weights = [model.output.weight for model in models]
+        adam.step()
+        assert torch.equal(adam.stacked(weights), torch.stack(weights))
+
+
+def trained(model: torch.nn.Module) -> list[Any]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def taken(model: torch.nn.Module) -> list[torch.Tensor]:

@@ -74,32 +74,31 @@ class Pack(L.LightningModule):
         tokens, masks = [batch.tokens for batch in own], [batch.mask for batch in own]
         with replicated([replica.stream for replica in self.running], looped=self.looped):
             if self.packed is None:
-                logits: Sequence[Tensor] = [self.running[0].model(tokens[0], masks[0])]
+                logits = self.running[0].model(tokens[0], masks[0])
             else:
-                logits = self.packed(tokens, masks)
+                logits = self.packed.folded(tokens, masks)  # [runs * batch, answers, classes]
         if self.packed is not None and self._losses_are_ours and not self.looped:
             losses = self._all_losses(own, logits)
         else:
+            answers = logits.chunk(len(own))
             losses = torch.stack(
                 [
                     replica.training_loss(batch, batch_idx, answer)
-                    for replica, batch, answer in zip(self.running, own, logits, strict=True)
+                    for replica, batch, answer in zip(self.running, own, answers, strict=True)
                 ]
             )
         self._own, self._losses = own, losses.detach().unbind()
         return losses.sum()
 
-    def _all_losses(self, batches: Sequence[Batch], logits: Sequence[Tensor]) -> Tensor:
+    def _all_losses(self, batches: Sequence[Batch], logits: Tensor) -> Tensor:
         """The loss of every run ``[runs]``, as its own training step has it, in one call."""
-        pairs = [
-            replica.model.as_answers(answer, batch.target)
-            for replica, batch, answer in zip(self.running, batches, logits, strict=True)
-        ]
-        answers, targets = zip(*pairs, strict=True)
-        losses = self.running[0].model.losses(torch.stack(answers), torch.stack(targets))
+        first = self.running[0].model
+        both = first.as_answers(logits, torch.cat([batch.target for batch in batches]))
+        answers, targets = (each.view(len(batches), -1, *each.shape[1:]) for each in both)
+        losses = first.losses(answers, targets)
         if is_logging_step(self.trainer, self.trainer.global_step):
-            for replica, pair, loss in zip(self.running, pairs, losses, strict=True):
-                replica.model.log_step(*pair, loss)
+            for replica, *of_run in zip(self.running, answers, targets, losses, strict=True):
+                replica.model.log_step(*of_run)
         return losses
 
     def on_fit_start(self) -> None:
@@ -122,11 +121,12 @@ class Pack(L.LightningModule):
         return None if self.running else -1
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = self.trainer.global_step
         for replica, own, loss in zip(self.running, self._own, self._losses, strict=True):
-            replica.call("on_train_batch_end", {"loss": loss}, own, batch_idx)
-        if is_logging_step(self.trainer, self.trainer.global_step - 1):
+            replica.end_step(step, {"loss": loss}, own, batch_idx)
+        if is_logging_step(self.trainer, step - 1):
             for replica in self.running:
-                replica.log_row(self.trainer.global_step - 1)
+                replica.log_row(step - 1)
 
     def on_validation_start(self) -> None:
         self._each("on_validation_start")
@@ -192,7 +192,7 @@ class Pack(L.LightningModule):
 
     def _build(self) -> None:
         models = [replica.model.model for replica in self.running]
-        self.packed = PackedTransformer(models) if len(models) > 1 else None
+        self.packed = PackedTransformer(models, self._adam.stacked) if len(models) > 1 else None
 
     def _let_go(self) -> None:
         """Takes out the runs that stopped, diverged or have done all their steps."""

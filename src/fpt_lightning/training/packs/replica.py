@@ -67,6 +67,8 @@ class Replica:
     def join(self, pack: L.Trainer) -> None:
         """Takes the place of the Trainer of model and data, and their logged figures."""
         self.pack = pack
+        # asked for by every run at every step, and never another
+        self.world_size, self.log_every_n_steps = pack.world_size, pack.log_every_n_steps  # type: ignore[attr-defined]
         self.model.trainer = self.datamodule.trainer = self  # type: ignore[assignment]
         object.__setattr__(self.model, "log", self._log)
         object.__setattr__(self.model, "log_dict", self._log_dict)
@@ -113,6 +115,14 @@ class Replica:
                 getattr(callback, hook)(self, self.model, *arguments)
         except DivergedError as error:
             self.diverged = error
+
+    def end_step(self, step: int, *arguments: Any) -> None:
+        """Calls what follows a gradient step, whose number every callback asks for: looked up once for all runs."""
+        self.global_step = step
+        try:
+            self.call("on_train_batch_end", *arguments)
+        finally:
+            del self.global_step
 
     def _with(self, hook: str) -> list[L.Callback]:
         """The callbacks that have something to do there: at every step of many runs the others take time too."""
