@@ -204,6 +204,8 @@ BAD = {
     "a seed of what makes a backbone": (
         put("profiles/smoke/backbones/body/made_by", {"configs": [], "settings": {"model.lr": 1, "seed_everything": 1}}),
         "body.made_by.settings.seed_everything: no option here, a backbone is made with seed 0"),
+    "a folder of checkpoints": (put("profiles/smoke/settings", {"checkpoint.init_args.dirpath": "kept"}),
+        "profiles.smoke.settings.checkpoint.dirpath is one folder for all runs"),
     "settings in sections": (put("profiles/smoke/settings", {"trainer": {"max_steps": 9}}),
         "profiles.smoke.settings.trainer: expected options by dotted name, such as trainer.NAME, got a mapping"),
     "an arm called as a baseline of another backbone": (

@@ -24,6 +24,12 @@ Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 DECIDED = {"model.lr": "that is lr of arms, backbones and protocols", "seed_everything": "that is seeds of protocols"}
 """What the protocol gives to every run, chosen or a factor in any case, and where a table says it."""
 
+SHARED = dict.fromkeys(
+    ("checkpoint.dirpath", "last_checkpoint.dirpath"),
+    "is one folder for all runs, each of which keeps checkpoints of its own: leave it out",
+)
+"""Options that would be of all runs what each has of its own, and why."""
+
 
 class Configured(Entry, frozen=True):
     """An entry with options of its runs, by dotted name: ``settings``, perhaps those of single tasks in ``tasks``."""
@@ -35,6 +41,8 @@ class Configured(Entry, frozen=True):
             if not isinstance(settings, Mapping):  # what is of a task is an entry itself
                 continue
             for name, value in ((without_init_args(name), value) for name, value in settings.items()):
+                if name in SHARED:
+                    raise ValueError(f"{path}.{name} {SHARED[name]}")
                 if name in self._decided():
                     raise ValueError(f"{path}.{name}: no option here, {self._decided()[name]}")
                 if "." not in name and isinstance(value, Mapping):  # which nothing that plans runs would see

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fpt_lightning.errors import FPTError, UsageError, at_least, did_you_mean
-from fpt_lightning.experiments.arms import DECIDED, Rates, Seeds
+from fpt_lightning.experiments.arms import DECIDED, SHARED, Rates, Seeds
 from fpt_lightning.experiments.composition import as_settings
 from fpt_lightning.experiments.grid import DEFAULT_FOLDER, Grid, Selection, make_grid
 from fpt_lightning.experiments.launchers.base import Launcher
@@ -188,10 +188,8 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argpar
     for name in settings:
         if name in (*DECIDED, "run_folder", "ckpt_path", "arm"):
             raise UsageError(f"--{name} is what a table decides: change its protocol or profile in experiments.yaml")
-        if name.endswith("checkpoint.dirpath"):
-            raise UsageError(
-                f"--{name} is one folder for all runs, each of which keeps checkpoints of its own: leave it out"
-            )
+        if name in SHARED:
+            raise UsageError(f"--{name} {SHARED[name]}")
         if "." not in name and name not in ("baselines", "cache_features"):
             raise UsageError(f"there is no option '--{name}'{did_you_mean(f'--{name}', own)}")
     at_least(1, "--", **{name: getattr(options, name, None) for name in ("jobs", "threads")})
