@@ -280,9 +280,14 @@ def test_fused_products_give_the_same_gradients() -> None:
             assert (one - other).abs().max() <= 1e-10 * (1 + other.abs().max())
 
 
-def test_layers_that_lie_in_one_tensor_train_as_if_each_lay_alone() -> None:
+@pytest.mark.parametrize("trainable", [["input", "output"], ["layernorm", "output:bias"]], ids=" ".join)
+def test_layers_that_lie_in_one_tensor_train_as_if_each_lay_alone(trainable: list[str]) -> None:
     """Their gradients are those of layers put together for every step, also once a run has left."""
-    models = [parts(Path(), *run, dropout=0.0)[0].model for run in RUNS]
+    models = [parts(Path(), lr, 1, dropout=0.0, trainable=trainable)[0].model for lr, _ in RUNS]
+    with torch.no_grad():
+        for number, model in enumerate(models):
+            for parameter in trained(model):
+                parameter.add_(number / 10)
     adam = PackedAdam([parameter_groups(lr, {}, model) for (lr, _), model in zip(RUNS, models, strict=True)])
     tokens = torch.randn(4, 10, models[0].task.token_width or 0)
     for kept in ([0, 1, 2], [0, 2]):
@@ -297,9 +302,9 @@ def test_layers_that_lie_in_one_tensor_train_as_if_each_lay_alone() -> None:
             gradients.append([parameter.grad.clone() for model in models for parameter in trained(model)])
         assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
         assert all(gradient.any() for gradient in gradients[0])
-        weights = [model.output.weight for model in models]
         adam.step()
-        assert torch.equal(adam.stacked(weights), torch.stack(weights))
+        biases = [model.output.bias for model in models]
+        assert torch.equal(adam.stacked(biases), torch.stack(biases))
 
 
 def trained(model: torch.nn.Module) -> list[Any]:

@@ -34,11 +34,12 @@ class PackedAdam(Optimizer):
         self._flatten()
 
     def stacked(self, parameters: Sequence[Tensor]) -> Tensor:
-        """The same parameter of every run as one leaf ``[runs, *shape]``, which holds until :meth:`keep`.
+        """The same parameter of every run as one tensor ``[runs, *shape]``, which holds until :meth:`keep`.
 
-        It lies where theirs do, and its gradient is added to theirs, so that one operation trains all.
+        What trains is a leaf that lies where theirs do and whose gradient is added to theirs: one operation for all.
         """
-        return self._stacked[id(parameters[0])]
+        leaf = self._stacked.get(id(parameters[0]))
+        return torch.stack(list(parameters)) if leaf is None else leaf
 
     @torch.no_grad()
     def _flatten(self, moments: tuple[Tensor, Tensor] | None = None) -> None:
