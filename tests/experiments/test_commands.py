@@ -127,6 +127,22 @@ def test_a_dry_run_counts_what_is_left_where_the_launcher_makes_it(
     assert capsys.readouterr().err == "4 runs: 4 alone\n"  # the other seeds of two finalists
 
 
+@pytest.mark.parametrize(
+    ("gpus", "counted"), [([], "1 pack of 2"), (["--gpus", "0.5"], "2 alone"), (["--gpus", "1"], "1 pack of 2")]
+)
+def test_a_dry_run_counts_the_runs_that_share_a_gpu(
+    gpus: list[str],
+    counted: str,
+    experiments: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    words = ["sweep", "both", "--profile", "smoke", "--protocol", "fair", "--tasks", "bit_xor", "--dry-run"]
+    assert main([*words, "--launcher", "ray", *gpus]) == 0
+    assert capsys.readouterr().err == f"2 runs: {counted}\n"
+
+
 def test_what_makes_a_backbone_takes_places_and_texts(capsys: pytest.CaptureFixture[str]) -> None:
     places = ["--data.cache_folder=c", "--trainer.devices=1"]
     images = ["--data.device_resident_mb=0", "--data.root=digits", "--baselines=false"]

@@ -216,7 +216,13 @@ def _places(options: argparse.Namespace) -> int:
 
         read_options(options.slurm)
     here = options.launcher == "local" or (options.launcher == "ray" and options.address is None)
-    return options.jobs or (len(visible_gpus()) or visible_cores() if here else 1)
+    if options.jobs or not here:
+        return options.jobs or 1
+    from fpt_lightning.experiments.launchers.ray import shares
+
+    gpus = len(visible_gpus())
+    share = min(1.0, gpus) if options.gpus is None else options.gpus
+    return (shares(gpus, share) if share else 0) or visible_cores()
 
 
 def _launcher(options: argparse.Namespace, folder: Path) -> Launcher:

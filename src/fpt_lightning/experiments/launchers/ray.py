@@ -64,7 +64,7 @@ class RayLauncher(Launcher):
             if self._gpus > available:
                 raise UsageError(f"--gpus {self._gpus:g}: this Ray cluster has {available:g} GPUs in all")
             cores = int(resources.get("CPU", 1)) if address is not None else visible_cores()
-            self.slots: int = jobs or (_shares(available, self._gpus) if self._gpus else cores)
+            self.slots: int = jobs or (shares(available, self._gpus) if self._gpus else cores)
             smallest = min(int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"])
             self.threads = threads or max(1, min(cores // self.slots, smallest))
             # as with the local launcher, runs beyond the cores share them rather than wait
@@ -175,7 +175,7 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _shares(available: float, each: float) -> int:
+def shares(available: float, each: float) -> int:
     """Runs that fit on so many GPUs; a run never lies across two."""
     return int(available) * math.floor(1 / each + 1e-9) if each <= 1 else int(available // each)
 
