@@ -11,11 +11,11 @@ from msgspec import structs
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.arms import Arm, Backbone, Making
 from fpt_lightning.experiments.cells import Cell, Run
-from fpt_lightning.experiments.composition import as_words, compose, identity, is_place, plain
+from fpt_lightning.experiments.composition import as_words, compose, dotted, identity, is_place, plain
 from fpt_lightning.experiments.halving import Rung, rungs_of, shares_of, validation_interval
 from fpt_lightning.experiments.packing import shared
 from fpt_lightning.experiments.tables import Experiments, Profile, Protocol, Table
-from fpt_lightning.runs.archive import Runs, open_runs
+from fpt_lightning.runs.archive import Continued, RunFolders, Runs, open_runs
 from fpt_lightning.runs.outcome import Outcome, State
 
 DEFAULT_FOLDER = Path("runs/tables")
@@ -101,6 +101,8 @@ class Grid:
     def outcome(self, run: Run) -> Outcome:
         """What became of a run; with its course on validation where rungs ask for it."""
         outcome = self.records.outcome(run.folder.name, run.makes_backbone)
+        if run.makes_backbone and outcome.state is State.FINISHED and isinstance(self.records, Continued):
+            return replace(outcome, state=State.FAILED, cause=cause) if (cause := self._is_another(run)) else outcome
         if self.protocol.reduction is None or run.makes_backbone or outcome.state is State.MISSING:
             return outcome
         curve = self.records.curve(run.folder.name, self.experiments.tasks[run.task].metric)
@@ -109,17 +111,36 @@ class Grid:
         return replace(outcome, validations=tuple(curve.validation))
 
     def expect_texts(self, runs: Collection[Run]) -> None:
-        """Refuses runs that make a backbone of texts where nobody says of which.
+        """Refuses runs that make a backbone of texts where nobody says of which, or where one is made of others.
 
         Raises:
             UsageError: If there is one.
         """
         makings = (self.profile.backbones[cell.arm.backbone].made_by for cell in self.cells)
-        untold = (making for making in makings if making and _lacks_texts(compose(making.configs, making.settings)))
-        if self.texts is None and {self._maker(making).id for making in untold} & {run.id for run in runs}:
-            raise UsageError(
-                f"table {self.table.name} makes bodies of texts: say which folder holds them by --texts FOLDER"
-            )
+        untold = [making for making in makings if making and _lacks_texts(compose(making.configs, making.settings))]
+        for maker in map(self._maker, untold):
+            if self.texts is None and maker.id in {run.id for run in runs}:
+                raise UsageError(
+                    f"table {self.table.name} makes bodies of texts: say which folder holds them by --texts FOLDER"
+                )
+            made_of = dotted(RunFolders(self.folder).config(maker.folder.name) or {}).get("data.root")
+            if made_of and self.texts and Path(made_of).absolute() != Path(self.texts).absolute():
+                raise UsageError(
+                    f"{maker.folder} is made of the texts in {made_of}: name those by --texts, or another --folder"
+                )
+
+    def _is_another(self, run: Run) -> str | None:
+        """Why a backbone that was made anew is not the one of which the runs of the archive are; None where it is."""
+        assert isinstance(self.records, Continued)
+        made, kept = (each.result(run.folder.name) or {} for each in (self.records.runs, self.records.archive))
+        for name in ("data_fingerprint", "val_loss"):
+            if made and kept and made.get(name) != kept.get(name):
+                return (
+                    f"it came out otherwise than that of {self.archived} ({name} {made.get(name)}, there "
+                    f"{kept.get(name)}), whose runs would be mixed with its own: sweep its arms without --archived, "
+                    "in another --folder"
+                )
+        return None
 
     def _cell(self, arm: Arm, task: str) -> Cell:
         backbone, reference = self.profile.backbones[arm.backbone], self.table.reference(arm, task)
@@ -197,12 +218,12 @@ class Grid:
         """The run that makes a backbone: one for all learning rates and seeds of those that use it."""
         settings = plain({**making.settings, "export_backbone.enabled": True, "seed_everything": 0})
         values = compose(making.configs, settings)
+        name = identity(values)  # wherever the texts lie
         if self.texts is not None and _lacks_texts(values):
-            settings["data.root"] = values["data.root"] = self.texts
+            settings["data.root"] = self.texts
         # an option of sections is one of every run, but for that of images
-        of_all = [name for name in self.overrides if "." in name and name != "data.device_resident_mb"]
-        places = {name: self.overrides[name] for name in of_all if is_place(name)}
-        name = identity(values)
+        of_all = [option for option in self.overrides if "." in option and option != "data.device_resident_mb"]
+        places = {option: self.overrides[option] for option in of_all if is_place(option)}
         words = _words(making.configs, {**settings, **places})
         return Run(name, self.folder / f"backbone-{name}", words, "backbone", None, 0, makes_backbone=True)
 

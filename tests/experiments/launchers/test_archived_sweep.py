@@ -77,6 +77,25 @@ def test_what_is_archived_is_not_made_again(fpt: Fpt, table: list[str], capfd: p
     assert {line["folder"] for line in lines} == made | more
 
 
+def test_a_body_that_comes_out_otherwise_is_not_mixed_with_the_archives(
+    fpt: Fpt, table: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As on another processor: the archive is given another loss than the one that comes out here."""
+    alone = ["--jobs", "1", "--pack", "off", "--arms", "made"]
+    assert fpt("sweep", *table, "runs", *alone) == 0
+    assert fpt("report", *table, "runs", "--arms", "made", "--archive", "kept") == 0
+    lines = [json.loads(line) for line in Path("kept", "runs.jsonl").read_text().splitlines()]
+    body = next(line for line in lines if line["folder"].startswith("backbone-"))
+    body["result"]["val_loss"] += 1e-6
+    Path("kept", "runs.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    for _ in range(2):  # not when the sweep is started again, either
+        capfd.readouterr()
+        assert fpt("sweep", *table, "more", *alone, "--archived", "kept", "--seeds", "0,1") == 1
+        assert f"more/{body['folder']}: it came out otherwise than that of kept" in capfd.readouterr().err
+    assert _runs("more") == {body["folder"]}
+    assert fpt("sweep", *table, "more", *alone, "--seeds", "0,1") == 0
+
+
 def test_what_is_no_archive_is_refused(fpt: Fpt, table: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert fpt("sweep", *table, "runs", "--archived", "nowhere") == 2
     assert "--archived nowhere: it holds no runs.jsonl" in capfd.readouterr().err
