@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from fpt_lightning.errors import FPTError, first_line
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.kernels.replicas import is_looped
 
-Stack = Callable[[list[Tensor]], Tensor]
+Stack = Callable[[Any], Tensor]  # of a sequence of tensors, which torch.stack types as a list or a tuple
 
 
 class BatchSize:
@@ -32,10 +33,7 @@ class Replicated(nn.Module):
         super().__init__()
         self.replicas = nn.ModuleList(modules)
         self._batch, self._stack = batch, stack
-        linear = [module for module in modules if type(module) is nn.Linear]
-        self._linear = len(linear) == len(modules)
-        self._weights: list[Tensor] = [layer.weight for layer in linear]
-        self._biases: list[Tensor] = [layer.bias for layer in linear if layer.bias is not None]
+        self._linear = all(type(module) is nn.Linear for module in modules)
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         """Applies each to its own; an input with a batch of 1, such as position ids, is the same for all."""
@@ -54,10 +52,12 @@ class Replicated(nn.Module):
     def _products(self, x: Tensor | None) -> Tensor:
         """Every linear layer on its share in one call: of small ones the calls take longer than the products."""
         assert x is not None
-        weight, shares = self._stack(self._weights), x.reshape(len(self._weights), -1, x.size(-1)).mT
+        layers = [layer for layer in self.replicas if isinstance(layer, nn.Linear)]
+        weight = self._stack([layer.weight for layer in layers])
+        shares = x.reshape(len(layers), -1, x.size(-1)).mT
         # in this order the gradient of the weights comes as they lie, in half the time
-        if self._biases:
-            answer = torch.baddbmm(self._stack(self._biases).unsqueeze(2), weight, shares)
+        if layers[0].bias is not None:
+            answer = torch.baddbmm(self._stack([layer.bias for layer in layers]).unsqueeze(2), weight, shares)
         else:
             answer = weight @ shares  # [models, out, batch * length]
         return answer.mT.reshape(*x.shape[:-1], -1)
