@@ -11,7 +11,7 @@ from fpt_lightning.errors import FPTError, first_line
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.kernels.replicas import is_looped
 
-Stack = Callable[[Any], Tensor]  # of a sequence of tensors, which torch.stack types as a list or a tuple
+Stack = Callable[[Any], Tensor]
 
 
 class BatchSize:
@@ -56,8 +56,8 @@ class Replicated(nn.Module):
         weight = self._stack([layer.weight for layer in layers])
         shares = x.reshape(len(layers), -1, x.size(-1)).mT
         # in this order the gradient of the weights comes as they lie, in half the time
-        if layers[0].bias is not None:
-            answer = torch.baddbmm(self._stack([layer.bias for layer in layers]).unsqueeze(2), weight, shares)
+        if biases := [layer.bias for layer in layers if layer.bias is not None]:
+            answer = torch.baddbmm(self._stack(biases).unsqueeze(2), weight, shares)
         else:
             answer = weight @ shares  # [models, out, batch * length]
         return answer.mT.reshape(*x.shape[:-1], -1)
