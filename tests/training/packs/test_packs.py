@@ -286,7 +286,7 @@ def test_layers_that_lie_in_one_tensor_train_as_if_each_lay_alone(trainable: lis
     models = [parts(Path(), lr, 1, dropout=0.0, trainable=trainable)[0].model for lr, _ in RUNS]
     with torch.no_grad():
         for number, model in enumerate(models):
-            for parameter in trained(model):
+            for parameter in model.trained_parameters().values():
                 parameter.add_(number / 10)
     adam = PackedAdam([parameter_groups(lr, {}, model) for (lr, _), model in zip(RUNS, models, strict=True)])
     tokens = torch.randn(4, 10, models[0].task.token_width or 0)
@@ -299,16 +299,14 @@ def test_layers_that_lie_in_one_tensor_train_as_if_each_lay_alone(trainable: lis
             adam.zero_grad()
             answers = PackedTransformer(models, stack)([tokens] * len(models), [None] * len(models))
             torch.stack([logits.square().sum() for logits in answers]).sum().backward()
-            gradients.append([parameter.grad.clone() for model in models for parameter in trained(model)])
+            own = [parameter for model in models for parameter in model.trained_parameters().values()]
+            gradients.append([parameter.grad.clone() for parameter in own if parameter.grad is not None])
         assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
         assert all(gradient.any() for gradient in gradients[0])
+        assert len(gradients[0]) == len(own)
         adam.step()
         biases = [model.output.bias for model in models]
         assert torch.equal(adam.stacked(biases), torch.stack(biases))
-
-
-def trained(model: torch.nn.Module) -> list[Any]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def taken(model: torch.nn.Module) -> list[torch.Tensor]:
