@@ -424,8 +424,9 @@ def test_a_built_wheel_carries_configs_and_backbone_and_works_from_any_folder(tm
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
     ).stdout.strip()
     assert found == str(site / "fpt_lightning" / "configs")
-    shipped = site / "fpt_lightning" / "assets" / "pocket"
-    assert {path.name for path in EMBEDDED["pocket"].iterdir()} == {path.name for path in shipped.iterdir()}
+    for name, folder in EMBEDDED.items():
+        shipped = site / "fpt_lightning" / "assets" / name
+        assert {path.name for path in folder.iterdir()} == {path.name for path in shipped.iterdir()}
     budget = TINY.replace("--model.backbone=tiny ", "").split()
     words = [*budget, "--config=backbones/pocket.yaml", f"--run_folder={tmp_path / 'pocket'}"]
     run = [sys.executable, "-m", "fpt_lightning", "run", "--config", "bit_xor.yaml", *words]

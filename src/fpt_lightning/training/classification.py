@@ -45,8 +45,9 @@ class FPTClassifier(PortableModule):
 
     Args:
         task: The sizes of the task; the command line takes them from the datamodule.
-        backbone: ``small`` (4 layers, width 256, random), ``pocket`` (6 layers, width 256, pretrained on novels, ships
-            with the package), ``tiny`` (for tests), a name of
+        backbone: ``small`` (4 layers, width 256, random), ``pocket`` (6 layers, width 256, pretrained on novels, some
+            with copied spans, ships with the package), ``pocket-novels`` (on novels alone), ``pocket-brackets`` (on
+            brackets without meaning), ``tiny`` (for tests), a name of
             :data:`fpt_lightning.models.backbones.architectures.ARCHITECTURES` such as ``gpt2``, another on the Hugging
             Face hub, a local folder in its format, a GGUF file, ``lstm``, ``lstm_star``, or a control: ``none`` (one
             linear layer on all tokens), ``two_layer`` (two), ``one_attention``, ``one_block``.

@@ -99,7 +99,7 @@ def test_offline_and_neither_folder_nor_cached(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(FPTError, match="neither a folder here nor in the Hugging Face cache") as caught:
         build_backbone(BackboneChoice("nobody/nothing"), 8, 0.1)
     assert str(caught.value).count("\n") == 1
-    assert "use pocket, which needs no network" in str(caught.value)
+    assert "use pocket, pocket-novels, pocket-brackets, which need no network" in str(caught.value)
 
 
 def test_a_name_in_the_hubs_cache_is_found_offline(

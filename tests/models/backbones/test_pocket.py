@@ -1,4 +1,4 @@
-"""The backbone that ships with the package: loads by name from anywhere, speaks English, is a GPT-2 to transformers."""
+"""The backbones that ship with the package: load by name from anywhere, know their data, are a GPT-2 to transformers."""
 
 import hashlib
 import json
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, GPT2Model
 
 from conftest import Fpt
+from fpt_lightning.data.text.generated import ShuffleDyck
 from fpt_lightning.models.backbones.architectures import EMBEDDED, location
 from fpt_lightning.models.backbones.build import Backbone, build_backbone
 from fpt_lightning.models.backbones.choice import BackboneChoice
 
-FOLDER = EMBEDDED["pocket"]
 PASSAGE = (
     "The old man did not answer at once. He went to the window, looked out upon the garden, and stood there for some "
     "time with his hands behind his back. When he turned to his daughter again she saw that his face was very pale. "
@@ -23,31 +24,41 @@ PASSAGE = (
 )
 
 
-def _body(max_length: int = 64, **options: object) -> Backbone:
-    return build_backbone(BackboneChoice("pocket", **options), max_length, dropout=0.0)  # type: ignore[arg-type]
+def _body(name: str = "pocket", max_length: int = 64, **options: object) -> Backbone:
+    return build_backbone(BackboneChoice(name, **options), max_length, dropout=0.0)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=EMBEDDED)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def language_model() -> GPT2LMHeadModel:
-    return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
+def folder(name: str) -> Path:
+    return EMBEDDED[name]
 
 
-def test_it_is_small_and_has_positions_for_the_longest_task_of_the_paper() -> None:
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 16 * 2**20
-    assert json.loads((FOLDER / "config.json").read_text())["n_positions"] >= 1024
-    assert {"config.json", "model.safetensors", "tokenizer.json", "MODEL_CARD.md"} <= {
-        path.name for path in FOLDER.iterdir()
-    }
-    assert not [path for path in FOLDER.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+@pytest.fixture(scope="module")
+def language_model(folder: Path) -> GPT2LMHeadModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def test_the_card_names_the_file() -> None:
-    digest = hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()
-    assert digest in (FOLDER / "MODEL_CARD.md").read_text()
+def test_it_is_small_and_has_positions_for_the_longest_task_of_the_paper(folder: Path) -> None:
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 16 * 2**20
+    assert json.loads((folder / "config.json").read_text())["n_positions"] >= 1024
+    assert {"config.json", "model.safetensors", "MODEL_CARD.md"} <= {path.name for path in folder.iterdir()}
+    assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
 
 
-def test_it_predicts_english_that_it_has_not_read(language_model: GPT2LMHeadModel) -> None:
-    tokens = torch.tensor([AutoTokenizer.from_pretrained(FOLDER)(PASSAGE).input_ids])
+def test_the_card_names_the_backbone_and_the_file(name: str, folder: Path) -> None:
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert card.startswith(f"# {name}\n")
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in card
+
+
+@pytest.mark.parametrize("name", ["pocket", "pocket-novels"], indirect=True)
+def test_it_predicts_english_that_it_has_not_read(folder: Path, language_model: GPT2LMHeadModel) -> None:
+    tokens = torch.tensor([AutoTokenizer.from_pretrained(folder)(PASSAGE).input_ids])
     # a word split into its letters would make any model look good
     assert len(PASSAGE) / tokens.numel() > 3
     chance = math.log(language_model.config.vocab_size)
@@ -59,12 +70,24 @@ def test_it_predicts_english_that_it_has_not_read(language_model: GPT2LMHeadMode
     assert disordered > loss + 1.5
 
 
-def test_its_body_is_that_of_transformers(language_model: GPT2LMHeadModel) -> None:
-    built = _body()
+@pytest.mark.parametrize("name", ["pocket-brackets"], indirect=True)
+def test_it_closes_brackets_that_are_open(language_model: GPT2LMHeadModel) -> None:
+    data = ShuffleDyck(context=128, batch_size=8)
+    batch = data.sample(8, torch.device("cpu"))
+    with torch.no_grad():
+        shares = language_model(batch.tokens).logits.softmax(dim=-1)
+    opened = F.one_hot(batch.tokens, 128).cumsum(dim=1)
+    still_open = (opened[..., :64] - opened[..., 64:]) > 0  # [windows, tokens, kinds]
+    closings = shares[..., 64:]
+    assert closings[still_open].mean() > 10 * closings[~still_open].mean()
+
+
+def test_its_body_is_that_of_transformers(name: str, language_model: GPT2LMHeadModel) -> None:
+    built = _body(name)
     assert built.family.width == language_model.config.n_embd
     built.body.eval()
     theirs = language_model.transformer
-    tokens = torch.tensor([AutoTokenizer.from_pretrained(FOLDER)(PASSAGE).input_ids[:64]])
+    tokens = torch.randint(language_model.config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(0))
     embeddings = theirs.wte(tokens)
     with torch.no_grad():
         hidden = built.family.hidden(built.body, embeddings, None)

@@ -1,4 +1,4 @@
-"""Backbones known by name: architectures whose random rows need no hub, and the one that ships with the package."""
+"""Backbones known by name: architectures whose random rows need no hub, and those that ship with the package."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +47,9 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """A ``model_type`` of transformers and what differs from its default config; those of the hub have weights there."""
 
-EMBEDDED: Mapping[str, Path] = {"pocket": Path(__file__).parents[2] / "assets" / "pocket"}
+EMBEDDED: Mapping[str, Path] = {
+    name: Path(__file__).parents[2] / "assets" / name for name in ("pocket", "pocket-novels", "pocket-brackets")
+}
 """Folders in Hugging Face's format that ship with the package, by the name that ``model.backbone`` takes."""
 
 WITHOUT_WEIGHTS = frozenset({"tiny", "small", "one_block", "lstm", "lstm_star", "none", "two_layer", "one_attention"})

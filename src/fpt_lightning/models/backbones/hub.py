@@ -174,7 +174,7 @@ def _unreadable(name: str, error: Exception) -> FPTError:
     return FPTError(
         f"backbone '{name}' is neither a folder here nor in the Hugging Face cache or hub ({first_line(error)})"
         f"{'.' if name in known else did_you_mean(name, known)}\n"
-        f"Download it once with a network, give the path of a local folder, use {', '.join(EMBEDDED)}, which needs no "
+        f"Download it once with a network, give the path of a local folder, use {', '.join(EMBEDDED)}, which need no "
         f"network, or one of {', '.join(ARCHITECTURES)} with model.initialization random."
     )
 
