@@ -90,6 +90,9 @@ class Sweep:
         self.later = {name: when for name, when in self.later.items() if name in wanted}  # no choice needs the others
         ready = [run for run in due if self._is_ready(run, now)]
         if ready:
+            for run in ready:
+                if run.makes_backbone:  # an archive's end is not its own, and its folder is there before it ends
+                    self.outcomes[run.id] = Outcome(State.MISSING)
             self.given.update({run.id: run for run in ready})
             shared = [replace(run, shared=None) if run.id in self.alone else run for run in ready]
             packs = packed(shared, self.pack, self.launcher.slots or 1)

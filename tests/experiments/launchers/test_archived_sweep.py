@@ -2,17 +2,29 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from conftest import Fpt
+from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.grid import Selection, make_grid
+from fpt_lightning.experiments.launchers.base import Launcher
+from fpt_lightning.experiments.launchers.verdict import Verdict
+from fpt_lightning.experiments.screen import Screen
+from fpt_lightning.experiments.sweep import Sweep
+from fpt_lightning.experiments.tables import read_experiments
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.outcome import State
 
 EXPERIMENTS = """
 tasks:
   bit_xor: {title: bit-xor, config: bit_xor.yaml, lr: 1.0e-3, chance: 50}
 protocols:
   halving: {lr: [1.0e-4, 1.0e-3, 1.0e-2], seeds: [0], reduction: 3}
+  paper: {seeds: [1, 2]}
 profiles:
   smoke:
     backbones:
@@ -94,6 +106,61 @@ def test_a_body_that_comes_out_otherwise_is_not_mixed_with_the_archives(
         assert f"more/{body['folder']}: it came out otherwise than that of kept" in capfd.readouterr().err
     assert _runs("more") == {body["folder"]}
     assert fpt("sweep", *table, "more", *alone, "--seeds", "0,1") == 0
+
+
+class Exporting(Launcher):
+    """Makes a body in three looks, whose folder is there from the first validation on, and all other runs at once."""
+
+    slots = 2
+
+    def __init__(self, result: dict[str, object], *, elsewhere: bool) -> None:
+        self.result, self.elsewhere = result, elsewhere
+        self.looks, self.waiting, self.early = 0, list[Run](), list[str]()
+
+    def submit(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            (run.folder / "backbone").mkdir(parents=True, exist_ok=True)
+            if not run.makes_backbone and self.looks < 3:
+                self.early.append(run.id)
+        self.waiting += runs
+
+    def wait(self, seconds: float) -> list[Verdict]:
+        self.looks += 1
+        if self.looks < 3 and not self.elsewhere:
+            return []
+        runs, self.waiting = self.waiting, []
+        return [self._verdict(run) for run in runs]
+
+    def _verdict(self, run: Run) -> Verdict:
+        if run.makes_backbone and self.looks < 3:
+            return Verdict(run.id, State.RUNNING)
+        RunFolder(run.folder).result.write_text(json.dumps(self.result | {"seed": run.seed}))
+        return Verdict(run.id, State.FINISHED)
+
+    def running(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        self.waiting.clear()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_no_run_begins_on_an_archived_body_before_it_is_made_again(
+    fpt: Fpt, table: list[str], elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is exported at every validation that is better: whoever begins sooner has other frozen weights."""
+    monkeypatch.setattr("fpt_lightning.experiments.sweep.BUSY", 0.0)
+    monkeypatch.setattr("fpt_lightning.experiments.sweep.LOOK", 0.01)
+    assert fpt("sweep", *table, "runs", "--jobs", "1", "--pack", "off", "--arms", "made") == 0
+    assert fpt("report", *table, "runs", "--arms", "made", "--archive", "kept") == 0
+    lines = [json.loads(line) for line in Path("kept", "runs.jsonl").read_text().splitlines()]
+    result = next(line["result"] for line in lines if line["folder"].startswith("backbone-"))
+    chosen = Selection("lost", "smoke", "paper", arms=["made"])
+    grid = make_grid(read_experiments("experiments.yaml"), chosen, Path("more"), Path("kept"))
+    with Exporting(result, elsewhere=elsewhere) as launcher, Screen(grid, 1, Console(quiet=True)) as screen:
+        outcomes = Sweep(grid, launcher, screen).run()
+    assert not launcher.early
+    assert [outcome.state for outcome in outcomes.values()] == [State.FINISHED] * 3
 
 
 def test_what_is_no_archive_is_refused(fpt: Fpt, table: list[str], capfd: pytest.CaptureFixture[str]) -> None:
