@@ -110,10 +110,14 @@ def test_a_sweep_is_stopped_with_its_workers(
 def test_a_program_that_calls_it_keeps_its_own_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     from fpt_lightning import main
 
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    monkeypatch.setattr(main, "_run", lambda *_: signal.raise_signal(signal.SIGINT))
-    assert main.main(["run"]) == 130
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    told = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are told to ignore it
+    try:
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        monkeypatch.setattr(main, "_run", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert main.main(["run"]) == 130
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    finally:
+        signal.signal(signal.SIGINT, told)
 
 
 @pytest.mark.slow
