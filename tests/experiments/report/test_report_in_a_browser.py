@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium"),
 ]
 
-COMMITTED = sorted((Path(__file__).parents[3] / "results" / "laptop").glob("*/page.html"))
+COMMITTED = sorted((Path(__file__).parents[3] / "results").glob("*/*/page.html"))
 
 SMALLEST_TEXT = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -44,7 +44,7 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("width", [320, 390, 1440])
-@pytest.mark.parametrize("page", COMMITTED, ids=[page.parent.name for page in COMMITTED])
+@pytest.mark.parametrize("page", COMMITTED, ids=[f"{page.parts[-3]}-{page.parts[-2]}" for page in COMMITTED])
 def test_a_committed_page_is_read_at_every_width(page: Path, width: int, chromium: Any) -> None:
     opened = chromium.new_page(viewport={"width": width, "height": 844})
     opened.goto(page.as_uri())
@@ -52,7 +52,9 @@ def test_a_committed_page_is_read_at_every_width(page: Path, width: int, chromiu
     assert opened.evaluate(SMALLEST_TEXT) >= 12 - 1e-3
     table = opened.locator(".scroll").first
     beyond = table.evaluate("box => box.scrollWidth - box.clientWidth")
-    assert (beyond > 0) == (width < 1000)
+    tasks = table.locator("thead th").count() - 1
+    if tasks > 2 or width > 1000:  # one task or two may fit on a phone
+        assert (beyond > 0) == (width < 1000)
     opened.wait_for_function("beyond => document.querySelector('.more').hidden == !beyond", arg=beyond)
     assert opened.get_by_text("scroll the table sideways").first.is_visible() == (beyond > 0)
     table.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
