@@ -115,9 +115,12 @@ class Bench:
         """A run that trains some steps and does nothing else."""
         self.runs += 1
         options = {**self.trainer, "precision": case["precision"]}
+        del options["limit_val_batches"]  # which `fpt run` refuses, as nothing could be chosen
         words = ["run", f"--config={case['task']}.yaml", f"--config=backbones/{backbone}.yaml", *more]
         words += [f"--trainer.{name}={str(value).lower()}" for name, value in options.items()]
-        return Member([*words, "--model.backbone_seed=0", f"--run_folder={self.folder / str(self.runs)}"])
+        member = Member([*words, "--model.backbone_seed=0", f"--run_folder={self.folder / str(self.runs)}"])
+        member.trainer.limit_val_batches = 0
+        return member
 
     def pack(self, case: Case, size: int) -> Figures:
         """Runs of one body in one pass; a pack of one is a run alone, under its own Trainer."""
