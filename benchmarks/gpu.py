@@ -106,7 +106,7 @@ class Bench:
         self.arguments, self.folder, self.runs = arguments, folder, 0
         steps = WARM + WATCHED + arguments.steps
         self.trainer = {
-            "max_steps": steps, "val_check_interval": steps, "log_every_n_steps": steps + 1, "limit_val_batches": 0,
+            "max_steps": steps, "val_check_interval": steps, "log_every_n_steps": steps + 1,
             "accelerator": "gpu" if arguments.device == "cuda" else "cpu", "devices": 1, "logger": False,
             "enable_progress_bar": False, "enable_model_summary": False,
         }  # fmt: skip
@@ -115,11 +115,10 @@ class Bench:
         """A run that trains some steps and does nothing else."""
         self.runs += 1
         options = {**self.trainer, "precision": case["precision"]}
-        del options["limit_val_batches"]  # which `fpt run` refuses, as nothing could be chosen
         words = ["run", f"--config={case['task']}.yaml", f"--config=backbones/{backbone}.yaml", *more]
         words += [f"--trainer.{name}={str(value).lower()}" for name, value in options.items()]
         member = Member([*words, "--model.backbone_seed=0", f"--run_folder={self.folder / str(self.runs)}"])
-        member.trainer.limit_val_batches = 0
+        member.trainer.limit_val_batches = 0  # which as an option `fpt run` refuses: nothing could be chosen
         return member
 
     def pack(self, case: Case, size: int) -> Figures:
@@ -135,7 +134,7 @@ class Bench:
             else:
                 replicas = [member.replica for member in members]
                 options: dict[str, Any] = {**self.trainer, "precision": case["precision"]}
-                trainer = L.Trainer(**options, callbacks=callbacks, enable_checkpointing=False)
+                trainer = L.Trainer(**options, callbacks=callbacks, limit_val_batches=0, enable_checkpointing=False)
                 trainer.fit(Pack(replicas), datamodule=PackData(replicas))
 
         return measure(train)

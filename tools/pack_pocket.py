@@ -11,11 +11,11 @@ the whole of those that were held out.
 import argparse
 import csv
 import hashlib
-import importlib
 import inspect
 import json
 import math
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -60,19 +60,13 @@ def course(run: Path, most: int = 12) -> str:
 
 def datamodule(config: dict[str, Any]) -> FPTDataModule:
     """The data of a run, all windows of its held-out books."""
-    kind = class_of(config)
+    kind = resolve_name(config["class_path"])
     whole = {"evaluation_windows": None} if kind is TextFolder else {}
     data: FPTDataModule = kind(**{**config["init_args"], **whole, "eval_batch_size": 16})
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
     return data
-
-
-def class_of(config: dict[str, Any]) -> type[FPTDataModule]:
-    module, _, name = config["class_path"].rpartition(".")
-    found: type[FPTDataModule] = getattr(importlib.import_module(module), name)
-    return found
 
 
 def facts_of_books(data: TextFolder, ngram: Path, seen: int) -> dict[str, Any]:
@@ -145,7 +139,7 @@ def command(config: dict[str, Any], name: str) -> str:
     """The command that repeats a run: the shipped config, and what differs from it."""
     shipped = yaml.safe_load((Path(__file__).parents[1] / "configs" / name).read_text())
     words = ["fpt fit", f"--config {name}"]
-    for group, kind in {"data": class_of(config["data"]), "model": LanguageModel}.items():
+    for group, kind in {"data": resolve_name(config["data"]["class_path"]), "model": LanguageModel}.items():
         found = config[group]["init_args"]
         own = {each: parameter.default for each, parameter in inspect.signature(kind).parameters.items()}
         expected = {each: value for each, value in own.items() if each in found} | shipped[group]["init_args"]
