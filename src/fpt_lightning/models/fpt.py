@@ -105,9 +105,9 @@ class FrozenPretrainedTransformer(nn.Module):
             tokens = self.shuffle(tokens, mask, places)
         if self.reads_features:
             logits = self.output(tokens)
-        elif isinstance(self.output, FlatLayer):
+        elif self.choice.name == "none":
             logits = self.output(tokens, mask)  # [batch, answers * logits_per_answer]
-        elif isinstance(self.input, FlatLayer):
+        elif self.choice.name == "two_layer":
             logits = self.output(F.gelu(self.input(tokens, mask)))  # the same
         else:
             logits = self.output(self.features(tokens, mask))  # of each of the last tokens

@@ -32,18 +32,20 @@ class BERT(HubFamily):
     def enter(self, body: Any, rows: torch.Tensor | None) -> None:
         """Keeps the one token type that is ever used, and no pooler."""
         super().enter(body, rows)
+        assert rows is not None
+        self.last_row = len(rows) - 1
         body.pooler = None
         body.embeddings.token_type_embeddings = trained_table(body.embeddings.token_type_embeddings.weight[:1])
 
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Counts positions from the first row of the table, also where the architecture starts behind its padding."""
-        last = len(body.embeddings.position_embeddings.weight) - 1  # a Longformer's padding may go beyond it, unseen
-        positions = torch.arange(embeddings.size(1), device=embeddings.device).clamp(max=last)[None]  # [1, length]
+        # a Longformer's padding may go beyond the table, unseen
+        positions = torch.arange(embeddings.size(1), device=embeddings.device).clamp(max=self.last_row)  # [length]
         return body(
             inputs_embeds=embeddings,
             attention_mask=mask,
-            position_ids=positions,
-            token_type_ids=torch.zeros_like(positions),
+            position_ids=positions[None],
+            token_type_ids=torch.zeros_like(positions)[None],
         ).last_hidden_state
 
 
