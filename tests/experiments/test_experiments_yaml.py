@@ -20,7 +20,7 @@ from fpt_lightning.experiments.composition import PLACES, compose
 from fpt_lightning.experiments.grid import Grid, Selection, make_grid
 from fpt_lightning.experiments.tables import Experiments, read_experiments
 
-PROFILES = ("smoke", "laptop", "atlas", "paper")
+PROFILES = ("smoke", "laptop", "atlas", "night", "paper")
 PROTOCOLS = ("paper", "fair")
 
 # FPT's order of tasks: bit-memory, xor, ListOps, MNIST, CIFAR-10, CIFAR-10 LRA, homology
@@ -116,6 +116,8 @@ PUBLISHED: dict[str, dict[str, list[float | tuple[float, float] | None]]] = {
         "one block": [],
         "shuffled tokens": [],
     },
+    "minilm": {"pretrained": [], "random": [], "random as BERT": [], "statistics": []},
+    "smollm": {"pretrained": [], "random": [], "statistics": []},
     "carries": {
         "novels": [],
         "novels with copied spans": [],

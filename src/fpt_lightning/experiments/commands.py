@@ -146,7 +146,7 @@ def _parser(command: str, about: str, *parents: argparse.ArgumentParser) -> argp
     )
     add = parser.add_argument
     add("table", nargs="?", metavar="TABLE", help="its name in experiments.yaml")
-    add("--profile", default="laptop", help="the budget: smoke, laptop (default), atlas or paper")
+    add("--profile", default="laptop", help="the budget: smoke, laptop (default), atlas, night or paper")
     add("--protocol", help="paper: one learning rate; fair: a grid for every arm; halving: the grid, whose worse rates "
         "stop early; by default the table's")  # fmt: skip
     add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"of the runs; by default {DEFAULT_FOLDER}")
