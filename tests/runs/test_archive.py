@@ -139,7 +139,7 @@ def test_runs_that_are_nowhere_else_are_not_thrown_away() -> None:
     _archived("a", "b", "c")
     for name in "bc":
         shutil.rmtree(f"runs/{name}")
-    with pytest.raises(UsageError, match="kept alone holds 1 runs that these options leave out, such as b: "):
+    with pytest.raises(UsageError, match="kept alone holds 1 runs, such as b, that these options leave out"):
         _archived("a")
     continued = open_runs(Path("runs"), Path("kept"))
     write_archive(continued, {name: continued.outcome(name) for name in "ab"}, Path("kept"))

@@ -21,12 +21,16 @@ import yaml
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.files import whole_folder
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.metrics import Curve, curve_of, read_curve, read_rows, rows_hash
+from fpt_lightning.runs.metrics import Curve, curve_of, read_curve, read_rows, rows_hash, rows_of_all
 from fpt_lightning.runs.outcome import Outcome, State, read_outcome
 from fpt_lightning.runs.result import DamagedResultError, Result, read_json, read_probe, read_result
 
 RUNS, CURVES, ATTENTION = "runs.jsonl", "curves.csv", "attention"
-STANDS = (State.FINISHED, State.DIVERGED, State.PAUSED)  # what need not be made again
+STANDS = {
+    State.FINISHED: 2,
+    State.DIVERGED: 2,
+    State.PAUSED: 1,
+}  # what need not be made again, and what goes before what
 
 
 class RunFolders:
@@ -207,7 +211,7 @@ class Continued:
 
     def _holder(self, name: str) -> RunFolders | Archive:
         stands = self.archive.outcome(name).state in STANDS
-        return self.archive if stands and not (self.folder / name).is_dir() else self.runs
+        return self.archive if stands and self.runs.outcome(name).state is State.MISSING else self.runs
 
 
 Runs = RunFolders | Archive | Continued
@@ -244,14 +248,15 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
         raise FPTError(f"{runs.folder} has no run of this table with these options: there is nothing to archive")
     if any((folder / name).is_dir() for name in there):
         raise UsageError(f"{folder} holds the runs themselves: their archive needs another folder")
-    if lost := [name for name in _standing(folder) if name not in there and not (runs.folder / name).is_dir()]:
+    own, kept = RunFolders(runs.folder), _standing(folder).items()
+    if lost := [name for name, old in kept if _progress(there.get(name) or own.outcome(name)) < _progress(old)]:
         raise UsageError(
-            f"{folder} alone holds {len(lost)} runs that these options leave out, such as {lost[0]}: "
-            "archive with the options of its sweep, or choose another folder"
+            f"{folder} alone holds {len(lost)} runs, such as {lost[0]}, that these options leave out or that came less "
+            f"far in {own.folder}: archive with the options of its sweep, once it is through, or choose another folder"
         )
     rows = {number: runs.rows(name) for number, name in enumerate(there, 1)}  # once: what still runs writes on
     lines = [_line_of(number, name, runs, there[name], rows[number]) for number, name in enumerate(there, 1)]
-    curves = _curves_of(rows)
+    curves = rows_of_all(rows)
     pictures = {name: outcome.attention.read_bytes() for name, outcome in there.items() if outcome.attention}
     try:
         with whole_folder(folder) as part:
@@ -267,12 +272,17 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
         raise FPTError(f"{folder} cannot be written: {error.strerror}; choose another with --archive") from error
 
 
-def _standing(folder: Path) -> list[str]:
-    """The runs that need not be made again of the archive in a folder, where there is one that can be read."""
+def _standing(folder: Path) -> dict[str, Outcome]:
+    """What need not be made again of the archive in a folder, where there is one that can be read."""
     with suppress(FPTError):
         archive = Archive(folder)
-        return [name for name in archive._lines if archive.outcome(name).state in STANDS]
-    return []
+        outcomes = {name: archive.outcome(name) for name in archive._lines}
+        return {name: outcome for name, outcome in outcomes.items() if outcome.state in STANDS}
+    return {}
+
+
+def _progress(outcome: Outcome) -> tuple[int, int]:
+    return STANDS.get(outcome.state, 0), outcome.paused_at or 0
 
 
 def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequence[Mapping[str, str]]) -> str:
@@ -288,12 +298,3 @@ def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequenc
     more = {"paused_at": outcome.paused_at, "probe": runs.probe(name) or None}  # of few runs
     line |= {key: value for key, value in more.items() if value is not None}
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str)
-
-
-def _curves_of(rows_by_run: Mapping[int, Sequence[Mapping[str, str]]]) -> str:
-    columns = dict.fromkeys(column for rows in rows_by_run.values() for row in rows[:1] for column in row)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, ["run", *columns], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"run": run, **row} for run, rows in rows_by_run.items() for row in rows)
-    return text.getvalue()

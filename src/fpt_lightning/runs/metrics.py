@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,3 +113,13 @@ def rows_hash(rows: Sequence[Mapping[str, str]]) -> str:
     """A hash of the figures that are there: a curve has columns of others beside its own in an archive."""
     figures = [{column: figure for column, figure in row.items() if figure} for row in rows]
     return hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def rows_of_all(rows_by_run: Mapping[int, Sequence[Mapping[str, str]]]) -> str:
+    """The rows of many runs as one CSV, each behind the number of its run."""
+    columns = dict.fromkeys(column for rows in rows_by_run.values() for row in rows[:1] for column in row)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["run", *columns], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"run": run, **row} for run, rows in rows_by_run.items() for row in rows)
+    return text.getvalue()

@@ -9,7 +9,8 @@ from run_folders import EXPERIMENTS, finish, grid_of
 
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.main import main
-from fpt_lightning.runs.outcome import write_failure
+from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.outcome import State, write_failure
 
 REPORT = ["report", "table2", "--experiments", "declared.yaml", "--folder", "tables"]
 
@@ -70,8 +71,42 @@ def test_an_archive_is_completed_from_itself_where_the_run_folders_are_lost(
     assert main([*REPORT[:-1], "kept", "--archived", "kept"]) == 2
     assert "kept is an archive, beside which --archived kept has no place" in capsys.readouterr().err
     assert main([*REPORT, "--archived", "kept", "--archive", "kept", "--arms", "FPT"]) == 2
-    assert "runs that these options leave out" in capsys.readouterr().err
+    assert "that these options leave out" in capsys.readouterr().err
     assert _finished("kept") == before
+
+
+@pytest.mark.parametrize(
+    "left", [{}, {"log.txt": ""}, {"failure.json": '{"cause": "out of memory"}'}, {"result.json": "{"}]
+)
+def test_a_run_that_is_begun_again_takes_no_finished_one_out_of_an_archive(
+    left: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = _made()
+    assert main([*REPORT, "--archive", "kept"]) == 0
+    before = Path("kept/runs.jsonl").read_bytes()
+    run = grid.all_runs()[0]
+    shutil.rmtree(run.folder)
+    run.folder.mkdir()
+    for name, text in left.items():
+        (run.folder / name).write_text(text)
+    assert main([*REPORT, "--archive", "kept"]) == 2
+    assert f"1 runs, such as {run.folder.name}, that these" in capsys.readouterr().err
+    assert Path("kept/runs.jsonl").read_bytes() == before
+    begun = set(left) <= {"log.txt"}  # and the archive's stands for it
+    assert main([*REPORT, "--archived", "kept", "--archive", "kept"]) == (0 if begun else 2)
+    assert Path("kept/runs.jsonl").read_bytes() == before
+
+
+def test_a_run_that_pauses_takes_no_finished_one_out_of_an_archive() -> None:
+    grid = _made()
+    run = grid.all_runs()[0]
+    assert main([*REPORT, "--archive", "kept"]) == 0
+    before = Path("kept/runs.jsonl").read_bytes()
+    (run.folder / "result.json").unlink()
+    RunFolder(run.folder).pause.write_text('{"step": 100}')
+    assert grid.outcomes()[run.id].state is State.PAUSED
+    assert main([*REPORT, "--archive", "kept"]) == 2
+    assert Path("kept/runs.jsonl").read_bytes() == before
 
 
 def _finished(folder: str) -> set[str]:
