@@ -66,6 +66,7 @@ def test_an_interval_is_one_of_gradient_steps() -> None:
     for values in (
         {},
         {"trainer.val_check_interval": 0.5},
+        {"trainer.val_check_interval": 0},
         {"trainer.val_check_interval": 100, "trainer.accumulate_grad_batches": 3},
         {"trainer.val_check_interval": 100, "trainer.check_val_every_n_epoch": 1},
     ):
@@ -210,7 +211,8 @@ def test_the_farther_of_two_cells_decides() -> None:
 
 def test_the_rule_is_a_sentence() -> None:
     protocol = Protocol("halving", lr=tuple(10.0**-k for k in range(9)), seeds=(0, 1, 2), reduction=3)
-    assert protocol.how_chosen("accuracy").startswith(
+    left = "3 from 11% of the steps on and 1 from 33% of the steps on"
+    assert protocol.how_chosen("accuracy", left).startswith(
         "by successive halving keeps 3 from 11% of the steps on and 1 from 33% of the steps on, by mean best validation "
         "accuracy so far over 3 seeds, and of those takes the best by mean validation accuracy over 3 seeds"
     )

@@ -121,6 +121,10 @@ BAD = {
         "baselines.linear.reference: expected none"),
     "a task without a config": (put("tasks/xor", {"title": "xor"}), "tasks.xor lacks config, lr"),
     "a task without chance": (put("tasks/xor", {"title": "x", "config": "c", "lr": 1}), "tasks.xor.chance: expected the accuracy"),
+    "a task that is a path": (
+        lambda content: content["tasks"].update({"a/b": content["tasks"]["xor"]}),
+        "tasks.a/b.name: expected one without '/'",
+    ),
     "a task with a wrong field": (put("tasks/xor/chanec", 50), "tasks.xor has no field 'chanec'; did you mean 'chance'?"),
     "a task with a name": (put("tasks/xor/name", "memory"), "tasks.xor has no field 'name'"),
     "a table with a wrong field": (put("tables/table2/titel", "x"), "tables.table2 has no field 'titel'; did you mean"),

@@ -1,5 +1,6 @@
 """A run has its folder alone, and touches nothing in it before it may."""
 
+import errno
 import fcntl
 import json
 import os
@@ -236,6 +237,23 @@ def test_a_run_of_another_user_is_looked_at(capsys: pytest.CaptureFixture[str]) 
     finally:
         if as_root:
             os.seteuid(0)
+
+
+def test_a_run_where_nothing_may_be_written_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(Path("run"))
+    run.checkpoints.mkdir(parents=True)
+    run.last.touch()
+    with hold(run.path):
+        pass
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    assert read_outcome(run.path).state is State.STOPPED
+    with (run.path / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert read_outcome(run.path).state is State.RUNNING
 
 
 @pytest.mark.parametrize("config", ["", "{}", "model: {backbone: tiny}\n", "- 1\n"])

@@ -81,6 +81,8 @@ class Task(Configured, frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if "/" in self.name:
+            raise ValueError("name: expected one without '/', as the folders of its runs begin with it")
         if isnan(self.chance):
             if self.metric == "accuracy":
                 raise ValueError("chance: expected the accuracy of guessing in percent, got none")

@@ -107,6 +107,8 @@ def report(words: Sequence[str]) -> None:
         for kind, name in ARCHIVED.items():
             print(write_report(archived, archived.outcomes(), kind, options.archive / name), end="")
         return
+    if options.out is not None and options.out.is_dir():
+        raise UsageError(f"--out {options.out} is a folder: name the file")
     print(write_report(grid, outcomes, options.format, options.out), end="")
     _say_if_other_runs(grid, outcomes)
 
@@ -262,5 +264,9 @@ def _sum_up(grid: Grid, outcomes: Mapping[str, Outcome], report_command: str) ->
     among += f", {paused} pause at a rung" if paused else ""
     print(f"{len(due) - len(left)} of {len(due)} runs are finished{among}: `{report_command}` shows the table")
     if left:
-        causes = [f"  {run.folder}: {outcomes[run.id].cause or 'its backbone could not be made'}" for run in left]
+        no_backbone = "its backbone could not be made"
+        causes = [
+            f"  {run.folder}: {outcomes[run.id].cause or (no_backbone if run.needs else outcomes[run.id].state)}"
+            for run in left
+        ]
         raise FPTError(f"{len(left)} failed; the same command tries them again:\n" + "\n".join(causes))

@@ -166,7 +166,7 @@ class Grid:
         try:
             if rates < 2:
                 raise ValueError("it chooses among learning rates and the grid has one: name more with --rates")
-            if run.steps is None or run.steps < 1 or run.interval is None:
+            if not isinstance(run.steps, int) or run.steps < 1 or run.interval is None:
                 raise ValueError("it goes by steps: set trainer.max_steps, and trainer.val_check_interval in steps")
             shares = protocol.rungs or shares_of(rates, protocol.reduction)
             return rungs_of(rates, protocol.reduction, shares, protocol.least, run.steps, run.interval)

@@ -94,6 +94,11 @@ def validation_interval(values: Mapping[str, Any]) -> int | None:
         values: Its options, by dotted name.
     """
     batches, each = values.get("trainer.val_check_interval"), values.get("trainer.accumulate_grad_batches") or 1
-    if not isinstance(batches, int) or batches % each or values.get("trainer.check_val_every_n_epoch") is not None:
+    if (
+        not isinstance(batches, int)
+        or batches < 1
+        or batches % each
+        or values.get("trainer.check_val_every_n_epoch") is not None
+    ):
         return None
     return batches // each

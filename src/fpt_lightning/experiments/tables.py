@@ -11,7 +11,6 @@ from fpt_lightning.config_files import shipped
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.arms import Arm, Backbone, Configured, Names, Rates, Reference, Seeds, Task
 from fpt_lightning.experiments.crossing import expect_crossed
-from fpt_lightning.experiments.halving import kept, shares_of
 from fpt_lightning.experiments.typed_yaml import Entry, convert, expect_different, expect_known, read_yaml
 
 T = TypeVar("T")
@@ -96,20 +95,18 @@ class Protocol(Configured, frozen=True):
         """The fewest learning rates that a rung leaves: those that are to run all seeds."""
         return self.finalists if self.seeds[: self.grid_seeds] != self.seeds else 1
 
-    def how_chosen(self, metric: str) -> str:
-        """The rule by which an arm takes one of several learning rates, a sentence's end; see :class:`Cell`."""
+    def how_chosen(self, metric: str, rungs: str = "") -> str:
+        """The rule by which an arm takes one of several learning rates, a sentence's end; see :class:`Cell`.
+
+        Args:
+            metric: What validation measures.
+            rungs: How many learning rates go on, and from where; empty where all do.
+        """
         seeds = self.seeds[: self.grid_seeds], self.seeds
         first, every = (f"{len(some)} seeds" if len(some) > 1 else "one seed" for some in seeds)
-        return self._how_halved(metric, first) + self._how_taken(metric, first, every)
-
-    def _how_halved(self, metric: str, first: str) -> str:
-        if self.reduction is None or self.lr is None:
-            return ""
-        shares = self.rungs or shares_of(len(self.lr), self.reduction)
-        rungs = kept(len(self.lr), self.reduction, shares, self.least)
-        left = " and ".join(f"{keeps} from {share:.0%} of the steps on" for share, keeps in rungs.items())
         worth = f"mean best validation {metric} so far over {first}"
-        return f"by successive halving keeps {left}, by {worth}, and of those " if rungs else ""
+        halved = f"by successive halving keeps {rungs}, by {worth}, and of those " if rungs else ""
+        return halved + self._how_taken(metric, first, every)
 
     def _how_taken(self, metric: str, first: str, every: str) -> str:
         if self.finalists == 1 and first != every:

@@ -1,5 +1,6 @@
 """The lock of a run folder: one process at a time is at a run, and others can say which."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -77,7 +78,9 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except PermissionError:  # another user's, which may be read at most
+    except OSError as error:  # another user's, or on what is mounted to be read, which may be read at most
+        if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
+            raise
         return _is_held_by_another_user(folder / LOCK)
 
 

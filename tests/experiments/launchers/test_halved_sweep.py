@@ -208,6 +208,7 @@ def test_a_rate_is_not_left_behind_for_a_course_that_cannot_be_read(capsys: pyte
         ),
         ({}, ["--trainer.val_check_interval=0.5"], "it goes by steps: set trainer.max_steps, and trainer.val_check"),
         ({}, ["--trainer.max_steps=-1"], "it goes by steps: set trainer.max_steps"),
+        ({}, ["--trainer.max_steps=abc"], "it goes by steps: set trainer.max_steps"),
         ({}, ["--pause_at=4"], "there is no option '--pause_at'"),
     ],
 )

@@ -134,6 +134,8 @@ def test_a_table_without_runs_has_nothing_to_archive(capsys: pytest.CaptureFixtu
     assert "there is nothing to archive" in capsys.readouterr().err
     assert main([*REPORT, "--archive", "kept", "--out", "page"]) == 2
     assert "leave out --out" in capsys.readouterr().err
+    assert main([*REPORT, "--out", "."]) == 2
+    assert "--out . is a folder: name the file" in capsys.readouterr().err
     assert not Path("kept").exists()
 
 

@@ -2,9 +2,13 @@
 
 import json
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from run_folders import EXPERIMENTS, diverge, finish, grid_of
 
 from fpt_lightning.experiments.grid import Grid
@@ -259,3 +263,30 @@ def test_arms_of_unequal_steps_are_compared_where_the_cheapest_ends(
     page = render(grid, grid.outcomes(), kind).replace(r"$\pm$", "±")
     assert re.findall(r"(?:FPT|Random): bit-xor [\d.]+ ± [\d.]+ at step \d+", page) == said
     assert ("Validation accuracy at equal arithmetic" in page) == bool(said)
+
+
+def _by_seed(steps: int, counts: Mapping[str, list[int]]) -> Grid:
+    """Arms whose steps take so many operations with the seeds 0, 1, ..., which judge themselves twice."""
+    grid = grid_of(tasks=["bit_xor"], arms=list(counts))
+    for cell in grid.cells:
+        for count, run in zip(counts[cell.arm.name], cell.runs.values(), strict=False):
+            finish(run, curve=[0.5] * (steps // 100), flops_per_step=count)
+    return grid
+
+
+def test_seeds_that_an_arm_lacks_make_no_step_another() -> None:
+    """Where batches are padded the operations of a step are those of a seed's order of data."""
+    grid = _by_seed(300, {"FPT": [3 * 10**9, 10 * 10**9, 5 * 10**9], "Random": [3 * 10**9, 10 * 10**9]})
+    assert "equal arithmetic" not in render(grid, grid.outcomes(), "markdown")
+    shutil.rmtree("tables")
+    grid = _by_seed(300, {"FPT": [3 * 10**9, 10 * 10**9, 5 * 10**9], "Random": [6 * 10**9, 20 * 10**9]})
+    assert "Random: bit-xor 50.0 ± 0.0 at step 150" in render(grid, grid.outcomes(), "markdown")
+
+
+@given(st.lists(st.integers(10**9, 10**10), min_size=3, max_size=3), st.sampled_from([300, 400, 800, 1500]))
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_cheapest_arm_stands_at_its_own_end(counts: list[int], steps: int) -> None:
+    shutil.rmtree("tables", ignore_errors=True)
+    grid = _by_seed(steps, {"FPT": counts, "Random": [2 * count for count in counts]})
+    page = render(grid, grid.outcomes(), "markdown")
+    assert f"FPT: bit-xor 50.0 ± 0.0 at step {steps:,}" in page

@@ -276,8 +276,48 @@ def test_stopping_early_is_no_unequal_budget() -> None:
     grid = grid_of(arms=["FPT", "Random"], tasks=["bit_xor"])
     for arm, steps in (("FPT", 400), ("Random", 900)):
         for run in _cell(grid, arm).runs.values():
-            finish(run, steps=steps)
+            finish(run, steps=steps, config={"early_stopping": {"patience": 10}})
     assert "Warnings" not in _rendered(grid)
+
+
+def test_fewer_steps_than_configured_are_an_unequal_budget() -> None:
+    grid = grid_of(arms=["FPT", "Random"], tasks=["bit_xor"])
+    for arm, steps, config in (("FPT", 1000, {}), ("Random", 2, {"trainer": {"limit_train_batches": 2}})):
+        for run in _cell(grid, arm).runs.values():
+            finish(run, steps=steps, config=config)
+    assert [line for line in _rendered(grid).splitlines() if line.startswith("- Unequal budgets")] == [
+        "- Unequal budgets on bit-xor: training batches an epoch none (FPT), 2 (Random).",
+        "- Unequal budgets on bit-xor: steps made all (FPT), 2 (Random).",
+    ]
+
+
+def test_a_rate_that_failed_is_named_and_its_failure_a_warning() -> None:
+    grid = grid_of(arms=["FPT", "Random"], tasks=["bit_xor"], protocol="fair")
+    for run in grid.all_runs():
+        finish(run, run.lr or 0)
+    lost = _cell(grid, "FPT").runs[1e-2, 1].folder
+    (lost / "result.json").unlink()
+    write_failure(lost, "out of memory")
+    told = _rendered(grid)
+    assert "FPT: bit-xor 1e-3 (1e-2 failed)" in told
+    assert "FPT on bit-xor: 1e-2 had no part in the choice, as a run failed; the next sweep tries it again." in told
+
+
+def test_the_rule_names_the_rungs_where_they_really_are() -> None:
+    """Not before their share of the steps, at a validation; another one may be on every task."""
+    halving = """  halving:
+    lr: [1.0e-4, 1.0e-3, 1.0e-2]
+    seeds: [0, 1, 2]
+    reduction: 3
+    settings: {trainer.max_steps: 400, trainer.val_check_interval: 200}
+    tasks: {mnist: {trainer.val_check_interval: 40}}
+profiles:
+"""
+    how = {"declared": EXPERIMENTS.replace("profiles:\n", halving, 1), "protocol": "halving", "arms": ["FPT"]}
+    both = "keeps 1 from 50% of the steps on (bit-xor), 1 from 40% of the steps on (MNIST), by mean best validation"
+    assert both in _rendered(grid_of(**how)).replace("\\", "")
+    one = "keeps 1 from 40% of the steps on, by mean best validation"
+    assert one in _rendered(grid_of(tasks=["mnist"], **how)).replace("\\", "")
 
 
 def _plain(text: str) -> str:

@@ -1,6 +1,7 @@
 """Arms whose steps are not the same work, compared by what their training computes."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import isclose
 from statistics import fmean
 
 from fpt_lightning.experiments.arms import Task
@@ -11,14 +12,15 @@ UNEQUAL = 1.05
 
 
 def flops_per_step(results: Results, task: Task) -> dict[str, float]:
-    """By arm, mean over seeds, as far as results have it: 0.3 counted no operations; empty where steps are alike.
+    """By arm, mean over the seeds that all have, as far as results have it; empty where steps are alike.
 
-    Baselines without a body end long before any other arm is judged, and take no part.
+    Where batches are padded a seed's order of data decides too. 0.3 counted no operations. Baselines without a body end
+    long before any other arm is judged, and take no part.
     """
-    costs = {entry.arm: _flops_per_step(entry) for entry in results.entries_of(task)}
-    known = {
-        arm: cost for arm, cost in costs.items() if cost is not None and arm not in results.grid.experiments.baselines
-    }
+    counted = {entry.arm: counts for entry in results.entries_of(task) if (counts := _flops_per_step(entry))}
+    arms = [arm for arm in counted if arm not in results.grid.experiments.baselines]
+    seeds = set[int].intersection(*(set(counted[arm]) for arm in arms)) if arms else set[int]()
+    known = {arm: fmean(counted[arm][seed] for seed in seeds) for arm in arms} if seeds else {}
     return known if known and max(known.values()) > UNEQUAL * min(known.values()) else {}
 
 
@@ -37,9 +39,10 @@ def equal_arithmetic(results: Results) -> Iterator[str]:
             yield f"{arm}: {', '.join(reached)}"
 
 
-def _flops_per_step(entry: Entry) -> float | None:
-    counts = [result.flops_per_step for result in entry.results.values() if result.flops_per_step]
-    return fmean(counts) if counts and len(counts) == len(entry.results) else None
+def _flops_per_step(entry: Entry) -> dict[int, int]:
+    """By seed; nothing where one was not counted."""
+    counts = {seed: result.flops_per_step for seed, result in entry.results.items() if result.flops_per_step}
+    return counts if len(counts) == len(entry.results) else {}
 
 
 def _budget(entries: Iterable[Entry], costs: Mapping[str, float]) -> float | None:
@@ -57,6 +60,8 @@ def _judged(entry: Entry) -> list[list[tuple[int, float]]]:
 def _at(entry: Entry, step: float) -> str | None:
     """In words, between two validations where the step lies between them; None before the first."""
     curves = _judged(entry)
+    ends = [curve[-1][0] for curve in curves]
+    step = next((end for end in ends if isclose(end, step)), step)  # which a division missed by a rounding
     if not curves or any(not curve[0][0] <= step <= curve[-1][0] for curve in curves):
         return None
     import numpy as np

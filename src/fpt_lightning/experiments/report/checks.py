@@ -14,6 +14,11 @@ from fpt_lightning.runs.outcome import State
 
 BUDGET = {
     "max steps": ("trainer", "max_steps"),
+    "max epochs": ("trainer", "max_epochs"),
+    "max time": ("trainer", "max_time"),
+    "training batches an epoch": ("trainer", "limit_train_batches"),
+    "validation batches": ("trainer", "limit_val_batches"),
+    "test batches": ("trainer", "limit_test_batches"),
     "accumulated batches": ("trainer", "accumulate_grad_batches"),
     "steps between validations": ("trainer", "val_check_interval"),
     "early stopping patience": ("early_stopping", "patience"),
@@ -38,6 +43,7 @@ def warnings_of(results: Results) -> list[str]:
         *(sentence for task in results.tasks for sentence in _other_data(results, task)),
         *_other_metrics(results),
         *_no_better_than_trivial(results),
+        *_failed_rates(results),
         *_narrow_grids(results),
         *_still_rising(results),
         *_other_versions(results),
@@ -94,6 +100,9 @@ def _budget(results: Results, entry: Entry) -> dict[str, Any]:
     for name, (section, option) in BUDGET.items():
         if isinstance(options := config.get(section), dict):
             budget[name] = "none" if options.get(option) is None else options[option]
+    if budget.get("early stopping patience") == "none":  # else a run may end early by what its arm is worth
+        made = sorted({result.steps for result in entry.results.values() if result.steps is not None})
+        budget["steps made"] = "all" if made == [budget.get("max steps")] else " and ".join(map(str, made)) or "unknown"
     return budget
 
 
@@ -130,6 +139,14 @@ def _no_better_than_trivial(results: Results) -> Iterator[str]:
         if arms:
             reached = f"{best.name}, {unit.write(unit.factor * best.test)}"
             yield f"No better than a trivial baseline on {task.title} ({reached}): {', '.join(arms)}."
+
+
+def _failed_rates(results: Results) -> Iterator[str]:
+    """A failure is an accident, and says nothing of the rate that it takes out of the choice."""
+    for entry in results.entries.values():
+        if entry.lr is not None and (failed := entry.passed_over(results.outcomes, State.FAILED)):
+            where = f"{entry.arm} on {entry.task.title}: {' and '.join(map(rate, failed))}"
+            yield f"{where} had no part in the choice, as a run failed; the next sweep tries it again."
 
 
 def _narrow_grids(results: Results) -> Iterator[str]:

@@ -36,7 +36,7 @@ def reading(results: Results, metric: str) -> Iterator[str]:
     if protocol.lr is not None and len(protocol.lr) > 1:
         chosen = (
             f"of {len(protocol.lr)} learning rates from {rate(min(protocol.lr))} to {rate(max(protocol.lr))} every arm "
-            f"{protocol.how_chosen(metric)}"
+            f"{protocol.how_chosen(metric, _rungs(results))}"
         )
     first = f"; all arms begin with {' and '.join(protocol.configs)}" if protocol.configs else ""
     yield f"Protocol {protocol.name}: {chosen}{first}."
@@ -47,6 +47,23 @@ def reading(results: Results, metric: str) -> Iterator[str]:
             f"over seeds, p < {SIGNIFICANT:g} after Holm's correction over {tested} comparison{'s' * (tested > 1)}."
         )
     yield from _left_out(results)
+
+
+def _rungs(results: Results) -> str:
+    """What successive halving leaves, and where: as validations come, that may be elsewhere on every task."""
+    titles = defaultdict[str, dict[str, None]](dict)
+    for entry in results.entries.values():
+        steps = next((run.steps for run in entry.cell.runs.values() if run.steps), 0)
+        left = [f"{rung.keeps} from {rung.step / steps:.0%} of the steps on" for rung in entry.cell.rungs]
+        if entry.cell.missing is None:
+            titles[" and ".join(left) or "all"][entry.task.title] = None
+    if set(titles) <= {"all"}:
+        return ""
+    return (
+        next(iter(titles))
+        if len(titles) == 1
+        else ", ".join(f"{left} ({', '.join(of)})" for left, of in titles.items())
+    )
 
 
 def compared(comparison: Comparison, unit: Unit, baseline: str) -> str:
@@ -128,7 +145,7 @@ def _option(name: str, by_arm: dict[str, Any]) -> str:
 
 
 def rates(results: Results) -> Iterator[str]:
-    """The learning rates of every arm on every task, an arm a line; those of runs that diverged are no choice."""
+    """The learning rates of every arm on every task, an arm a line; those of runs that were lost are no choice."""
     for arm in results.arms:
         entries = [results.entries[arm, task.name] for task in results.tasks]
         if chosen := [f"{entry.task.title} {_rate(results, entry)}" for entry in entries if entry.lr is not None]:
@@ -136,6 +153,9 @@ def rates(results: Results) -> Iterator[str]:
 
 
 def _rate(results: Results, entry: Entry) -> str:
-    diverged = {lr for (lr, _), run in entry.cell.runs.items() if results.outcomes[run.id].state is State.DIVERGED}
-    others = " and ".join(rate(lr) for lr in sorted(diverged - {entry.lr}))
-    return f"{rate(entry.lr or 0)}{f' ({others} diverged)' if others else ''}"
+    lost = [
+        f"{' and '.join(map(rate, rates))} {state}"
+        for state in (State.DIVERGED, State.FAILED)
+        if (rates := entry.passed_over(results.outcomes, state))
+    ]
+    return rate(entry.lr or 0) + (f" ({', '.join(lost)})" if lost else "")

@@ -65,6 +65,11 @@ class Entry:
         """The runs that count."""
         return [self.cell.runs[self.lr, seed] for seed in self.results] if self.lr is not None else []
 
+    def passed_over(self, outcomes: Mapping[str, Outcome], state: State) -> list[float]:
+        """The other learning rates that no choice could fall on, as a run diverged or failed without a result."""
+        lost = {run.lr for run in self.cell.runs.values() if outcomes[run.id].state is state}
+        return [lr for lr in self.cell.rates if lr in lost and lr != self.lr]
+
     def measured(self, measure: str) -> dict[int, float]:
         """What its runs measured by seed, in the unit of the report; those that have no number are left out."""
         values: dict[int, float | None]
