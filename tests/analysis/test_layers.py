@@ -36,6 +36,11 @@ def test_two_runs_side_by_side(fpt: Fpt, tiny: list[str], capsys: pytest.Capture
     assert fpt("analyze", "one") == 0
     alone = _figures("one")["cka"]
     assert [alone[layer][layer] for layer in range(3)] == pytest.approx([1, 1, 1])
+    kept = Path("one/analysis.json").read_bytes()
+    assert fpt("analyze", "one/checkpoints/last.ckpt", "--examples=80") == 0  # not the one that the run's test is of
+    assert Path("one/analysis.json").read_bytes() == kept
+    assert json.loads(Path("one/analysis-last.json").read_text())["examples"] == 80
+    assert Path("one/analysis-last.png").is_file()
 
 
 @pytest.mark.parametrize("backbone", ["gpt2", "bert", "t5", "longformer", "vit"])

@@ -14,6 +14,7 @@ from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.runs.archive import Archive, RunFolders, open_runs, write_archive
 from fpt_lightning.runs.lock import lock_of
 from fpt_lightning.runs.outcome import Outcome, State, write_failure
+from fpt_lightning.runs.result import Probe
 
 RESULT = {"steps": 20, "best_step": 10, "lr": 1e-3, "seed": 0, "versions": {"torch": "3"}, "val_accuracy": 0.5}
 CONFIG = {"seed_everything": 0, "model": {"lr": 1e-3, "part_lr": None, "trainable": ["input"], "name": "größer\n2"}}
@@ -42,7 +43,9 @@ def _archived(*names: str, folder: str = "kept") -> Archive:
 def test_an_archive_answers_as_the_folders_do() -> None:
     _run("b", {"test_accuracy": 0.4, "trainable": ["input"], "architecture": None, "val_loss": float("nan")})
     (_run("a", {"test_accuracy": 0.3}, "step,val_r2,other\n9,-0.1,1e-05\n") / "attention.png").write_bytes(b"\x89PNG")
-    (Path("runs/b") / "analysis.json").write_text('{"runs": [{"probe": [0.1, 0.75]}, {"probe": [0.2, 0.3]}]}')
+    (Path("runs/b") / "analysis.json").write_text(
+        '{"examples": 16, "runs": [{"probe": [0.1, 0.75]}, {"probe": [0.2, 0.3]}]}'
+    )
     (Path("runs/a") / "analysis.json").write_text('{"runs": [{"probe": [0.1, NaN')
     write_failure(_run("c", curve=None), "out of memory: größer\u2028als 2 GB")
     runs, archive = RunFolders(Path("runs")), _archived("a", "b", "c", "never made")
@@ -53,7 +56,7 @@ def test_an_archive_answers_as_the_folders_do() -> None:
         assert archive.config(name) == runs.config(name) == CONFIG
         for row, kept in zip(runs.rows(name), archive.rows(name), strict=True):
             assert row == {column: figure for column, figure in kept.items() if column in row}
-    assert [list(archive.probe(name)) for name in "abc"] == [[], [0.1, 0.75], []]
+    assert [archive.probe(name) for name in "abc"] == [Probe(), Probe((0.1, 0.75), 16), Probe()]
     assert archive.curve("b", "accuracy") == runs.curve("b", "accuracy")
     assert archive.curve("a", "r2") == runs.curve("a", "r2")
     assert archive.curve("c", "accuracy").problem == "kept/curves.csv has no row of c"

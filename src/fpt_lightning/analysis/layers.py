@@ -22,7 +22,7 @@ from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.linear_fit import LinearFit
 from fpt_lightning.options import OptionParser
 from fpt_lightning.runs.find import find_run
-from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.result import PROBED
 
 TOGETHER = 64
 """Examples in a batch."""
@@ -43,9 +43,13 @@ class Layers(NamedTuple):
 
 
 class Analysed(NamedTuple):
-    """A run's layers: ``scores`` of a probe on each, in the task's metric, and ``validation`` as it stands there."""
+    """A run's layers: ``scores`` of a probe on each, in the task's metric, and ``validation`` as it stands there.
+
+    ``file`` is where they are kept: those of another checkpoint than the run's best beside those of the run.
+    """
 
     folder: Path
+    file: Path
     about: str
     scores: list[float]
     validation: Layers
@@ -62,7 +66,9 @@ def analyze(words: Sequence[str]) -> None:
     parser = OptionParser(prog="fpt analyze", description="What the layers of a run hold, beside those of another.")
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint in it")
     parser.add_argument("other", nargs="?", type=Path, metavar="OTHER", help="another, by default the same")
-    parser.add_argument("--examples", type=int, default=1000, help="to fit a probe, and to judge it (default 1000)")
+    parser.add_argument(
+        "--examples", type=int, default=PROBED, help=f"to fit a probe, and to judge it (default {PROBED})"
+    )
     arguments = parser.parse_args(words)
     at_least(16, "--", examples=arguments.examples)
     run = _analysed(arguments.run, arguments.examples)
@@ -86,7 +92,9 @@ def _analysed(path: Path, examples: int) -> Analysed:
         for ours, theirs in zip(train.states, validation.states, strict=True)
     ]
     about = f"{module.model.choice.name} {module.model.choice.resolved_initialization}"
-    return Analysed(folder.path, about, scores, validation, data.fingerprint())
+    chosen = checkpoint.resolve() == folder.best.resolve()
+    file = folder.analysis if chosen else folder.analysis.with_stem(f"analysis-{checkpoint.stem}")
+    return Analysed(folder.path, file, about, scores, validation, data.fingerprint())
 
 
 @torch.no_grad()
@@ -152,7 +160,7 @@ def _write(run: Analysed, other: Analysed, alike: list[list[float]]) -> None:
         "runs": [{"run": str(each.folder), "backbone": each.about, "probe": _numbers(each.scores)} for each in runs],
         "cka": [_numbers(row) for row in alike],
     }
-    file = RunFolder(run.folder).analysis
+    file = run.file
     write_whole(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
     picture = file.with_suffix(".png")
     labels = _labels(runs)

@@ -23,14 +23,9 @@ from fpt_lightning.files import whole_folder
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.metrics import Curve, curve_of, read_curve, read_rows, rows_hash, rows_of_all
 from fpt_lightning.runs.outcome import Outcome, State, read_outcome
-from fpt_lightning.runs.result import DamagedResultError, Result, read_json, read_probe, read_result
+from fpt_lightning.runs.result import PROBED, DamagedResultError, Probe, Result, read_json, read_probe, read_result
 
 RUNS, CURVES, ATTENTION = "runs.jsonl", "curves.csv", "attention"
-STANDS = {
-    State.FINISHED: 2,
-    State.DIVERGED: 2,
-    State.PAUSED: 1,
-}  # what need not be made again, and what goes before what
 
 
 class RunFolders:
@@ -72,7 +67,7 @@ class RunFolders:
         """Its learning curve: of ``accuracy`` or ``r2``."""
         return read_curve(RunFolder(self.folder / name).metrics, metric)
 
-    def probe(self, name: str) -> Sequence[float]:
+    def probe(self, name: str) -> Probe:
         """What `fpt analyze` reads out of every layer of it; nothing where nobody asked."""
         return read_probe(RunFolder(self.folder / name).analysis)
 
@@ -89,7 +84,8 @@ class _Line(msgspec.Struct, frozen=True):
     result: Result | None
     config: dict[str, Any] | None
     paused_at: int | None = None
-    probe: Sequence[float] = ()
+    probe: tuple[float, ...] = ()
+    probed: int = PROBED  # examples; versions before 0.5 wrote none
     curve: str | None = None
 
 
@@ -129,8 +125,9 @@ class Archive:
             return Curve(problem=f"{self.folder / CURVES} has no row of {name}")
         return curve_of(iter([list(rows[0]), *(list(row.values()) for row in rows)]), metric, self.folder / CURVES)
 
-    def probe(self, name: str) -> Sequence[float]:
-        return self._line(name).probe
+    def probe(self, name: str) -> Probe:
+        line = self._line(name)
+        return Probe(line.probe, line.probed)
 
     def rows(self, name: str) -> list[dict[str, str]]:
         (header, by_run), line = self._curves, self._line(name)
@@ -203,15 +200,15 @@ class Continued:
     def curve(self, name: str, metric: str) -> Curve:
         return self._holder(name).curve(name, metric)
 
-    def probe(self, name: str) -> Sequence[float]:
+    def probe(self, name: str) -> Probe:
         return self._holder(name).probe(name)
 
     def rows(self, name: str) -> list[dict[str, str]]:
         return self._holder(name).rows(name)
 
     def _holder(self, name: str) -> RunFolders | Archive:
-        stands = self.archive.outcome(name).state in STANDS
-        return self.archive if stands and self.runs.outcome(name).state is State.MISSING else self.runs
+        begun = self.runs.outcome(name).state is not State.MISSING
+        return self.runs if begun or not self.archive.outcome(name).stands else self.archive
 
 
 Runs = RunFolders | Archive | Continued
@@ -249,7 +246,7 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
     if any((folder / name).is_dir() for name in there):
         raise UsageError(f"{folder} holds the runs themselves: their archive needs another folder")
     own, kept = RunFolders(runs.folder), _standing(folder).items()
-    if lost := [name for name, old in kept if _progress(there.get(name) or own.outcome(name)) < _progress(old)]:
+    if lost := [name for name, old in kept if (there.get(name) or own.outcome(name)).progress < old.progress]:
         raise UsageError(
             f"{folder} alone holds {len(lost)} runs, such as {lost[0]}, that these options leave out or that came less "
             f"far in {own.folder}: archive with the options of its sweep, once it is through, or choose another folder"
@@ -277,12 +274,8 @@ def _standing(folder: Path) -> dict[str, Outcome]:
     with suppress(FPTError):
         archive = Archive(folder)
         outcomes = {name: archive.outcome(name) for name in archive._lines}
-        return {name: outcome for name, outcome in outcomes.items() if outcome.state in STANDS}
+        return {name: outcome for name, outcome in outcomes.items() if outcome.stands}
     return {}
-
-
-def _progress(outcome: Outcome) -> tuple[int, int]:
-    return STANDS.get(outcome.state, 0), outcome.paused_at or 0
 
 
 def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequence[Mapping[str, str]]) -> str:
@@ -295,6 +288,7 @@ def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequenc
         "config": runs.config(name),
         "curve": rows_hash(rows),
     }
-    more = {"paused_at": outcome.paused_at, "probe": runs.probe(name) or None}  # of few runs
-    line |= {key: value for key, value in more.items() if value is not None}
+    scores, probed = runs.probe(name)
+    of_few = {"paused_at": outcome.paused_at, "probe": scores or None, "probed": probed if probed != PROBED else None}
+    line |= {key: value for key, value in of_few.items() if value is not None}
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str)

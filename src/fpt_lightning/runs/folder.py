@@ -35,7 +35,7 @@ OUTCOME = (
 )
 """What the end of a run leaves, and what is made of it."""
 
-OWN = (*OUTCOME, "metrics.csv", "hpc_ckpt_*.ckpt", "checkpoints/*.ckpt", "tensorboard/events.*")
+OWN = (*OUTCOME, "analysis-*", "metrics.csv", "hpc_ckpt_*.ckpt", "checkpoints/*.ckpt", "tensorboard/events.*")
 """What is written over when a run is made anew; whatever else lies in its folder stays."""
 
 

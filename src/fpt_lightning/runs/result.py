@@ -2,12 +2,16 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from fpt_lightning.errors import FPTError
+
+PROBED = 1000
+"""Examples on which `fpt analyze` judges a probe unless it is told otherwise."""
 
 METRICS = ("accuracy", "r2")
 """What judges a run, the higher the better: ``accuracy`` of classes, ``r2`` of a regression."""
@@ -115,17 +119,25 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 class _Probed(msgspec.Struct):
-    probe: list[float]
+    probe: tuple[float, ...]
 
 
 class _Analysis(msgspec.Struct):
     runs: list[_Probed]
+    examples: int = PROBED
 
 
-def read_probe(file: Path) -> list[float]:
-    """What ``analysis.json`` says that a probe reads out of every layer of the run; empty where nobody asked."""
+class Probe(NamedTuple):
+    """What a linear layer reads out of every layer of a run, on so many examples; no scores where nobody asked."""
+
+    scores: Sequence[float] = ()
+    examples: int = PROBED
+
+
+def read_probe(file: Path) -> Probe:
+    """What ``analysis.json`` says of its run."""
     try:
-        runs = msgspec.json.decode(file.read_bytes(), type=_Analysis).runs
+        analysis = msgspec.json.decode(file.read_bytes(), type=_Analysis)
     except (OSError, ValueError):
-        return []
-    return runs[0].probe if runs else []
+        return Probe()
+    return Probe(analysis.runs[0].probe, analysis.examples) if analysis.runs else Probe()

@@ -224,6 +224,11 @@ def test_what_layers_hold_is_drawn_where_every_run_that_counts_was_analysed() ->
         page = render(grid, grid.outcomes(), kind)
         assert "FPT: bit-xor 50.0 61.0 80.0" in page
         assert "Random: bit-xor 50.0" not in page
+    file = RunFolder(grid.cells[0].runs[1e-3, 1].folder).analysis
+    file.write_text(json.dumps({"examples": 900, "layers": [], "runs": [{"probe": [0.9, 0.9, 0.9]}]}))
+    page = render(grid, grid.outcomes(), "markdown")
+    assert "LSTM\\*: bit-xor 50.0" in page
+    assert "FPT: bit-xor 50.0" not in page, "a mean of unlike measurements"
 
 
 def _of_unequal_steps(*flops: float | None) -> Grid:

@@ -7,11 +7,15 @@ from fpt_lightning.experiments.report.results import Entry, Results
 
 
 def probed(results: Results, entry: Entry) -> list[list[float]]:
-    """The metric on validation by layer and seed, in the unit of the report; empty where a run was not analysed."""
+    """The metric on validation by layer and seed, in the unit of the report.
+
+    Empty where a run was not analysed, or on another number of examples than the others.
+    """
     probes = [results.grid.records.probe(run.folder.name) for run in entry.runs]
-    if len({len(probe) for probe in probes}) != 1:
+    if len({(len(probe.scores), probe.examples) for probe in probes}) != 1:
         return []
-    return [[entry.unit.factor * score for score in seeds] for seeds in zip(*probes, strict=True)]
+    by_layer = zip(*(probe.scores for probe in probes), strict=True)
+    return [[entry.unit.factor * score for score in seeds] for seeds in by_layer]
 
 
 def layers(results: Results) -> Iterator[str]:
