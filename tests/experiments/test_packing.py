@@ -130,6 +130,11 @@ def test_which_runs_share_a_body() -> None:
     assert not {run.shared for run in of_arm["pretrained"]} & {run.shared for run in of_arm["statistics"]}
     values = {"data": "BitXOR", "model.backbone": "pocket"}
     assert shared({**values, "data_seed": 1}) == shared({**values, "data_seed": 2}) == shared(values)
+    rates = [{"input": 1e-4}, {"input": 1e-2}, {"layernorm": 1e-4}, {"input": 1e-4, "layernorm": 1e-2}, None]
+    by_parts = [shared({**values, "model.part_lr": of_parts}) for of_parts in rates]
+    assert by_parts[0] == by_parts[1]
+    assert len(set(by_parts)) == 4
+    assert by_parts[4] == shared(values)
     # the end of a run that is shorter than the steps between two validations is validated too
     by_steps = [
         shared({**values, "trainer.max_steps": steps, "trainer.val_check_interval": 8}) for steps in (4, 6, 8, 16)
@@ -167,6 +172,20 @@ def test_a_pack_by_hand(fpt: Fpt, tiny: list[str]) -> None:
         for lr in (1e-3, 1e-2)
         for seed in (0, 1)
     }
+
+
+def test_a_pack_by_hand_goes_on_with_what_is_not_finished(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--config", "bit_xor.yaml", *tiny, "--run_folder", "pack", "--trainer.val_check_interval=2"]
+    words += ["--pack", "trainer.max_steps=[2,6],model.lr=[1e-3]"]
+    assert fpt(*words, "--pause_at=4") == 0
+    assert len(results("pack")) == 1
+    assert fpt(*words) == 0
+    assert "1 of 2 runs are finished" in capsys.readouterr().out
+    assert {result["steps"] for result in results("pack").values()} == {2, 6}
+    assert fpt(*words) == 2
+    assert "holds a finished run: choose another --run_folder, or add --overwrite" in capsys.readouterr().err
 
 
 def test_a_pack_that_finds_no_memory_is_halved_and_keeps_what_is_made(
@@ -209,6 +228,7 @@ def test_a_pack_that_finds_no_memory_is_halved_and_keeps_what_is_made(
         ("model.lr=[]", "--pack: model.lr has no value"),
         ("model.lr=[@a]", "--pack model.lr=[@a]: while scanning"),
         ("seed_everything=[0,1]", "must have the same frozen weights"),
+        ("model.part_lr=[{input: 1e-4},{layernorm: 1e-4}]", "must name the same parts in model.part_lr"),
         ("trainer.max_steps=[1,2,4]", "validate at the same steps, these every 1 and 2"),
     ],
 )

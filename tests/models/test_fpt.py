@@ -128,3 +128,15 @@ def test_the_frozen_hash_names_the_frozen_values_alone() -> None:
         assert model.frozen_hash() == build().frozen_hash()
         model.backbone.h[0].mlp.c_fc.weight[0, 0] += 1e-3
     assert model.frozen_hash() != build().frozen_hash()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["tiny", "none", "two_layer", "lstm"])
+def test_numbers_are_read_in_the_precision_of_the_model(name: str, dtype: torch.dtype) -> None:
+    """Pixels are made in float32 whatever ``trainer.precision`` is."""
+    sizes = {"width": 8} if name in ("two_layer", "lstm") else None
+    model = FrozenPretrainedTransformer(PATCHES, BackboneChoice(name, architecture=sizes)).to(dtype)
+    tokens, _, target = _batch(PATCHES, padded=False)
+    logits = model(tokens)
+    assert logits.dtype == dtype
+    F.cross_entropy(logits.flatten(0, 1), target.flatten()).backward()

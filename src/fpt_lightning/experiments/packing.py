@@ -18,6 +18,7 @@ from fpt_lightning.experiments.typed_yaml import expect_different
 from fpt_lightning.models.backbones.architectures import WITHOUT_WEIGHTS
 from fpt_lightning.models.parts import PAPER
 from fpt_lightning.runs.lock import hold
+from fpt_lightning.runs.outcome import State, read_outcome
 
 MAY_DIFFER = frozenset(
     {"arm", "data_seed", "early_stopping.min_delta", "early_stopping.patience", "model.lr", "model.part_lr",
@@ -53,6 +54,7 @@ def shared(values: Mapping[str, Any]) -> str | None:
     common = {name: value for name, value in values.items() if name not in MAY_DIFFER and name not in PLACES}
     if _freezes_input(values) or (_is_drawn(values) and values.get("model.backbone_seed") is None):
         common["seed_everything"] = values.get("seed_everything", 0)  # which draws something that is frozen
+    common["parts of model.part_lr"] = list(values.get("model.part_lr") or ())  # groups of the optimizer, in order
     steps, interval = (values.get(f"trainer.{name}") for name in ("max_steps", "val_check_interval"))
     if isinstance(steps, int | float) and isinstance(interval, int | float) and 0 < steps < interval:
         common["trainer.val_check_interval"] = steps  # as the command line has it, for all runs of a pack
@@ -106,6 +108,11 @@ def run(words: Sequence[str]) -> None:
         chosen = dict(zip(lists, values, strict=True))
         folders.append(folder / ",".join(f"{name}={value}" for name, value in chosen.items()))
         commands.append(["run", *words, *as_words(chosen), f"--run_folder={folders[-1]}", "--ckpt_path=last"])
+    if "--overwrite" not in words and (left := [place for place in folders if not _is_made(place)]):
+        if made := len(folders) - len(left):
+            print(f"{made} of {len(folders)} runs are finished")
+        commands = [command for command, place in zip(commands, folders, strict=True) if place in left]
+        folders = left
     with ExitStack() as held:
         for place in folders:
             place.mkdir(parents=True, exist_ok=True)
@@ -113,6 +120,10 @@ def run(words: Sequence[str]) -> None:
         problems = run_together(commands, measured=False, unfit=lambda config: unfit(dotted(config)))
     if failed := [f"  {place}: {problem}" for place, problem in zip(folders, problems, strict=True) if problem]:
         raise FPTError(f"{len(failed)} of {len(folders)} did not end well:\n" + "\n".join(failed))
+
+
+def _is_made(folder: Path) -> bool:
+    return read_outcome(folder).state in (State.FINISHED, State.DIVERGED)
 
 
 def _read(words: list[str]) -> tuple[list[str], dict[str, list[Any]], Path]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fpt_lightning.errors import FPTError, first_line
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-from fpt_lightning.models.kernels.replicas import is_looped
+from fpt_lightning.models.kernels.replicas import is_looped, replicated
 
 Stack = Callable[[Any], Tensor]
 
@@ -131,6 +131,7 @@ class PackedTransformer(nn.Module):
         try:
             alone = [model(example) for model in models]
             together = self([example] * self.count, [None] * self.count, range(len(example)))
+            self._expect_dropout_of_ours(example)
         except (RuntimeError, AttributeError, TypeError, ValueError) as error:
             raise FPTError(f"a body of this form cannot be packed: {first_line(error)}") from error
         finally:
@@ -141,6 +142,16 @@ class PackedTransformer(nn.Module):
         for own, packed in zip(alone, together, strict=True):
             if not torch.allclose(packed, own, rtol=1e-3, atol=1e-4 * float(own.abs().max())):
                 raise FPTError("a body of this form cannot be packed: it answers otherwise than alone")
+
+    def _expect_dropout_of_ours(self, example: Tensor) -> None:
+        """Refuses a body with a dropout that asks torch's global generator, in which every run has a part."""
+        self.train()
+        before = torch.get_rng_state()
+        with replicated([torch.Generator() for _ in range(self.count)]):
+            self([example] * self.count, [None] * self.count)
+        if not torch.equal(before, torch.get_rng_state()):
+            torch.set_rng_state(before)
+            raise FPTError("a body of this form cannot be packed: not all of its dropout is drawn for each run alone")
 
 
 def _example(model: FrozenPretrainedTransformer) -> Tensor:

@@ -349,3 +349,22 @@ def test_a_body_of_other_parts_is_refused_before_its_weights_are_read(tmp_path: 
     hf.MambaConfig(num_hidden_layers=1).save_pretrained(tmp_path)
     with pytest.raises(FPTError, match="a mamba cannot be a backbone yet: no part is declared for its parameter"):
         build_backbone(BackboneChoice(str(tmp_path)), 8, 0.1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        hf.Starcoder2Config(**GROUPED, residual_dropout=0.3, embedding_dropout=0.3, attention_dropout=0.3),
+        hf.SeedOssConfig(**GROUPED, head_dim=8, residual_dropout=0.3, attention_dropout=0.3),
+        hf.PhiConfig(**SMALL, resid_pdrop=0.3, embd_pdrop=0.3, attention_dropout=0.3),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_no_dropout_is_left_to_a_config(config: hf.PretrainedConfig, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    tokens = torch.arange(24).view(2, 12) % 9
+    for dropout, alike in ((0.0, True), (0.2, False)):
+        model = FrozenPretrainedTransformer(TASK, BackboneChoice(str(tmp_path), "random"), dropout=dropout).train()
+        assert torch.equal(model(tokens), model(tokens)) == alike
+        dropouts = {value for name, value in vars(model.family.config).items() if "drop" in name and value is not None}
+        assert dropouts == {dropout}

@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import transformers as hf
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fpt_lightning.data.bits import BitXOR
@@ -251,6 +252,36 @@ def test_fused_runs_log_what_they_would_alone(options: dict[str, Any], weights_c
             for name, value in own.items():
                 assert fused[name] == value or float(fused[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-4)
             assert own["train_loss"] or own["val_loss"]
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 24}
+HEADS = {**SIZES, "num_key_value_heads": 2, "head_dim": 4}
+
+
+@pytest.mark.parametrize(
+    "config", [hf.LlamaConfig(**HEADS), hf.Qwen3Config(**HEADS), hf.Gemma3TextConfig(**HEADS, sliding_window=4)]
+)
+def test_dropout_is_each_runs_own_where_queries_share_keys(config: hf.PretrainedConfig) -> None:
+    config.save_pretrained("body")
+    body = {"backbone": "body", "initialization": "random", "dropout": 0.2}
+    for folder, (lr, seed) in zip(folders("alone"), RUNS, strict=True):
+        alone(folder, lr, seed, **body)
+    packed(folders("packed"), RUNS, **body)
+    for one, other in zip(folders("alone"), folders("packed"), strict=True):
+        for own, fused in zip(rows(one), rows(other), strict=True):
+            assert all(float(fused[name]) == pytest.approx(float(own[name]), rel=1e-3) for name in own if own[name])
+
+
+@pytest.mark.parametrize("config", [hf.LongformerConfig(**SIZES, attention_window=4), hf.Gemma2Config(**HEADS)])
+def test_a_body_whose_dropout_is_not_ours_is_not_packed(config: hf.PretrainedConfig) -> None:
+    """It asks the generator that all runs share."""
+    config.save_pretrained("body")
+    body = {"backbone": "body", "initialization": "random"}
+    models = [parts(Path(), lr, seed, **body)[0].model for lr, seed in RUNS]
+    state = torch.get_rng_state()
+    with pytest.raises(FPTError, match="not all of its dropout is drawn for each run alone"):
+        PackedTransformer(models)
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_fused_products_give_the_same_gradients() -> None:

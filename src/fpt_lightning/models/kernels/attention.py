@@ -82,6 +82,9 @@ def attention(
         asked, mask = _asked(answers, module, query, attention_mask, kwargs)
         out, _ = attention(module, answers.of(query, 2), key, value, mask, dropout, scaling, **asked)
         return answers.behind_zeros(out, query.shape[2]), None
+    if query.device.type == "cpu" and 0 < dropout < 1:
+        # what torch does with groups draws dropout for all runs of a pack at once
+        key, value = _for_all_heads(key, query), _for_all_heads(value, query)
     if query.device.type == "cpu" and _plain(query, key, value, attention_mask, kwargs):
         causal = attention_mask is None and is_causal(module, **kwargs)
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -93,6 +96,11 @@ def attention(
         if blockwise and dropout == 0 and causal and options.bias is None and query.dtype == torch.bfloat16:
             return blockwise_attention(query, key, value, factor), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+
+
+def _for_all_heads(grouped: Tensor, query: Tensor) -> Tensor:
+    """Keys or values ``[batch, groups, length, width]`` for every head of the queries: ``[batch, heads, ...]``."""
+    return grouped.repeat_interleave(query.shape[1] // grouped.shape[1], dim=1)
 
 
 def is_causal(module: torch.nn.Module, is_causal: bool | None = None, **kwargs: Any) -> bool:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fpt_lightning.errors import FPTError
+
 Groups = list[dict[str, Any]]
 """The groups of one run, as :func:`fpt_lightning.training.optimizer.parameter_groups` gives them."""
 
@@ -24,10 +26,16 @@ class PackedAdam(Optimizer):
 
     Args:
         runs: The groups of every run, alike but for their rates.
+
+    Raises:
+        FPTError: If they are not: a row would not have in its columns what those of the others have.
     """
 
     def __init__(self, runs: Sequence[Groups]) -> None:
         self._runs = [list(groups) for groups in runs]
+        shapes = [[[parameter.shape for parameter in group["params"]] for group in groups] for groups in runs]
+        if any(own != shapes[0] for own in shapes):
+            raise FPTError("the runs of a pack must name the same parts in model.part_lr, in the same order")
         super().__init__([group for groups in self._runs for group in groups], {"lr": 1e-3})
         self.betas, self.eps = (0.9, 0.999), 1e-8
         self.taken = 0  # steps, of all runs alike

@@ -172,7 +172,9 @@ class Pack(L.LightningModule):
         """
         saved = [replica.read() for replica in self.replicas]
         if len({each["global_step"] for each in saved}) > 1:
-            raise FPTError("the checkpoints of a pack must be of the same step")
+            raise FPTError(
+                "the checkpoints of a pack must be of the same step: `fpt run FOLDER` goes on with each alone"
+            )
         loop = checkpoint["loops"]["fit_loop"]["state_dict"]
         loaders = (each["loops"]["fit_loop"]["state_dict"]["combined_loader"] for each in saved)
         of_streams = dict(zip(self._streams, loaders, strict=True))  # in their order

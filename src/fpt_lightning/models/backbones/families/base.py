@@ -17,7 +17,7 @@ from fpt_lightning.models.parts import PartTable
 # every name under which a config of transformers keeps the dropout of a body
 DROPOUT_FIELDS = (
     "resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate",
-    "attention_dropout", "hidden_dropout",
+    "attention_dropout", "hidden_dropout", "residual_dropout", "embedding_dropout",
 )  # fmt: skip
 
 
