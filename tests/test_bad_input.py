@@ -38,6 +38,10 @@ USAGE = {
         ["run", XOR, "--trainer.max_stepz=3"],
         "no option 'trainer.max_stepz'; did you mean 'trainer.max_steps'?",
     ),
+    "a part of an option": (["run", XOR, "--trainer.max_step=3"], "no option 'trainer.max_step'; did you mean"),
+    "a part of an option of its own": (["run", XOR, "--seed=3"], "no option 'seed'"),
+    "a part of an option of a table": (["report", "table2", "--prof", "smoke"], "there is no option '--prof'"),
+    "a run folder that is not there": (["predict", "runs/nothing"], "there is no run folder or config runs/nothing"),
     "an option of nothing": (["run", XOR, "--lr=3"], "no option 'lr'"),
     "a data option": (["run", XOR, "--data.nn=3"], "data: BitXOR has no option 'nn'; did you mean 'n'?"),
     "a model option": (

@@ -379,3 +379,35 @@ def test_prepare_says_what_it_found_and_loads_no_backbone(
     assert "mnist: 40 train, 20 validation, 30 test" in out
     assert "fingerprint" in out
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("words", [["--trainer.max_epochs=2"], ["--trainer.max_epochs=2", "--trainer.max_steps=-1"]])
+def test_a_run_that_ends_by_epochs_is_validated_at_its_end(fpt: Fpt, tiny: list[str], words: list[str]) -> None:
+    write_table(Path("numbers.csv"), {"first": [*range(40)], "second": [*range(40, 0, -1)], "label": ["a", "b"] * 20})
+    task = ["--config=table.yaml", "--data.train_file=numbers.csv", "--data.target_column=label", "--data.batch_size=8"]
+    late = ["--trainer.max_steps=900", "--trainer.val_check_interval=500"]
+    assert fpt("run", *task, *tiny, *late, *words, "--run_folder=run") == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["steps"] == result["best_step"] > 4
+    assert len([row for row in read_rows(Path("run/metrics.csv")) if row["val_loss"]]) == 1
+    packs = ["--pack", "model.lr=[1e-3,1e-2]", "--model.backbone_seed=1", "--run_folder=pack"]
+    assert fpt("run", *task, *tiny, *late, *words, *packs) == 0
+    assert {json.loads(file.read_text())["best_step"] for file in Path("pack").rglob("result.json")} == {
+        result["steps"]
+    }
+
+
+def test_the_end_of_a_short_run_is_validated_where_batches_make_a_step_together(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_xor.yaml", *tiny, "--trainer.max_steps=2", "--trainer.val_check_interval=500"]
+    assert fpt("run", *words, "--trainer.accumulate_grad_batches=4", "--run_folder=run") == 0
+    rows = [row["step"] for row in read_rows(Path("run/metrics.csv")) if row["val_loss"]]
+    assert rows == ["1"]
+
+
+def test_a_folder_of_the_users_is_no_backbone_without_weights(fpt: Fpt, tiny: list[str]) -> None:
+    """Nobody who keeps images in `small` has asked for it."""
+    Path("tiny").mkdir()
+    assert fpt("run", "--config=bit_xor.yaml", *tiny, "--run_folder=run") == 0
+    assert json.loads(Path("run/result.json").read_text())["backbone"] == "tiny"
+    Path("tiny/config.json").write_text("{}")
+    assert fpt("test", "run") == 0

@@ -20,8 +20,6 @@ COMMANDS = re.findall(r"^fpt (.*)$", PAGE, re.MULTILINE)
 def _files_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, content in FILES.items():
         Path(name).write_text(content)
-    header, *rows = FILES["sensors.csv"].splitlines()
-    Path("sensors.csv").write_text("\n".join([header, *rows * 10]) + "\n")  # enough for a batch
     monkeypatch.setattr(sys, "path", [*sys.path])  # `fpt` adds the folder it is called in
     monkeypatch.delitem(sys.modules, "majority", raising=False)
 

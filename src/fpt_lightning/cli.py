@@ -142,8 +142,9 @@ class FPTCLI(LightningCLI):
                 self._encoding = read_checkpoint(config.ckpt_path).get(ENCODING, {})
         trainer = config.trainer
         interval = trainer.val_check_interval  # None, or a time, where it is no number of steps
-        if isinstance(interval, int | float) and 0 < trainer.max_steps < interval:
-            trainer.val_check_interval = trainer.max_steps  # the end of a short run is validated too
+        batches = trainer.max_steps * trainer.accumulate_grad_batches
+        if isinstance(interval, int | float) and 0 < batches < interval:
+            trainer.val_check_interval = batches  # the end of a short run is validated too
         if self.subcommand == "prepare":
             config.model = None
 

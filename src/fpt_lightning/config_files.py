@@ -26,6 +26,8 @@ def find_config(name: str) -> str:
             read_config(path)
             return str(path)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
+    if not name.endswith((".yaml", ".yml")) and "/" in name:
+        raise UsageError(f"there is no run folder or config {name}")
     raise UsageError(
         f"config '{name}' is neither a file here nor shipped{did_you_mean(name.removeprefix('configs/'), names)}\n"
         f"Shipped are {', '.join(name for name in names if '/' not in name)}, "

@@ -47,7 +47,7 @@ HELP = f"""usage: fpt COMMAND [CONFIG.yaml ...] [RUN] [--OPTION VALUE ...]
 What can a frozen pretrained transformer compute outside the modality it was trained on?
 
 commands:
-{chr(10).join(f"  {name:<10}{text}" for name, text in COMMANDS.items())}
+{chr(10).join(f"  {name:<11}{text}" for name, text in COMMANDS.items())}
 
 Configs compose from left to right; a name such as mnist.yaml or backbones/gpt2.yaml is found from any folder.
 A run folder stands for its config and its checkpoint: test, validate and predict take the best, run and fit go on.

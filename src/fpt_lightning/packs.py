@@ -15,6 +15,7 @@ from fpt_lightning.training.artifacts.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.callbacks import ProgressBar
 from fpt_lightning.training.packs.module import Pack, PackData
 from fpt_lightning.training.packs.replica import Replica
+from fpt_lightning.training.trainer import ValidateTheEnd
 
 OF_THE_RUN = ("callbacks", "captured", "default_root_dir", "enable_checkpointing", "logger", "max_steps", "plugins")
 """Arguments of the Trainer that are each run's own."""
@@ -133,7 +134,7 @@ def _train(members: Sequence[Member]) -> None:
     trainer = L.Trainer(
         **{name: value for name, value in options.items() if name not in OF_THE_RUN},
         max_steps=max(replica.max_steps for replica in replicas),
-        callbacks=[ProgressBar()] if options["enable_progress_bar"] is not False else [],
+        callbacks=[ValidateTheEnd(), *([ProgressBar()] if options["enable_progress_bar"] is not False else [])],
         logger=False,
         enable_checkpointing=False,
         plugins=[WholeCheckpointIO()],

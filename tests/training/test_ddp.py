@@ -70,3 +70,23 @@ def test_a_run_on_two_processes_leaves_one_result_and_resumes() -> None:
     assert not torch.equal(first, second), "each process has a stream of its own"
     assert torch.equal(resumed_states[0], first)
     assert torch.equal(resumed_states[1], second)
+
+
+@pytest.mark.usefixtures("warm")
+def test_two_processes_answer_into_one_file(fpt: Fpt, image_root: Path) -> None:
+    """In the order of the data, images by their paths, over what an earlier prediction left."""
+    images = ("--config=image_folder.yaml", f"--data.root={image_root}")
+    assert fpt(*_words("run", "fit", images)) == 0
+    rows = {}
+    for devices, more in (("1", []), ("2", ["--config=trainer/ddp.yaml"])):
+        words = ["predict", "run", *more, "--trainer.accelerator=cpu", f"--trainer.devices={devices}"]
+        done = subprocess.run(
+            [sys.executable, "-m", "fpt_lightning", *words, "--data.eval_batch_size=2"],
+            capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "predictions: run/predictions.csv" in done.stdout + done.stderr
+        rows[devices] = [(row["example"], row["prediction"]) for row in read_rows(Path("run/predictions.csv"))]
+    assert rows["1"] == rows["2"]
+    assert len(rows["1"]) > 4
+    assert not list(Path("run").glob("predictions-*"))

@@ -167,7 +167,13 @@ def test_a_number_has_as_many_digits_as_the_answer(mean: float, std: float, answ
     module: Any = SimpleNamespace(task=task)
     batch = Batch(torch.zeros(1, 1, 1), torch.tensor([[0.1]], dtype=torch.float64))
     writer = PredictionWriter("answers.csv")
-    trainer: Any = SimpleNamespace(predict_dataloaders=None, datamodule=None, ckpt_path=None, world_size=1)
+    alone = {
+        "world_size": 1,
+        "global_rank": 0,
+        "is_global_zero": True,
+        "strategy": SimpleNamespace(barrier=lambda: None),
+    }
+    trainer: Any = SimpleNamespace(predict_dataloaders=None, datamodule=None, ckpt_path=None, **alone)
     writer.on_predict_start(trainer, module)
     writer.write_on_batch_end(
         trainer, module, Prediction(task.in_own_units(torch.tensor([[answer]]))), [0], batch, 0, 0

@@ -40,6 +40,9 @@ class ArgumentParser(LightningArgumentParser):
 
     elsewhere: frozenset[str] = frozenset()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
         """Reads a config without the options that only other commands have.
 

@@ -115,7 +115,7 @@ def report(words: Sequence[str]) -> None:
 
 def _launching() -> argparse.ArgumentParser:
     """The options that say how runs are made, and nothing of which runs they are."""
-    launching = OptionParser(add_help=False, allow_abbrev=False)
+    launching = OptionParser(add_help=False)
     launching.add_argument("--dry-run", action="store_true", help="print the command of every run and do nothing")
     launching.add_argument("--jobs", type=int, help="runs at a time; by default one a GPU, or one a core without any")
     launching.add_argument("--threads", type=int, help="threads of a run; by default its share of the cores")
@@ -144,7 +144,6 @@ def _parser(command: str, about: str, *parents: argparse.ArgumentParser) -> argp
         prog=f"fpt {command}",
         usage=f"fpt {command} TABLE [options] [--OPTION VALUE ...]",
         description=f"{about}. Any other --OPTION VALUE is one of `fpt run`, for every run: --trainer.max_steps 100.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("table", nargs="?", metavar="TABLE", help="its name in experiments.yaml")
@@ -252,6 +251,8 @@ def _say_if_other_runs(grid: Grid, outcomes: Mapping[str, Outcome]) -> None:
             "give all those of its sweep (--profile, --trainer.precision, ...).",
             file=sys.stderr,
         )
+    elif not grid.folder.is_dir():
+        print(f"there is no folder {grid.folder}: its sweep makes it", file=sys.stderr)
 
 
 def _sum_up(grid: Grid, outcomes: Mapping[str, Outcome], report_command: str) -> None:

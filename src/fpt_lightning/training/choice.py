@@ -92,7 +92,7 @@ def chosen(callback: ModelCheckpoint) -> tuple[str, dict[str, Any]]:
     if not (path := callback.best_model_path):
         raise FPTError(
             "the run ended without a validated checkpoint to choose: "
-            "set trainer.val_check_interval to at most trainer.max_steps"
+            "set trainer.val_check_interval to at most the batches that it trains on"
         )
     figures = chosen_step(path)
     best, own = callback.best_model_score, figures.get(callback.monitor or "")

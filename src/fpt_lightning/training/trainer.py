@@ -81,6 +81,15 @@ class Pause(L.Callback):
             self.step, trainer.should_stop = trainer.global_step, True
 
 
+class ValidateTheEnd(L.Callback):
+    """Validates behind the last batch of the last epoch, wherever validations come: what nobody judged is lost."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if last and 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1:
+            trainer.should_stop = True  # on which Lightning validates
+
+
 class FPTTrainer(L.Trainer):
     """Lightning's Trainer; every other argument means what it means there.
 
@@ -108,6 +117,7 @@ class FPTTrainer(L.Trainer):
         self.throughput, self.pause = Throughput(), Pause()
         own = [SameData(), self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision(), SkipIdle()]
         own += [CaptureSteps()] if captured else []
+        own += [ValidateTheEnd()] if (self.max_epochs or -1) > 0 else []
         # the last: what other callbacks draw at the start of a resumed training does not count; what ends it for good
         # comes before what lets it pause
         self.callbacks = [*own, *self.callbacks, self.pause, RandomState()]

@@ -51,6 +51,11 @@ CSV = {
         "line 2: the quotes of the row that begins here do not match",
     ),
     "a header alone": (b"x,label\n", "", "train.csv has no rows"),
+    "semicolons": (
+        b"x;label\n1;a\n",
+        "",
+        "train.csv has no column 'label'; its cells seem to be parted by ';': set data.delimiter",
+    ),
     "a missing column": (b"x,lable\n1,a\n", "", "train.csv has no column 'label'; did you mean 'lable'?"),
     "a column twice": (b"x,x,label\n1,1,a\n", "input_columns=x", "train.csv has two columns called 'x'"),
     "a target alone": (b"label\na\nb\n", "", "there is no input column beside the target"),

@@ -174,3 +174,17 @@ def test_code_beside_the_data_is_not_run(hub_folder: Path) -> None:
     with pytest.raises(FPTError, match="neither a readable folder"):
         _reviews("script").prepare_data()
     assert not Path("ran").exists()
+
+
+def test_a_folder_elsewhere_of_the_same_name_is_not_found(
+    hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("first", "second"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "first/ds").mkdir()
+    (tmp_path / "first/ds/train.csv").write_text("text,label\n" + "a film,x\na book,y\n" * 20)
+    monkeypatch.chdir(tmp_path / "first")
+    assert len(_reviews("ds").dataset("train")) == 32
+    monkeypatch.chdir(tmp_path / "second")
+    with pytest.raises(FPTError, match="dataset 'ds' is neither a readable folder here nor"):
+        _reviews("ds").dataset("train")

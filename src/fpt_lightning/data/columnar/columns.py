@@ -48,8 +48,10 @@ class TableSource:
         """
         for column in columns:
             if column not in self.columns:
+                parted = next((each for each in ";|\t" if len(self.columns) == 1 and each in self.columns[0]), None)
+                delimiter = f"; its cells seem to be parted by {parted!r}: set data.delimiter" if parted else None
                 raise UsageError(
-                    f"{self.name} has no column '{column}'{did_you_mean(column, self.columns)}\n"
+                    f"{self.name} has no column '{column}'{delimiter or did_you_mean(column, self.columns)}\n"
                     f"Its columns are {textwrap.shorten(', '.join(self.columns), 200)}."
                 )
             if list(self.columns).count(column) > 1:

@@ -110,8 +110,10 @@ class HubDataset(TableTask):
             if any((folder / name).is_file() for name in SAVED):
                 loaded = datasets.load_from_disk(str(folder))
             else:
-                path = str(folder) if folder.is_dir() else self.path
-                loaded = datasets.load_dataset(path, self.subset, revision=self.revision)
+                # the cache knows a folder by its last name, by which nobody who asks for another is to find it
+                own = f"{datasets.config.HF_DATASETS_CACHE}/folders"
+                path, cache = (str(folder), own) if folder.is_dir() else (self.path, None)
+                loaded = datasets.load_dataset(path, self.subset, cache_dir=cache, revision=self.revision)
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             reason = textwrap.shorten(str(error.__cause__ or error), 250)
             raise FPTError(

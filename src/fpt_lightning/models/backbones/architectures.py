@@ -52,6 +52,7 @@ EMBEDDED: Mapping[str, Path] = {
 }
 """Folders in Hugging Face's format that ship with the package, by the name that ``model.backbone`` takes."""
 
+# no folder of the user's either: it would be in the way of whoever did not ask for a backbone
 WITHOUT_WEIGHTS = frozenset({"tiny", "small", "one_block", "lstm", "lstm_star", "none", "two_layer", "one_attention"})
 
 

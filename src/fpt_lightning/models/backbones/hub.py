@@ -51,10 +51,11 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
         UsageError: If the choice contradicts itself, or changes a field that is not there, or to another type.
     """
     folder = Path(location(choice.name))
+    is_folder = folder.is_dir() and choice.name not in WITHOUT_WEIGHTS  # ./small is
     known = choice.name in ARCHITECTURES and choice.resolved_initialization == "random"
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if is_folder and not (folder / "config.json").is_file():
         raise FPTError(f"backbone folder {folder} has no config.json: it is not a folder of save_pretrained()")
-    if known and not folder.is_dir():
+    if known and not is_folder:
         model_type, fields = ARCHITECTURES[choice.name]
         config = AutoConfig.for_model(model_type, **fields)
     else:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ class PredictionWriter(callbacks.BasePredictionWriter):
 
     Args:
         path: The file, by default ``predictions.csv`` in the folder of the run whose checkpoint answers, and here where
-            there is none; with several processes each writes its own, the rank behind the name. What is there stays
-            until all answers are.
+            there is none. What is there stays until all answers are. Processes that see no common file system leave a
+            file each, the rank behind the name.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -42,10 +43,8 @@ class PredictionWriter(callbacks.BasePredictionWriter):
         self.path = Path(self.asked or "predictions.csv")
         if self.asked is None and checkpoint.parent.name == "checkpoints":
             self.path = checkpoint.parent.parent / self.path.name
-        if trainer.world_size > 1:
-            self.path = self.path.with_stem(f"{self.path.stem}-{trainer.global_rank}")
         self._rows = 0
-        part = self._open.enter_context(whole_file(self.path))
+        part = self._open.enter_context(whole_file(self._own(trainer.global_rank, trainer.world_size)))
         self._file = self._open.enter_context(part.open("w", newline="", encoding="utf-8"))
 
     def write_on_batch_end(
@@ -77,11 +76,32 @@ class PredictionWriter(callbacks.BasePredictionWriter):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._open.close()
-        rank_zero_info(f"predictions: {self.path}")
+        trainer.strategy.barrier()
+        parts = [self._own(rank, trainer.world_size) for rank in range(trainer.world_size)]
+        if len(parts) > 1 and trainer.is_global_zero and all(part.is_file() for part in parts):
+            _join(parts, self.path)
+        there = self.path if self.path.is_file() else ", ".join(map(str, parts))
+        rank_zero_info(f"predictions: {there}")
+
+    def _own(self, rank: int, processes: int) -> Path:
+        return self.path.with_stem(f"{self.path.stem}-{rank}") if processes > 1 else self.path
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leaves the file that was there."""
         self._open.__exit__(type(exception), exception, exception.__traceback__)
+
+
+def _join(parts: Sequence[Path], path: Path) -> None:
+    """Puts the rows of all processes into one file and takes theirs away; they have had every so many-th example."""
+    with ExitStack() as files:
+        opened = [files.enter_context(part.open(newline="", encoding="utf-8")) for part in parts]
+        out = files.enter_context(files.enter_context(whole_file(path)).open("w", newline="", encoding="utf-8"))
+        readers, writer = [csv.reader(file) for file in opened], csv.writer(out)
+        headers = [next(reader, []) for reader in readers]
+        writer.writerow(headers[0])
+        writer.writerows(row for rows in zip_longest(*readers) for row in rows if row is not None)
+    for part in parts:
+        part.unlink()
 
 
 def _class_names(trainer: L.Trainer, module: L.LightningModule) -> Sequence[str] | None:
