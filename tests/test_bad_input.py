@@ -61,6 +61,15 @@ USAGE = {
     "a task that does not exist": (["run", XOR, "--data=BitXORR"], "data: no class is called 'BitXORR'"),
     "a random seed": (["run", XOR, "--seed_everything=true"], "seed_everything"),
     "a negative seed": (["run", XOR, "--seed_everything=-1"], "between 0 and 2**32 - 1, got -1"),
+    "a part that the body has not": (
+        ["run", XOR, "--model.backbone=tiny", "--model.trainable=[input,output,recurrence]"],
+        "model.trainable: this backbone has no recurrence",
+    ),
+    "adapters that nobody adds": (
+        ["run", XOR, "--model.backbone=tiny", "--model.trainable=[output,lora]"],
+        "model.trainable: this backbone has no lora",
+    ),
+    "an adapter by peft's names": (["run", XOR, "--model.lora={r: 4}"], "its fields are rank, alpha and parts"),
     "a part": (["run", XOR, "--model.trainable=[layernrom]"], "did you mean 'layernorm'?"),
     "sizes that do not fit": (["run", "--config=bit_memory.yaml", "--data.patch_size=7"], "does not divide"),
     "a sequence longer than the positions": (

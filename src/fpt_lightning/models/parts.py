@@ -75,7 +75,8 @@ def select(places: Mapping[str, Place], trainable: str | Iterable[str]) -> set[s
         The names that train.
 
     Raises:
-        UsageError: If a part does not exist, or has no layers, no biases or fewer layers than asked for.
+        UsageError: If a part does not exist, or not in this body, or has no layers, no biases or fewer layers than
+            asked for.
     """
     chosen: set[str] = set()
     for entry in [trainable] if isinstance(trainable, str) else trainable:
@@ -91,6 +92,8 @@ def select(places: Mapping[str, Place], trainable: str | Iterable[str]) -> set[s
                 f"The parts are {', '.join(PARTS)}, or all."
             )
         names = {name for name, place in places.items() if place.part == part}
+        if not names and part not in PAPER:  # of which some bodies have not all
+            raise UsageError(f"model.trainable: this backbone has no {part}")
         chosen |= _narrow(names, places, part, which) if which else names
     return chosen
 

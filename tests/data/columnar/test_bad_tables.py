@@ -175,6 +175,7 @@ def test_a_wrong_column_of_a_parquet_file(error: Any, case: str) -> None:
 def test_a_file_that_does_not_exist_or_is_of_another_format(error: Any) -> None:
     assert "there is no file data/train.csv" in error("root=data")
     assert "a table is a file in .csv, .tsv, .parquet; did you mean '.csv'?" in error("train_file=train.cvs")
+    assert ".parquet; hub_dataset.yaml reads the folder of this one" in error("train_file=train.jsonl")
 
 
 def test_a_required_option_is_asked_for(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
