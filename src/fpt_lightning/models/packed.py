@@ -35,6 +35,13 @@ class Replicated(nn.Module):
         self._batch, self._stack = batch, stack
         self._linear = all(type(module) is nn.Linear for module in modules)
 
+    @property
+    def weight(self) -> Tensor:
+        """The first one's, as peft asks for its precision; whoever computes with it is found out by the pack's check."""
+        weight = self.replicas[0].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
     def forward(self, *inputs: Tensor | None) -> Tensor:
         """Applies each to its own; an input with a batch of 1, such as position ids, is the same for all."""
         count = len(self.replicas)

@@ -21,6 +21,7 @@ from fpt_lightning.data.images.folder import ImageFolder
 from fpt_lightning.data.images.mnist import MNIST
 from fpt_lightning.data.proteins.datamodule import RemoteHomology
 from fpt_lightning.errors import DivergedError, FPTError
+from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.models.packed import PackedTransformer
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 from fpt_lightning.training.callbacks import EarlyStopping
@@ -138,7 +139,9 @@ def compare(one: Path, other: Path) -> None:
         same(read_checkpoint(one / name), read_checkpoint(other / name))
 
 
-@pytest.mark.parametrize(("count", "model"), [(1, {}), (3, {}), (3, {"shuffle_tokens": True})], ids=str)
+@pytest.mark.parametrize(
+    ("count", "model"), [(1, {}), (3, {}), (3, {"shuffle_tokens": True}), (3, {"lora": LoraOptions()})], ids=str
+)
 def test_packed_runs_are_those_alone_to_the_last_bit(count: int, model: dict[str, Any]) -> None:
     runs = RUNS[:count]
     for folder, (lr, seed) in zip(folders("alone", runs), runs, strict=True):
@@ -235,8 +238,14 @@ class Focal(FPTClassifier):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"label_smoothing": 0.2}, {"kind": Focal}, {"task": partial(SequenceFile, "weight", regression=True)}],
-    ids=["plain", "smoothed", "of one's own", "numbers"],
+    [
+        {},
+        {"label_smoothing": 0.2},
+        {"kind": Focal},
+        {"task": partial(SequenceFile, "weight", regression=True)},
+        {"lora": LoraOptions(rank=2), "initialization": "random"},
+    ],
+    ids=["plain", "smoothed", "of one's own", "numbers", "adapters"],
 )
 def test_fused_runs_log_what_they_would_alone(options: dict[str, Any], weights_csv: Path) -> None:
     """To rounding: losses of all runs in one call, and products of many rows."""
