@@ -37,7 +37,7 @@ class Replicated(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The first one's, as peft asks for its precision; whoever computes with it is found out by the pack's check."""
+        """The first one's, as peft asks for its precision; whoever computes with it is found out by the check."""
         weight = self.replicas[0].weight
         assert isinstance(weight, Tensor)
         return weight
