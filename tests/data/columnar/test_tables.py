@@ -140,6 +140,16 @@ def test_the_order_of_the_columns_is_that_of_the_option() -> None:
     assert _sequences(_whole(file, input_columns=["b", "a"], kind="ids")) == [[3, 1], [4, 2]]
 
 
+def test_answers_that_are_numbers_of_their_own_are_told(weights_csv: Path) -> None:
+    told = "most answers are a number of their own: data.regression true learns them as numbers"
+    assert told in SequenceFile("weight", train_file=str(weights_csv)).describe()
+    assert told not in SequenceFile("weight", train_file=str(weights_csv), regression=True).describe()
+    write_table(Path("names.csv"), {"x": [*range(30)], "label": [f"n{row}" for row in range(30)]})
+    assert told not in _whole("names.csv").describe()
+    write_table(Path("digits.csv"), {"x": [*range(30)], "label": [row % 10 for row in range(30)]})
+    assert told not in _whole("digits.csv").describe()
+
+
 def test_every_column_is_standardized_by_itself_over_the_training_split(weights_csv: Path) -> None:
     data = SequenceFile("weight", train_file=str(weights_csv), regression=True)
     table = data.dataset("train").values.reshape(-1, 3)

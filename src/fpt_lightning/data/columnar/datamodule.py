@@ -2,6 +2,7 @@
 
 import textwrap
 from abc import abstractmethod
+from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -203,6 +204,8 @@ class TableTask(FPTDataModule):
         lines = super().describe()
         if classes := self.content.facts["classes"]:
             lines.append(textwrap.shorten(f"classes: {', '.join(classes)}", 120))
+            if 2 * len(classes) > len(self.examples("train")) and all(map(_is_number, classes)):
+                lines.append("most answers are a number of their own: data.regression true learns them as numbers")
         if cut := [split for split in SPLITS[1:] if self.source(split) is None]:
             lines.append(f"{' and '.join(cut)} cut from the training table, split_seed {self.split_seed}")
         if self.limit is not None:
@@ -276,3 +279,10 @@ class TableTask(FPTDataModule):
             target_mean=mean,
             target_std=std,
         )
+
+
+def _is_number(word: str) -> bool:
+    with suppress(ValueError):
+        float(word)
+        return True
+    return False
