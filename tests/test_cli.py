@@ -29,7 +29,7 @@ ELSEWHERE = (
     "pretrain/bit_memory.yaml",
 )
 FRAGMENTS = [name for name in CONFIGS if "/" in name and name not in ELSEWHERE]
-HUB = ("bert", "gpt2", "gpt2_large", "gpt2_medium", "longformer", "pythia", "qwen", "t5", "vit")
+HUB = ("bert", "gpt2", "gpt2_large", "gpt2_medium", "longformer", "minilm", "pythia", "qwen", "smollm", "t5", "vit")
 NEEDS = {
     **{f"backbones/{name}.yaml": "the hub, or a cached backbone" for name in HUB},
     "initialization/pretrained.yaml": "a backbone with pretrained weights",
