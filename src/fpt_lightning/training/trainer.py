@@ -90,6 +90,17 @@ class ValidateTheEnd(L.Callback):
             trainer.should_stop = True  # on which Lightning validates
 
 
+class CountSteps(L.Callback):
+    """Numbers the steps of a resumed run as one that never stopped.
+
+    A checkpoint is written before Lightning counts its step, which it makes up for where validations come by interval,
+    and not behind one at the end of a training.
+    """
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
 class FPTTrainer(L.Trainer):
     """Lightning's Trainer; every other argument means what it means there.
 
@@ -117,6 +128,7 @@ class FPTTrainer(L.Trainer):
         self.throughput, self.pause = Throughput(), Pause()
         own = [SameData(), self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision(), SkipIdle()]
         own += [CaptureSteps()] if captured else []
+        own += [CountSteps()]
         own += [ValidateTheEnd()] if (self.max_epochs or -1) > 0 else []
         # the last: what other callbacks draw at the start of a resumed training does not count; what ends it for good
         # comes before what lets it pause
