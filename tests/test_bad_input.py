@@ -69,7 +69,7 @@ USAGE = {
         ["run", XOR, "--model.backbone=tiny", "--model.trainable=[output,lora]"],
         "model.trainable: this backbone has no lora",
     ),
-    "an adapter by peft's names": (["run", XOR, "--model.lora={r: 4}"], "its fields are rank, alpha and parts"),
+    "an adapter by peft's names": (["run", XOR, "--model.lora={r: 4}"], "its fields are rank, alpha, parts"),
     "a part": (["run", XOR, "--model.trainable=[layernrom]"], "did you mean 'layernorm'?"),
     "sizes that do not fit": (["run", "--config=bit_memory.yaml", "--data.patch_size=7"], "does not divide"),
     "a sequence longer than the positions": (

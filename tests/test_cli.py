@@ -404,6 +404,21 @@ def test_the_end_of_a_short_run_is_validated_where_batches_make_a_step_together(
     assert rows == ["1"]
 
 
+def test_a_run_that_goes_on_behind_its_end_counts_its_steps_as_one_that_never_stopped(
+    fpt: Fpt, tiny: list[str]
+) -> None:
+    words = ["run", "--config=bit_xor.yaml", *tiny, "--trainer.val_check_interval=500", "--trainer.log_every_n_steps=1"]
+    assert fpt(*words, "--trainer.max_steps=8", "--run_folder=whole") == 0
+    assert fpt(*words, "--trainer.max_steps=4", "--run_folder=parts") == 0
+    assert fpt(*words, "--trainer.max_steps=8", "--ckpt_path=last", "--overwrite", "--run_folder=parts") == 0
+    whole, parts = (
+        [(row["step"], row["train_loss"]) for row in read_rows(Path(folder, "metrics.csv")) if row["train_loss"]]
+        for folder in ("whole", "parts")
+    )
+    assert whole == parts
+    assert [step for step, _ in whole] == [str(step) for step in range(8)]
+
+
 def test_a_folder_of_the_users_is_no_backbone_without_weights(fpt: Fpt, tiny: list[str]) -> None:
     """Nobody who keeps images in `small` has asked for it."""
     Path("tiny").mkdir()

@@ -51,6 +51,19 @@ def test_a_run_on_features_is_the_run_on_tokens(fpt: Fpt, words: list[str], monk
     assert fpt(*words, "--cache_features=true", "--run_folder=again", "--model.lr=1e-2") == 0
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_features_are_as_exact_as_the_run(fpt: Fpt, words: list[str], precision: str) -> None:
+    """Kept in its own precision, so an output layer learns from them what it does from tokens."""
+    trained = {}
+    for folder, more in {"tokens": [], "features": ["--cache_features=true"]}.items():
+        assert fpt(*words, *more, f"--trainer.precision={precision}", f"--run_folder={folder}") == 0
+        saved = torch.load(f"{folder}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        trained[folder] = saved["model.output.weight"]
+    assert trained["features"].dtype == trained["tokens"].dtype
+    away = 1e-9 if precision == "64-true" else 2e-3
+    assert torch.allclose(trained["features"], trained["tokens"], rtol=0, atol=away)
+
+
 def test_a_run_on_features_is_used_as_any_other(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Its own config says to every later command that it was made of features."""
     table = write_table(Path("table.csv"), {"text": ["a b c", "c b"] * 30, "label": ["yes", "no"] * 30})

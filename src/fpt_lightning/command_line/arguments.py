@@ -1,5 +1,6 @@
 """The parser of the command line: short messages for wrong words, and configs of one command that serve another."""
 
+import dataclasses
 import re
 from textwrap import shorten
 from typing import Any, Never
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fpt_lightning.command_line.option_checks import imported, options_of
 from fpt_lightning.errors import UsageError, brief, did_you_mean
+from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.plain_yaml import load_plain
 from fpt_lightning.training.optimizer import RATES, rate_given_twice
 
@@ -111,8 +113,9 @@ class ArgumentParser(LightningArgumentParser):
             return f"{path}: expected {match[1]}, got {brief(match[2])}"
         if match := re.search(r".*Subtypes: \[(.+?)\]\n(?:.*?)Given value: (.*?)(?:\n|$)", message, re.DOTALL):
             kinds = _kinds(match[1]).removesuffix(" or null" if path in ("model", "data") else "")
-            fields = ": its fields are rank, alpha and parts" if path.endswith("model.lora") else ""
-            return f"{path}: expected {kinds}, got {brief(match[2])}{fields}"
+            fields = ", ".join(field.name for field in dataclasses.fields(LoraOptions))
+            known = f": its fields are {fields}" if path.endswith("model.lora") else ""
+            return f"{path}: expected {kinds}, got {brief(match[2])}{known}"
         if match := re.search(r"Unable to load config (.+)", message):
             return f"{path} holds options, or names a file that does; got {match[1]}"
         if match := re.search(r"Unexpected config: (.*)", message):

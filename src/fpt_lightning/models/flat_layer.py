@@ -36,4 +36,4 @@ class FlatLayer(nn.Module):
         if mask is not None:
             tokens = tokens * mask[:, :, None]
         padded = F.pad(tokens, (0, 0, 0, self.task.max_length - tokens.size(1)))  # [batch, max_length, token_width]
-        return padded.flatten(1) @ self.weight + self.bias
+        return padded.flatten(1).to(self.weight.dtype) @ self.weight + self.bias

@@ -103,7 +103,6 @@ class FrozenPretrainedTransformer(nn.Module):
         """
         if self.shuffle is not None:
             tokens = self.shuffle(tokens, mask, places)
-        tokens = self._in_own_precision(tokens)
         if self.reads_features:
             logits = self.output(tokens)
         elif self.choice.name == "none":
@@ -116,12 +115,10 @@ class FrozenPretrainedTransformer(nn.Module):
 
     def features(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """What the output layer of a model with a body reads: ``[batch, answer_tokens, width]``."""
-        embeddings = self.input_dropout(self.input(self._in_own_precision(tokens)))  # [batch, length, width]
+        # pixels come as float32 also where all of the model is in another precision, such as 64-true
+        own = tokens.to(self.input.weight.dtype) if tokens.is_floating_point() else tokens
+        embeddings = self.input_dropout(self.input(own))  # [batch, length, width]
         return self.family.answers(self.backbone, embeddings, mask, self.task.answer_tokens)
-
-    def _in_own_precision(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Pixels come as float32 also where all of the model is in another precision, such as 64-true."""
-        return tokens.to(next(self.output.parameters()).dtype) if tokens.is_floating_point() else tokens
 
     def _build_layers(self, width: int, initialization: InputInitialization) -> None:
         """The layers before and behind the body; where there is no body, one or both read all tokens at once."""

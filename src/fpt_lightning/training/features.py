@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 
 from fpt_lightning.data.cache import cache_file, kept
 from fpt_lightning.data.datamodule import FPTDataModule, Split
@@ -12,7 +13,7 @@ from fpt_lightning.data.spec import Batch, TaskSpec, Trivial
 from fpt_lightning.errors import UsageError
 from fpt_lightning.training.classification import FPTClassifier
 
-VERSION = 2
+VERSION = 3
 """Of how features are made: others are made anew."""
 
 
@@ -34,7 +35,7 @@ class FeatureTable(BatchDataset):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         chosen = torch.tensor(indices)
         assert self.targets is not None
-        return Batch(self.features.index_select(0, chosen).float(), self.targets.index_select(0, chosen), None)
+        return Batch(self.features.index_select(0, chosen), self.targets.index_select(0, chosen), None)
 
 
 class FeatureData(FPTDataModule):
@@ -76,16 +77,17 @@ class FeatureData(FPTDataModule):
         if len(examples) >= ENDLESS or examples.counts_epochs:
             why = "has no end" if len(examples) >= ENDLESS else "differs from epoch to epoch: set data.augment false"
             raise UsageError(f"cache_features: the training data of {self.task.name} {why}")
-        precision = str(self.trainer.precision) if self.trainer else "32-true"
+        plugin = self.trainer.precision_plugin if self.trainer else Precision()
+        plugin.convert_module(self.model.model)  # before its weights are hashed; the Trainer does so later
         key = {
             "backbone": str(self.model.model.choice),  # heads and activations leave no trace in weights
             "frozen": self.model.model.frozen_hash(),
             "data": self.data.fingerprint(),
             "split": split,
-            "precision": precision,
+            "precision": plugin.precision,
             "version": VERSION,
         }
-        made = kept(cache_file(self.cache_folder, "features", key), key, lambda: self._made(split, precision))
+        made = kept(cache_file(self.cache_folder, "features", key), key, lambda: self._made(split, plugin))
         return FeatureTable(made["features"], made["targets"], examples.lengths)
 
     def facts(self) -> dict[str, Any]:
@@ -107,17 +109,17 @@ class FeatureData(FPTDataModule):
         return self.data.trivial_baselines()
 
     @torch.no_grad()
-    def _made(self, split: Split, precision: str) -> dict[str, torch.Tensor]:
+    def _made(self, split: Split, plugin: Precision) -> dict[str, torch.Tensor]:
         """The features and targets of a split."""
         model, training = self.model.model, self.model.training
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         model.to(device).eval()
-        dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
         features, targets = [], []
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with plugin.forward_context():
             for chunk in self.data.in_chunks(split):
                 batch = self.data.as_met(chunk, device)
-                features.append(model.features(batch.tokens, batch.mask).to("cpu", dtype))
+                made = model.features(batch.tokens, batch.mask)
+                features.append(made.to("cpu", torch.bfloat16 if "bf16" in plugin.precision else made.dtype))
                 targets.append(batch.target.cpu())
         model.train(training)
         return {"features": torch.cat(features), "targets": torch.cat(targets)}

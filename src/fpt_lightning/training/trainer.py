@@ -97,7 +97,7 @@ class CountSteps(L.Callback):
     and not behind one at the end of a training.
     """
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+    def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 

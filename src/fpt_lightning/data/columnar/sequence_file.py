@@ -74,8 +74,9 @@ def open_table(path: Path, delimiter: str | None = None) -> TableSource:
     suffix = path.suffix.lower()
     if suffix not in (*DELIMITERS, PARQUET):
         endings = [*DELIMITERS, PARQUET]
-        json = suffix in (".json", ".jsonl")
-        way_out = "; hub_dataset.yaml reads the folder of this one" if json else did_you_mean(suffix, endings)
+        way_out = did_you_mean(suffix, endings)
+        if suffix in (".json", ".jsonl"):
+            way_out = "; hub_dataset.yaml reads the folder of this one"
         raise UsageError(f"{path}: a table is a file in {', '.join(endings)}{way_out}")
     if not path.is_file():
         raise FPTError(
