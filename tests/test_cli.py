@@ -337,6 +337,13 @@ def test_another_figure_may_choose(fpt: Fpt, tiny: list[str]) -> None:
     assert result["val_loss"] == pytest.approx(min(losses.values()))
 
 
+def test_a_callback_of_lightning_is_added_by_its_short_name(fpt: Fpt, tiny: list[str]) -> None:
+    stop = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"]
+    words = [*stop, "--trainer.callbacks.stopping_threshold=9", "--trainer.max_steps=40"]
+    assert fpt("run", "--config=bit_xor.yaml", *tiny, *words, "--run_folder=run") == 0
+    assert json.loads(Path("run/result.json").read_text())["steps"] == 2  # its first validation is below
+
+
 def test_callbacks_are_overridden_by_name(fpt: Fpt, tiny: list[str]) -> None:
     words = ["--config=bit_xor.yaml", *tiny, "--trainer.max_steps=20", "--trainer.val_check_interval=1"]
     words += ["--early_stopping.patience=2", "--early_stopping.min_delta=1.0", "--checkpoint.filename=chosen"]

@@ -40,7 +40,7 @@ from fpt_lightning.runs.folder import RunFolder, kept
 from fpt_lightning.runs.resume import add_what_is_left, way_on
 from fpt_lightning.runs.saved_config import SaveRunConfig
 from fpt_lightning.training.artifacts.checkpoint import ENCODING, read_checkpoint
-from fpt_lightning.training.callbacks import EarlyStopping, PartsSummary
+from fpt_lightning.training.callbacks import PartsSummary, StopEarly
 from fpt_lightning.training.choice import check_callback
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.features import FeatureData
@@ -257,7 +257,7 @@ class FPTCLI(LightningCLI):
             UsageError: If a callback watches a figure that there will not be, or cannot name its file.
         """
         for key in ("checkpoint", "last_checkpoint", "early_stopping"):
-            callback: ModelCheckpoint | EarlyStopping = self._get(self.config_init, key)
+            callback: ModelCheckpoint | StopEarly = self._get(self.config_init, key)
             if callback.monitor == DEFAULT_MONITOR:
                 callback.monitor = f"val_{self.datamodule.task.metric}"
             check_callback(key, callback, self.model)

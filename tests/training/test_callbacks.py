@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 
 from conftest import Fpt
 from fpt_lightning.data.bits import BitXOR
@@ -13,7 +13,7 @@ from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
-from fpt_lightning.training.callbacks import EarlyStopping, Throughput, is_idle, summarise
+from fpt_lightning.training.callbacks import StopEarly, Throughput, is_idle, summarise
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.trainer import FPTTrainer
 
@@ -36,11 +36,15 @@ def test_the_summary_counts_every_parameter_by_part() -> None:
 
 
 def test_early_stopping_is_off_until_it_has_patience() -> None:
-    never, soon = EarlyStopping(), EarlyStopping(patience=1)
+    never, soon = StopEarly(), StopEarly(patience=1)
     for callback, expected in ((never, False), (soon, True)):
         callback._evaluate_stopping_criteria(torch.tensor(0.5))
         stops = [callback._evaluate_stopping_criteria(torch.tensor(0.4))[0] for _ in range(50)]
         assert any(stops) == expected
+
+
+def test_checkpoints_know_early_stopping_by_the_name_that_it_had() -> None:
+    assert StopEarly("val_loss", "min").state_key == EarlyStopping("val_loss", mode="min").state_key
 
 
 def test_throughput_goes_on_where_the_run_stopped() -> None:

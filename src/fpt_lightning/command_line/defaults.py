@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
 from fpt_lightning.training.artifacts.predictions import PredictionWriter
-from fpt_lightning.training.callbacks import EarlyStopping, ProgressBar
+from fpt_lightning.training.callbacks import ProgressBar, StopEarly
 from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.trainer import FPTTrainer
 
@@ -27,7 +27,7 @@ DEFAULT_MONITOR = "val_accuracy"
 CALLBACKS: dict[str, type[L.Callback]] = {
     "checkpoint": ModelCheckpoint,
     "last_checkpoint": ModelCheckpoint,  # after it, to hold its state
-    "early_stopping": EarlyStopping,
+    "early_stopping": StopEarly,
     "progress": ProgressBar,
     "predictions": PredictionWriter,
     "export_backbone": ExportBackbone,

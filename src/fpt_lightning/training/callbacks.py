@@ -18,8 +18,10 @@ from fpt_lightning.training.cost import step_flops
 from fpt_lightning.training.logger import is_logging_step
 
 
-class EarlyStopping(callbacks.EarlyStopping):
+class StopEarly(callbacks.EarlyStopping):
     """Stops once validation has not improved ``patience`` times in a row; never, where patience is None.
+
+    Lightning's, by another name: two of one name are none that ``--trainer.callbacks+=EarlyStopping`` could mean.
 
     Args:
         monitor: The metric to watch; the command line turns the default into ``val_r2`` for a regression.
@@ -36,6 +38,11 @@ class EarlyStopping(callbacks.EarlyStopping):
             monitor, min_delta, patience=never if patience is None else patience, mode=mode, strict=True,
             check_on_train_epoch_end=False,  # Lightning would ask an interval that is a time for the number it is not
         )  # fmt: skip
+
+    @property
+    def state_key(self) -> str:
+        """That of checkpoints of version 0.4 and before, where its name was Lightning's."""
+        return super().state_key.replace("StopEarly", "EarlyStopping", 1)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lets a run that had stopped, and was killed before its result was there, not train on."""

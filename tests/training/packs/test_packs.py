@@ -24,7 +24,7 @@ from fpt_lightning.errors import DivergedError, FPTError
 from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.models.packed import PackedTransformer
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
-from fpt_lightning.training.callbacks import EarlyStopping
+from fpt_lightning.training.callbacks import StopEarly
 from fpt_lightning.training.classification import FPTClassifier
 from fpt_lightning.training.logger import RunLogger
 from fpt_lightning.training.optimizer import parameter_groups
@@ -68,7 +68,7 @@ def parts(
         ModelCheckpoint(folder, filename=name, monitor=monitor, mode="max", enable_version_counter=False)
         for name, monitor in (("best", f"val_{data.task.metric}"), ("last", None))
     )
-    stop = EarlyStopping(best.monitor or "", patience=patience)
+    stop = StopEarly(best.monitor or "", patience=patience)
     trainer = FPTTrainer(
         **LOOP, max_steps=max_steps, logger=RunLogger(folder), callbacks=[stop, best, last],
         default_root_dir=folder,
