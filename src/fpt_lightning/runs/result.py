@@ -13,9 +13,6 @@ from fpt_lightning.errors import FPTError
 PROBED = 1000
 """Examples on which `fpt analyze` judges a probe unless it is told otherwise."""
 
-METRICS = ("accuracy", "r2")
-"""What judges a run, the higher the better: ``accuracy`` of classes, ``r2`` of a regression."""
-
 
 class DamagedResultError(FPTError):
     """A ``result.json`` that cannot be read, or is none."""
@@ -73,7 +70,7 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def metric(self) -> str:
-        """Which of :data:`METRICS` judges it."""
+        """What judges it, the higher the better: ``accuracy`` of classes, ``r2`` of a regression."""
         return "accuracy" if self.val_accuracy is not None else "r2"
 
     @property
