@@ -2,12 +2,13 @@
 
 Two tables, one JSON:
 
-1. GPT-2 base, bit-memory at batch 4 and cifar-shaped input (64 x 48) at batch 16. `plain` is transformers' model with
-   eager attention, frozen by requires_grad alone, Adam over all parameters, loss and accuracy moved to the host at
-   every step; `peft` its layer-norm tuning with sdpa attention under the step of transformers' Trainer, which trains
-   the same numbers as `ours`, where peft is installed. In bf16 all run under autocast, and `ours` keeps its frozen
-   matrices in bf16. All compute the same answers, ours without what the last block makes of other tokens; the share is
-   that of the matrix rate in the row's precision, measured in the same run as the faster of torch's two kernels.
+1. GPT-2 base, or another `--backbone`, on bit-memory at batch 4 and cifar-shaped input (64 x 48) at batch 16. `plain`
+   is transformers' model with eager attention, frozen by requires_grad alone, Adam over all parameters, loss and
+   accuracy moved to the host at every step; `peft` its layer-norm tuning with sdpa attention under the step of
+   transformers' Trainer, which trains the same numbers as `ours`, where peft is installed. In bf16 all run under
+   autocast, and `ours` keeps its frozen matrices in bf16. All compute the same answers, ours without what the last
+   block makes of other tokens; the share is that of the matrix rate in the row's precision, measured in the same run
+   as the faster of torch's two kernels.
 2. What `fpt run` adds to a bare loop over the same model, optimizer and data, at about 20 ms a step.
 
     python benchmarks/train_step.py --out benchmarks/results/train_step-MACHINE.json
@@ -44,7 +45,7 @@ CASES = {
     "cifar-shaped, batch 16": (16, TaskSpec("cifar", 64, 10, token_width=48)),
 }
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-GPT2S = [name for name, (model_type, _) in ARCHITECTURES.items() if model_type == "gpt2"]
+BACKBONES = [name for name, (model_type, _) in ARCHITECTURES.items() if model_type in ("gpt2", "llama", "qwen2")]
 Batch = tuple[torch.Tensor, torch.Tensor]
 Step = Callable[[], None]
 
@@ -54,14 +55,14 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 
 def by_hand(task: TaskSpec, backbone: str, **options: Any) -> tuple[Any, Any, Any]:
-    """Input layer, GPT-2 of transformers and output layer."""
-    from transformers import GPT2Config, GPT2Model
+    """Input layer, body of transformers and output layer."""
+    from transformers import AutoConfig, AutoModel
 
-    config = GPT2Config(**options)
-    config.update(ARCHITECTURES[backbone][1])
-    body = GPT2Model(config)
-    entrance = nn.Linear(task.token_width or 0, config.n_embd)
-    return entrance, body, nn.Linear(config.n_embd, task.answers_per_token * (task.classes or 1))
+    model_type, fields = ARCHITECTURES[backbone]
+    config = AutoConfig.for_model(model_type, **fields, **options)
+    entrance = nn.Linear(task.token_width or 0, config.hidden_size)
+    head = nn.Linear(config.hidden_size, task.answers_per_token * (task.classes or 1))
+    return entrance, AutoModel.from_config(config), head
 
 
 def plain_step(task: TaskSpec, batch: Batch, backbone: str, precision: str = "fp32") -> tuple[Step, int]:
@@ -70,7 +71,7 @@ def plain_step(task: TaskSpec, batch: Batch, backbone: str, precision: str = "fp
     entrance, body, head = by_hand(task, backbone, attn_implementation="eager")
     model = nn.ModuleList([entrance, body, head]).to(tokens.device)
     for name, parameter in body.named_parameters():
-        parameter.requires_grad = "ln" in name or "wpe" in name
+        parameter.requires_grad = "ln" in name or "norm" in name or "wpe" in name
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def step() -> None:
@@ -94,9 +95,12 @@ def peft_step(task: TaskSpec, batch: Batch, backbone: str, precision: str = "fp3
 
     tokens, target = batch
     entrance, body, head = by_hand(task, backbone, attn_implementation="sdpa", use_cache=False)
-    body.wpe = nn.Embedding(task.max_length, body.config.n_embd)  # as many positions as ours trains
-    body.wte = None  # and no table that nobody reads
-    tuned = get_peft_model(body, LNTuningConfig(target_modules=["ln_1", "ln_2", "ln_f"], modules_to_save=["wpe"]))
+    body.set_input_embeddings(None)  # which nobody reads
+    norms, positions = ["input_layernorm", "post_attention_layernorm", "norm"], []
+    if hasattr(body, "wpe"):
+        body.wpe = nn.Embedding(task.max_length, body.config.n_embd)  # as many positions as ours trains
+        norms, positions = ["ln_1", "ln_2", "ln_f"], ["wpe"]
+    tuned = get_peft_model(body, LNTuningConfig(target_modules=norms, modules_to_save=positions))
     model = nn.ModuleList([entrance, tuned, head]).to(tokens.device)
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(moving, lr=1e-3, weight_decay=0.0, fused=True)
@@ -169,16 +173,27 @@ def measure(style: str, precision: str, case: str, arguments: argparse.Namespace
 
 def arithmetic(task: TaskSpec, size: int, backbone: str, style: str) -> float:
     """Floating-point operations of a step with a frozen body: forward, and the gradient of activations alone."""
-    fields = ARCHITECTURES[backbone][1]
-    layers, width = fields["n_layer"], fields["n_embd"]
+    layers, width, matrices, behind = sizes(backbone)
     tokens = size * task.max_length
-    linear = 2 * tokens * 12 * width**2 * layers
+    linear = 2 * tokens * matrices * layers
     attention = 2 * 2 * tokens * task.max_length * width * layers
     if style == "ours":  # in the last block other tokens than those that answer are queries, keys and values alone
         others = size * (task.max_length - task.answer_tokens)
-        linear -= 2 * others * 9 * width**2
+        linear -= 2 * others * behind
         attention -= 2 * 2 * others * task.max_length * width
     return 2 * linear + 3 * attention  # both products of attention are differentiated on both sides
+
+
+def sizes(backbone: str) -> tuple[int, int, int, int]:
+    """Layers, width, the numbers in a block's matrices, and in those of them that stand behind its attention."""
+    model_type, fields = ARCHITECTURES[backbone]
+    if model_type == "gpt2":
+        width = fields["n_embd"]
+        return fields["n_layer"], width, 12 * width**2, 9 * width**2
+    width = fields["hidden_size"]
+    groups = width * fields["num_key_value_heads"] // fields["num_attention_heads"]
+    behind = width**2 + 3 * width * fields["intermediate_size"]
+    return fields["num_hidden_layers"], width, width**2 + 2 * width * groups + behind, behind
 
 
 def matrix_rate(device: str, dtype: torch.dtype = torch.float32) -> float:
@@ -275,7 +290,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="gpt2", choices=GPT2S)
+    parser.add_argument("--backbone", default="gpt2", choices=BACKBONES)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=15.0, help="how long each row of a case is measured")
     parser.add_argument("--repeats", type=int, default=3)

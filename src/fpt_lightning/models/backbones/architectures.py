@@ -29,6 +29,11 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "google/vit-base-patch16-224-in21k": ("vit", {}),
+    # a sentence encoder of BERT's architecture
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "bert",
+        {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    ),
     # decoders with rotary positions: layer norm beside attention, and RMS norm with grouped queries
     "EleutherAI/pythia-160m": (
         "gpt_neox",
@@ -42,6 +47,21 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "num_attention_heads": 14,
             "num_key_value_heads": 2,
             "intermediate_size": 4864,
+        },
+    ),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": (
+        "llama",
+        {
+            "hidden_size": 576,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "intermediate_size": 1536,
+            "max_position_embeddings": 8192,
+            "pad_token_id": 2,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+            "initializer_range": 576**-0.5,
         },
     ),
 }

@@ -16,6 +16,7 @@ from fpt_lightning.models.backbones.initialization import draw_embeddings, draw_
 from fpt_lightning.models.backbones.room import expect_room, expect_room_of
 from fpt_lightning.models.kernels.dropout import replace_dropouts
 from fpt_lightning.models.kernels.gelu import replace_gelus
+from fpt_lightning.models.kernels.rms_norm import replace_rms_norms
 from fpt_lightning.random_streams import drawn_from, generator
 
 VOCABULARY_SAMPLE = 4096
@@ -63,6 +64,7 @@ def build_backbone(
     built.family.keep_blocks(built.body, choice.chosen_blocks(built.family.depth(built.body)))
     replace_dropouts(built.body)
     replace_gelus(built.body)
+    replace_rms_norms(built.body)
     built.body.train()
     return built
 
