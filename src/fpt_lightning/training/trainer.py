@@ -97,7 +97,8 @@ class CountSteps(L.Callback):
     and not behind one at the end of a training.
     """
 
-    def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        """The first hook behind Lightning's own making up."""
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
