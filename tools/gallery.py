@@ -62,6 +62,8 @@ def report(browser: Any) -> None:
         ("atlas/luck", "Where the variance comes from", "luck"),
         ("atlas/pocket", "Against random", "pocket"),
         ("atlas/pocket", "What the layers hold", "layers"),
+        ("atlas/minilm", "Against random", "minilm"),
+        ("atlas/smollm", "Against random", "smollm"),
         ("atlas/carries", "Against random", "carries"),
         ("atlas/where", "Against random", "where"),
         ("atlas/parts", "Against + positions", "parts"),
