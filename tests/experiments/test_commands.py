@@ -71,6 +71,20 @@ def test_a_dry_run_prints_commands_that_run_by_hand(experiments: Path, capsys: p
     assert capsys.readouterr().out.count("finished") == 1
 
 
+def test_arms_and_tasks_are_named_with_commas_or_one_by_one(
+    experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (experiments / "experiments.yaml").read_text()
+    Path("experiments.yaml").write_text(
+        content.replace("Absent:", '"Input, output": {backbone: language, settings: {model.dropout: 0}}\n      Absent:')
+    )
+    words = ["sweep", "both", "--profile", "smoke", "--dry-run"]
+    assert main([*words, "--tasks", "bit_xor, bit_memory", "--arms", "FPT,Absent"]) == 0
+    assert len(_commands(capsys)) == 4
+    assert main([*words, "--tasks", "bit_xor,bit_memory", "--arms", "Input, output", "--arms", "FPT"]) == 0
+    assert len(_commands(capsys)) == 8
+
+
 @pytest.mark.usefixtures("warm")
 def test_a_sweep_makes_the_body_of_a_language_first(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["brackets", "--profile", "smoke", "--trainer.accelerator=cpu", "--jobs", "1"]
@@ -261,6 +275,7 @@ def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
         (["both", "--profile", "smoke", "--protocol", "far"], "did you mean 'fair'?"),
         (["both", "--profile", "smoke", "--arms", "FTP"], "table both has no arm 'FTP'; did you mean 'FPT'?"),
         (["both", "--profile", "smoke", "--tasks", "xor"], "table both has no task 'xor'"),
+        (["both", "--profile", "smoke", "--tasks", "bit_xor,xor"], "table both has no task 'xor'"),
         (["both", "--profile", "smoke", "--model.lr", "1"], "--model.lr is what a table decides"),
         (["both", "--profile", "smoke", "--model.init_args.lr", "1"], "--model.lr is what a table decides"),
         (["both", "--profile", "smoke", "--model.init_args={lr: 1}"], "there is no option '--model'"),

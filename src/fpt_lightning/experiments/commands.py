@@ -154,8 +154,8 @@ def _parser(command: str, about: str, *parents: argparse.ArgumentParser) -> argp
     add("--archived", type=Path, metavar="FOLDER", help="an archive whose runs count as made where they have no folder")
     add("--texts", metavar="FOLDER", help="what bodies are made of that read texts, as in the table carries")
     add("--experiments", metavar="FILE", help="another experiments.yaml")
-    add("--arms", action="append", default=[], metavar="ARM", help="only this row; may be repeated")
-    add("--tasks", action="append", default=[], metavar="TASK", help="only this column; may be repeated")
+    add("--arms", action="append", default=[], metavar="ARM", help="only these rows: random,linear")
+    add("--tasks", action="append", default=[], metavar="TASK", help="only these columns: mnist,listops")
     add("--rates", type=_numbers(Rates), default=(), help="another grid: 1e-3,3e-3,1e-2")
     add("--seeds", type=_numbers(Seeds), default=(), help="other seeds: 0,1,2,3,4")
     return parser

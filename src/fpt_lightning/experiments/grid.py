@@ -255,8 +255,9 @@ def _words(configs: Iterable[str], settings: Mapping[str, Any]) -> tuple[str, ..
     return ("run", *(word for config in configs for word in ("--config", config)), *as_words(settings))
 
 
-def _chosen(names: Collection[str], asked: Collection[str], kind: str, table: str) -> list[str]:
-    """Those of a table that were asked for; all where none were."""
+def _chosen(names: Collection[str], words: Collection[str], kind: str, table: str) -> list[str]:
+    """Those of a table that were asked for, several in a word with commas between them; all where none were."""
+    asked = [name.strip() for word in words for name in ([word] if word in names else word.split(","))]
     for name in asked:
         if name not in names:
             raise UsageError(
