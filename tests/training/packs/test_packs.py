@@ -268,9 +268,17 @@ HEADS = {**SIZES, "num_key_value_heads": 2, "head_dim": 4}
 
 
 @pytest.mark.parametrize(
-    "config", [hf.LlamaConfig(**HEADS), hf.Qwen3Config(**HEADS), hf.Gemma3TextConfig(**HEADS, sliding_window=4)]
+    "config",
+    [
+        hf.LlamaConfig(**HEADS),
+        hf.Qwen3Config(**HEADS),
+        hf.Gemma3TextConfig(**HEADS, sliding_window=4),
+        hf.T5Config(d_model=16, num_layers=2, num_heads=4, d_kv=4, d_ff=24),
+    ],
 )
-def test_dropout_is_each_runs_own_where_queries_share_keys(config: hf.PretrainedConfig) -> None:
+def test_dropout_and_positions_are_each_runs_own_where_queries_share_keys_or_blocks_a_bias(
+    config: hf.PretrainedConfig,
+) -> None:
     config.save_pretrained("body")
     body = {"backbone": "body", "initialization": "random", "dropout": 0.2}
     for folder, (lr, seed) in zip(folders("alone"), RUNS, strict=True):

@@ -1,5 +1,6 @@
 """The encoder of T5 (Raffel et al. 2020; FPT section 3.14)."""
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -36,9 +37,26 @@ class T5Encoder(HubFamily):
         body.config.tie_word_embeddings = False
 
     def keep_blocks(self, body: Any, chosen: range) -> None:
-        """Hands the relative positions to whichever block comes first."""
+        """Hands the relative positions to whichever block comes first, and lets every run of a pack have its own."""
         bias: nn.Module = body.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
         super().keep_blocks(body, chosen)
         body.encoder.config.num_layers = len(chosen)
         first = body.encoder.block[0].layer[0].SelfAttention
         first.relative_attention_bias, first.has_relative_attention_bias = bias, True
+        first.compute_bias = MethodType(_bias_of_a_batch, first)
+
+
+def _bias_of_a_batch(attention: Any, queries: int, keys: int, device: torch.device, **_: Any) -> torch.Tensor:
+    """``T5Attention.compute_bias`` of an encoder: ``[1 or batch, heads, queries, keys]``.
+
+    There the table is asked for ``[queries, keys]``, which a pack would take for a batch.
+    """
+    distances = torch.arange(keys, device=device)[None, :] - torch.arange(queries, device=device)[:, None]
+    buckets = attention._relative_position_bucket(
+        distances,
+        bidirectional=True,
+        num_buckets=attention.relative_attention_num_buckets,
+        max_distance=attention.relative_attention_max_distance,
+    )
+    biases: torch.Tensor = attention.relative_attention_bias(buckets[None])  # [1 or batch, queries, keys, heads]
+    return biases.permute(0, 3, 1, 2)
