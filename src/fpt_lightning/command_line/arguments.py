@@ -113,9 +113,10 @@ class ArgumentParser(LightningArgumentParser):
             return f"{path}: expected {match[1]}, got {brief(match[2])}"
         if match := re.search(r".*Subtypes: \[(.+?)\]\n(?:.*?)Given value: (.*?)(?:\n|$)", message, re.DOTALL):
             kinds = _kinds(match[1]).removesuffix(" or null" if path in ("model", "data") else "")
-            fields = ", ".join(field.name for field in dataclasses.fields(LoraOptions))
-            known = f": its fields are {fields}" if path.endswith("model.lora") else ""
-            return f"{path}: expected {kinds}, got {brief(match[2])}{known}"
+            said = f"{path}: expected {kinds}, got {brief(match[2])}"
+            if path.endswith("model.lora"):
+                said += f": its fields are {', '.join(field.name for field in dataclasses.fields(LoraOptions))}"
+            return said
         if match := re.search(r"Unable to load config (.+)", message):
             return f"{path} holds options, or names a file that does; got {match[1]}"
         if match := re.search(r"Unexpected config: (.*)", message):

@@ -76,10 +76,11 @@ def replace_rms_norms(module: nn.Module) -> None:
 
 def _ours(module: nn.Module) -> RMSNorm | None:
     said = _words(type(module))
-    if said not in (_words(LlamaRMSNorm), _words(T5LayerNorm)):
+    of_t5 = said == _words(T5LayerNorm)
+    if not of_t5 and said != _words(LlamaRMSNorm):
         return None
     norm: Any = module
-    return RMSNorm(norm.weight, norm.variance_epsilon, of_t5=said == _words(T5LayerNorm))
+    return RMSNorm(norm.weight, norm.variance_epsilon, of_t5=of_t5)
 
 
 def _words(norm: type[nn.Module]) -> tuple[object, ...]:
