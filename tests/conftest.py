@@ -7,6 +7,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it
 # the fonts that matplotlib found, once for all tests and their processes
 os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
 
+# as `fpt` sets it, which else begins each of its processes twice
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+
 import csv
 import json
 import pickle

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "Unable to allocate")
 """What torch and numpy say of memory that there is not, in errors of no kind of their own."""
 
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+"""Where Linux says who gets memory in pages of 2 MiB: all programs, those that ask for it, or none."""
 
 FEATURES = {"avx2": "AVX2", "avx512_f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
 """What decides how fast a processor multiplies matrices, by the names that torch has for it."""
@@ -53,6 +56,22 @@ def features(device: str) -> list[str]:
 def bf16_units(device: str) -> list[str]:
     """Which of a device's :func:`features` multiply bf16 at a higher rate than fp32."""
     return [name for name in features(device) if name.upper().endswith("BF16")]
+
+
+@cache
+def is_intel() -> bool:
+    """Whether the processor is Intel's, whose own library is at the heart of torch: MKL."""
+    return "intel" in _processor().lower()
+
+
+def huge_pages() -> dict[str, str]:
+    """What a process must find in its environment to ask for pages of 2 MiB, where Linux leaves that to programs.
+
+    Tensors then lie in few pages, and are read and written faster (docs/performance.md). The C library reads it once,
+    when a process begins; a setting of the user's stands.
+    """
+    asked = "GLIBC_TUNABLES" in os.environ or not HUGE_PAGES.is_file() or "[madvise]" not in HUGE_PAGES.read_text()
+    return {} if asked else {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def visible_cores() -> int:

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from fpt_lightning import __version__
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean, os_reason, printable
-from fpt_lightning.machine import out_of_memory_named
+from fpt_lightning.machine import huge_pages, out_of_memory_named
 from fpt_lightning.signals import Ending, signal_in, stopped_by
 
 COMMANDS = {
@@ -124,9 +124,12 @@ def _say_bug(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
 def _take_over_process() -> Ending:
     """Settles what belongs to a process of its own, and not to a program that calls :func:`main`."""
+    missing, options = huge_pages(), []
     if sys.getfilesystemencoding() != "utf-8":  # LC_ALL=C and PYTHONUTF8=0: no ü can be read, kept or written
-        os.environ["PYTHONUTF8"] = "1"  # for its own processes too
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+        missing["PYTHONUTF8"], options = "1", ["-X", "utf8"]
+    if missing:  # what is settled when a process begins
+        os.environ |= missing  # for its own processes too
+        os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])
     os.environ["MPLBACKEND"] = "agg"  # pictures go to files; a notebook's backend is none of its child
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -118,6 +118,15 @@ PUBLISHED: dict[str, dict[str, list[float | tuple[float, float] | None]]] = {
     },
     "minilm": {"pretrained": [], "random": [], "random as BERT": [], "statistics": []},
     "smollm": {"pretrained": [], "random": [], "statistics": []},
+    "architectures": {
+        "GPT-2": [],
+        "GPT-2, residuals not scaled": [],
+        "GPT-NeoX": [],
+        "Starcoder2": [],
+        "StableLM": [],
+        "Arcee": [],
+        "Llama": [],
+    },
     "carries": {
         "novels": [],
         "novels with copied spans": [],

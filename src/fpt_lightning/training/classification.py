@@ -49,8 +49,9 @@ class FPTClassifier(PortableModule):
             with copied spans, ships with the package), ``pocket-novels`` (on novels alone), ``pocket-brackets`` (on
             brackets without meaning), ``tiny`` (for tests), a name of
             :data:`fpt_lightning.models.backbones.architectures.ARCHITECTURES` such as ``gpt2``, another on the Hugging
-            Face hub, a local folder in its format, a GGUF file, ``lstm``, ``lstm_star``, or a control: ``none`` (one
-            linear layer on all tokens), ``two_layer`` (two), ``one_attention``, ``one_block``.
+            Face hub, a local folder in its format, a GGUF file, a ``model_type`` of transformers such as ``llama``
+            (random), ``lstm``, ``lstm_star``, or a control: ``none`` (one linear layer on all tokens), ``two_layer``
+            (two), ``one_attention``, ``one_block``.
         initialization: ``pretrained``, ``random`` or ``statistics`` (normal values with the mean and standard
             deviation of every pretrained tensor); left out, pretrained wherever the backbone has weights. By part, such
             as ``{feedforward: random}``, it draws those parts and leaves all others pretrained.

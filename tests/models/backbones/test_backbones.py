@@ -206,6 +206,31 @@ def test_every_architecture_known_by_name_needs_no_hub(name: str) -> None:
     assert hidden.shape == (1, 16, built.family.width)
 
 
+@pytest.mark.parametrize("name", ["starcoder2", "stablelm", "llama", "roberta"])
+def test_any_architecture_of_transformers_by_its_model_type(
+    fpt: Fpt, tiny: list[str], name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    groups = ", num_key_value_heads: 1" if name == "stablelm" else ""  # it has 32 whatever the heads
+    sizes = f"{{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 40{groups}}}"
+    words = [f"--model.backbone={name}", "--model.initialization=random", f"--model.architecture={sizes}"]
+    assert fpt("run", "--config=bit_xor.yaml", *tiny, *words, "--run_folder=run") == 0
+    assert "[transformers]" not in capfd.readouterr().err
+
+
+def test_sizes_that_nobody_gives_follow_from_the_others() -> None:
+    """A head of Llama is 128 wide only as long as it has 32 of them in 4,096."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 40}
+    attention = build_backbone(BackboneChoice("llama", "random", sizes), 8, 0.1).body.layers[0].self_attn
+    assert (attention.head_dim, attention.k_proj.weight.shape) == (12, (24, 24))
+    with pytest.raises(UsageError, match="does not make a llama: num_key_value_heads 3 does not divide the 2 heads"):
+        build_backbone(BackboneChoice("llama", "random", sizes | {"num_key_value_heads": 3}), 8, 0.1)
+
+
+def test_an_architecture_of_transformers_has_no_weights() -> None:
+    with pytest.raises(FPTError, match=r"with model\.initialization random .* or a model_type such as llama\."):
+        build_backbone(BackboneChoice("starcoder2"), 8, 0.1)
+
+
 def test_slices_of_blocks_on_the_command_line_and_in_a_config(fpt: Fpt, tiny: list[str]) -> None:
     """A number is one in what is kept of a run, whoever says it."""
     Path("number.yaml").write_text("model: {layers: 1}\n")

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +9,16 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.activations import ACT2FN
 
+from fpt_lightning.models.kernels import gelu
 from fpt_lightning.models.kernels.gelu import CHUNK, TanhGELU, replace_gelus
+
+
+@pytest.fixture(scope="module", autouse=True)
+def of_amd() -> Iterator[None]:
+    """Whatever processor this is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gelu, "is_intel", lambda: False)
+        yield
 
 
 def _answers(x: torch.Tensor, function: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,6 +34,16 @@ def test_it_equals_torchs_in_value_and_slope(numbers: list[float]) -> None:
     x = torch.tensor(numbers)
     for own, theirs in zip(_answers(x, TanhGELU()), _answers(x, nn.GELU("tanh")), strict=True):
         torch.testing.assert_close(own, theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_intels_processors_do_all_of_it_in_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(8, requires_grad=True)
+    names = []
+    for intel in (False, True):
+        monkeypatch.setattr(gelu, "is_intel", lambda intel=intel: intel)
+        step: Any = TanhGELU()(x).grad_fn
+        names.append(step.name())
+    assert names == ["_TanhGELUBackward", "GeluBackward0"]
 
 
 def test_its_slope_is_that_of_its_values() -> None:

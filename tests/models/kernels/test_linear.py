@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
+from fpt_lightning.models.kernels import linear
 from fpt_lightning.models.kernels.linear import Linear, replace_linears
 
 sizes = st.integers(1, 40)
@@ -20,10 +21,12 @@ def _pair(layer: nn.Module, *, trained: bool = False) -> tuple[nn.Module, Linear
     return layer, Linear(layer.weight, layer.bias, transposed=isinstance(layer, Conv1D))  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["AVX512", "AVX2", "DEFAULT"])
+@pytest.fixture(params=["AVX512", "AVX512 of Intel", "AVX2", "DEFAULT"])
 def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Of every kind of processor, whatever this is: oneDNN multiplies on all."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+    units, _, maker = request.param.partition(" of ")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: units)
+    monkeypatch.setattr(linear, "is_intel", lambda: maker == "Intel")
     return str(request.param)
 
 

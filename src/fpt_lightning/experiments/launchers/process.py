@@ -11,6 +11,7 @@ from multiprocessing import Pipe
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.launchers.verdict import Verdict, fail, last_words
+from fpt_lightning.machine import huge_pages
 
 OUT_OF_MEMORY = "killed (signal 9): most likely the machine ran out of memory; use fewer --jobs or a smaller batch"
 
@@ -33,7 +34,7 @@ class WorkerProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
-            env={**_without_slurm(os.environ), **own, **self.environment},
+            env={**_without_slurm(os.environ), **huge_pages(), **own, **self.environment},
             start_new_session=True,  # Ctrl-C is for the sweep, which then stops its workers
         )
         theirs.close()

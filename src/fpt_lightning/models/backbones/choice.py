@@ -17,8 +17,8 @@ class BackboneChoice:
 
     Args:
         name: A name of :data:`fpt_lightning.models.backbones.architectures.EMBEDDED` or :data:`ARCHITECTURES`, or of
-            :data:`fpt_lightning.models.backbones.families.own.OWN_BODIES`, a local folder in Hugging Face's format, or
-            a name on its hub.
+            :data:`fpt_lightning.models.backbones.families.own.OWN_BODIES`, a local folder in Hugging Face's format, a
+            name on its hub, or a ``model_type`` of transformers, whose values are random.
         initialization: ``pretrained`` loads weights, ``random`` is the architecture's own initialisation,
             ``statistics`` draws normal values with the mean and standard deviation of every pretrained tensor (FPT
             section 3.8); None is pretrained wherever there are weights. A mapping of parts to these names draws those

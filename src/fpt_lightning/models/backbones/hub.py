@@ -4,15 +4,17 @@ import io
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
@@ -52,12 +54,15 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
     """
     folder = Path(location(choice.name))
     is_folder = folder.is_dir() and choice.name not in WITHOUT_WEIGHTS  # ./small is
-    known = choice.name in ARCHITECTURES and choice.resolved_initialization == "random"
+    by_name = choice.name in ARCHITECTURES or choice.name in CONFIG_MAPPING
     if is_folder and not (folder / "config.json").is_file():
         raise FPTError(f"backbone folder {folder} has no config.json: it is not a folder of save_pretrained()")
-    if known and not is_folder:
-        model_type, fields = ARCHITECTURES[choice.name]
-        config = AutoConfig.for_model(model_type, **fields)
+    if by_name and choice.resolved_initialization == "random" and not is_folder:
+        model_type, fields = ARCHITECTURES.get(choice.name, (choice.name, {}))
+        make = partial(AutoConfig.for_model, model_type)
+        # made anew, for what nobody says follows from the other sizes, such as that of a head
+        with _quiet_transformers(bars=True):  # it finds fault with defaults of its own, such as Starcoder2's vocabulary
+            config = _changed(make(**fields), choice.architecture or {}, lambda changes: make(**{**fields, **changes}))
     else:
         try:
             place, arguments = _source(choice.name)
@@ -66,17 +71,30 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
             raise _unreadable(choice.name, error) from error
         except StrictDataclassError as error:
             raise FPTError(f"backbone '{choice.name}': config.json: {error.__cause__ or error}") from error
+        config = _changed(config, choice.architecture or {}, partial(_with_fields, config))
     config.dtype = torch.float32  # whatever the weights are kept in: the Trainer's precision decides
+    _check_sizes(config, "model.architecture" if choice.architecture else f"the config of '{choice.name}'")
+    return config
+
+
+def _changed(
+    config: PretrainedConfig, changes: Mapping[str, Any], make: Callable[[dict[str, Any]], PretrainedConfig]
+) -> PretrainedConfig:
+    """A config with some fields changed by ``make``, which are named as the config names them itself."""
     available = {**config.to_dict(), **config.attribute_map}
-    for key, value in (choice.architecture or {}).items():
+    for key in changes:
         if key not in available or key in NO_SIZES:
             near = did_you_mean(str(key), available.keys() - NO_SIZES)
             raise UsageError(f"model.architecture: {config.model_type} has no field '{key}'{near}")
-        try:
-            setattr(config, key, value)
-        except StrictDataclassError as error:
-            raise UsageError(f"model.architecture: {error.__cause__ or error}") from error
-    _check_sizes(config, "model.architecture" if choice.architecture else f"the config of '{choice.name}'")
+    try:
+        return make({config.attribute_map.get(key, key): value for key, value in changes.items()})
+    except StrictDataclassError as error:
+        raise UsageError(f"model.architecture: {error.__cause__ or error}") from error
+
+
+def _with_fields(config: PretrainedConfig, fields: Mapping[str, Any]) -> PretrainedConfig:
+    for key, value in fields.items():
+        setattr(config, key, value)
     return config
 
 
@@ -86,6 +104,12 @@ def _check_sizes(config: PretrainedConfig, source: str) -> None:
         if type(value) is int and not 1 <= value <= most:
             name = config.attribute_map.get(field, field)
             raise UsageError(f"{source} does not make a {config.model_type}: {name} is 1 to {most:,}, got {value:,}")
+    heads, groups = (getattr(config, f"num_{name}_heads", None) for name in ("attention", "key_value"))
+    if type(heads) is type(groups) is int and heads % groups:
+        raise UsageError(
+            f"{source} does not make a {config.model_type}: "
+            f"num_key_value_heads {groups} does not divide the {heads} heads"
+        )
 
 
 def _source(name: str) -> tuple[str, dict[str, str]]:
@@ -176,7 +200,7 @@ def _unreadable(name: str, error: Exception) -> FPTError:
         f"backbone '{name}' is neither a folder here nor in the Hugging Face cache or hub ({first_line(error)})"
         f"{'.' if name in known else did_you_mean(name, known)}\n"
         f"Download it once with a network, give the path of a local folder, use {', '.join(EMBEDDED)}, which need no "
-        f"network, or one of {', '.join(ARCHITECTURES)} with model.initialization random."
+        f"network, or with model.initialization random {', '.join(ARCHITECTURES)} or a model_type such as llama."
     )
 
 

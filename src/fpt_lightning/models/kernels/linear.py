@@ -2,9 +2,10 @@
 
 In fp32 on a CPU torch multiplies with MKL, which leaves the 512-bit units of AMD processors idle; oneDNN, which torch
 carries too, uses them. A frozen layer needs no gradient of its weight, so its whole arithmetic is two products, that
-of a trained one three, and all of them can go there. On a processor without such units MKL is the faster, and they
-stay with it. Nor does an optimizer need a frozen weight in fp32: kept in bf16 it takes half the memory, and bf16
-autocast has nothing to cast. `make benchmark` and `make benchmark-pretraining` show what it brings on a machine.
+of a trained one three, and all of them can go there. On a processor of Intel's, or without such units, MKL is the
+faster, and they stay with it. Nor does an optimizer need a frozen weight in fp32: kept in bf16 it takes half the
+memory, and bf16 autocast has nothing to cast. `make benchmark` and `make benchmark-pretraining` show what it brings on
+a machine.
 """
 
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from fpt_lightning.machine import is_intel
 from fpt_lightning.models.kernels.replacing import replace
 from fpt_lightning.models.kernels.replicas import each_alone
 
@@ -99,6 +101,7 @@ def _onednn_serves(x: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and not is_intel()
         # the operator that torch.compile calls; not part of torch's promise, so a build may lack it
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
