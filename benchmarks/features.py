@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fpt_lightning.machine import machine
+from fpt_lightning.machine import begin_again, huge_pages, machine
 from fpt_lightning.main import main as fpt
 
 
@@ -69,6 +69,7 @@ def compare(backbone: str, arguments: argparse.Namespace) -> list[dict[str, Any]
 
 
 def main() -> None:
+    begin_again(huge_pages())  # as fpt does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["pocket", "gpt2_random"], help="files of configs/backbones")
     parser.add_argument("--examples", type=int, default=512)

@@ -23,7 +23,7 @@ import torch
 from fpt_lightning.data.loading import GlobalBatchSampler, make_loader
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.data.text.datamodule import RandomWindows
-from fpt_lightning.machine import machine
+from fpt_lightning.machine import begin_again, huge_pages, machine
 from fpt_lightning.training.language.pretraining import LanguageModel
 from fpt_lightning.training.trainer import FPTTrainer
 from train_step import matrix_rate
@@ -83,6 +83,7 @@ def measure(precision: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
+    begin_again(huge_pages())  # as fpt does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accelerator", default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", nargs="+", default=["bf16-mixed", "32-true"])

@@ -6,9 +6,10 @@ Two tables, one JSON:
    is transformers' model with eager attention, frozen by requires_grad alone, Adam over all parameters, loss and
    accuracy moved to the host at every step; `peft` its layer-norm tuning with sdpa attention under the step of
    transformers' Trainer, which trains the same numbers as `ours`, where peft is installed. In bf16 all run under
-   autocast, and `ours` keeps its frozen matrices in bf16. All compute the same answers, ours without what the last
-   block makes of other tokens; the share is that of the matrix rate in the row's precision, measured in the same run
-   as the faster of torch's two kernels.
+   autocast, and `ours` keeps its frozen matrices in bf16. Its memory comes in huge pages, for which `fpt` asks where
+   Linux lets it, but in `small pages`. All compute the same answers, ours without what the last block makes of other
+   tokens; the share is that of the matrix rate in the row's precision, measured in the same run as the faster of
+   torch's two kernels.
 2. What `fpt run` adds to a bare loop over the same model, optimizer and data, at about 20 ms a step.
 
     python benchmarks/train_step.py --out benchmarks/results/train_step-MACHINE.json
@@ -16,6 +17,7 @@ Two tables, one JSON:
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -33,7 +35,7 @@ from torch import nn
 
 from fpt_lightning.data.bits import BitXOR
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.machine import machine
+from fpt_lightning.machine import huge_pages, machine
 from fpt_lightning.main import main as fpt
 from fpt_lightning.models.backbones.architectures import ARCHITECTURES
 from fpt_lightning.models.backbones.choice import BackboneChoice
@@ -145,7 +147,7 @@ def bare_step(model: FrozenPretrainedTransformer, next_batch: Callable[[], Batch
     return step
 
 
-STYLES = {"plain": plain_step, "peft": peft_step, "ours": our_step}
+STYLES = {"plain": plain_step, "peft": peft_step, "ours": our_step, "small pages": our_step}
 
 
 def measure(style: str, precision: str, case: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -177,7 +179,7 @@ def arithmetic(task: TaskSpec, size: int, backbone: str, style: str) -> float:
     tokens = size * task.max_length
     linear = 2 * tokens * matrices * layers
     attention = 2 * 2 * tokens * task.max_length * width * layers
-    if style == "ours":  # in the last block other tokens than those that answer are queries, keys and values alone
+    if STYLES[style] is our_step:  # in the last block tokens that do not answer are queries, keys and values alone
         others = size * (task.max_length - task.answer_tokens)
         linear -= 2 * others * behind
         attention -= 2 * 2 * others * task.max_length * width
@@ -221,18 +223,21 @@ def in_own_process(precision: str, style: str, case: str, arguments: argparse.Na
     """Calls :func:`measure` in a fresh process, so that peak memory is its own."""
     words = ["--measure", style, precision, case, "--backbone", arguments.backbone, "--device", arguments.device]
     words += ["--seconds", str(arguments.seconds)]
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
+    environment = {**os.environ, **(huge_pages() if style == "ours" else {})}
+    command = [sys.executable, __file__, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All styles in turn, the median over the repeats, and repeat by repeat how much faster than plain fp32 each is."""
-    styles = [style for style in arguments.styles if style != "peft" or find_spec("peft") is not None]
+    possible = {"peft": find_spec("peft") is not None, "small pages": bool(huge_pages())}
+    styles = [style for style in arguments.styles if possible.get(style, True)]
     if "peft" in {*arguments.styles} - {*styles}:
         print("no rows of peft, which is not installed")
     ways = list(product(arguments.precisions, styles))
     rows = []
-    print(f"{'case':<24}{'precision':<11}{'style':<8}{'steps/s':>9}{'MiB':>8}{'matrix rate':>13}{'ratio':>8}")
+    print(f"{'case':<24}{'precision':<11}{'style':<12}{'steps/s':>9}{'MiB':>8}{'matrix rate':>13}{'ratio':>8}")
     for case in arguments.cases:
         size, task = CASES[case]
         found = [{way: in_own_process(*way, case, arguments) for way in ways} for _ in range(arguments.repeats)]
@@ -250,7 +255,7 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             }  # fmt: skip
             rows.append(row)
             print(
-                f"{case:<24}{precision:<11}{style:<8}{row['steps_per_second']:>9.2f}{row['memory_mb']:>8.0f}"
+                f"{case:<24}{precision:<11}{style:<12}{row['steps_per_second']:>9.2f}{row['memory_mb']:>8.0f}"
                 f"{row['share']:>12.0%}{row['ratio']:>8.2f}",
                 flush=True,
             )

@@ -6,7 +6,8 @@ import re
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -72,6 +73,18 @@ def huge_pages() -> dict[str, str]:
     """
     asked = "GLIBC_TUNABLES" in os.environ or not HUGE_PAGES.is_file() or "[madvise]" not in HUGE_PAGES.read_text()
     return {} if asked else {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+def begin_again(missing: Mapping[str, str], *options: str) -> None:
+    """Begins this program anew, in its process, if its environment lacks what counts only then.
+
+    Args:
+        missing: What the environment gets, for the program's own processes too; nothing happens if it is empty.
+        options: Further ones of the interpreter.
+    """
+    if missing:
+        os.environ |= missing
+        os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])
 
 
 def visible_cores() -> int:

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from fpt_lightning import __version__
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean, os_reason, printable
-from fpt_lightning.machine import huge_pages, out_of_memory_named
+from fpt_lightning.machine import begin_again, huge_pages, out_of_memory_named
 from fpt_lightning.signals import Ending, signal_in, stopped_by
 
 COMMANDS = {
@@ -127,9 +127,7 @@ def _take_over_process() -> Ending:
     missing, options = huge_pages(), []
     if sys.getfilesystemencoding() != "utf-8":  # LC_ALL=C and PYTHONUTF8=0: no ü can be read, kept or written
         missing["PYTHONUTF8"], options = "1", ["-X", "utf8"]
-    if missing:  # what is settled when a process begins
-        os.environ |= missing  # for its own processes too
-        os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])
+    begin_again(missing, *options)
     os.environ["MPLBACKEND"] = "agg"  # pictures go to files; a notebook's backend is none of its child
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -120,12 +120,14 @@ PUBLISHED: dict[str, dict[str, list[float | tuple[float, float] | None]]] = {
     "smollm": {"pretrained": [], "random": [], "statistics": []},
     "architectures": {
         "GPT-2": [],
+        "GPT-2, dropout 0.1": [],
         "GPT-2, residuals not scaled": [],
         "GPT-NeoX": [],
         "Starcoder2": [],
         "StableLM": [],
         "Arcee": [],
         "Llama": [],
+        "Llama, dropout 0.1": [],
     },
     "carries": {
         "novels": [],
