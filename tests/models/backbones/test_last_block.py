@@ -19,6 +19,8 @@ LENGTH = 10
 CONFIGS: dict[str, Any] = {
     **{name: lambda name=name: MODELS[name]().config for name in MODELS},
     "gemma": lambda: hf.GemmaConfig(**GROUPED, head_dim=8),
+    "arcee": lambda: hf.ArceeConfig(**GROUPED),
+    "starcoder2": lambda: hf.Starcoder2Config(**GROUPED, sliding_window=4),
 }
 SHORTENED = sorted(CONFIGS.keys() - {"longformer"})
 
@@ -79,7 +81,7 @@ def test_answers_and_gradients_stay(
 ) -> None:
     model = _model(folders[name], answers, dropout, trainable="all").double()
     # transformers computes RMS norms in 32 bits whatever they are given
-    exact = name in ("gpt2", "bert", "roberta", "vit", "gpt_neox", "phi") and dropout == 0
+    exact = name in ("gpt2", "bert", "roberta", "vit", "gpt_neox", "phi", "starcoder2") and dropout == 0
     _compare(model, padded, *((1e-10, 1e-10) if exact else (1e-5, 1e-5)))
 
 
