@@ -14,7 +14,8 @@ from fpt_lightning.models.parts import place_parameters
 
 _LLAMA = BlockForm("input_layernorm", "self_attn", "self_attn.o_proj")
 FORMS: Mapping[str, BlockForm] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "phi3", "arcee", "starcoder2"), _LLAMA),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "phi3"), _LLAMA),
+    **dict.fromkeys(("arcee", "starcoder2"), _LLAMA),
     "phi": BlockForm("input_layernorm", "self_attn", "self_attn.dense"),
     "gpt_neox": BlockForm("input_layernorm", "attention", "attention.dense"),
 }
