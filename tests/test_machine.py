@@ -45,6 +45,16 @@ def test_fpt_begins_again_where_its_memory_could_come_in_huge_pages(
     assert done.stdout.splitlines() == said
 
 
+def test_a_program_that_was_piped_in_does_not_begin_again(tmp_path: Path) -> None:
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-", "--version"]
+    done = subprocess.run(
+        command, input=PROGRAM, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
+    assert done.stdout.splitlines() == ["None", VERSION]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_a_worker_of_a_sweep_begins_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's daemon, which starts some of them, has no environment of ours."""

@@ -79,10 +79,11 @@ def begin_again(missing: Mapping[str, str], *options: str) -> None:
     """Begins this program anew, in its process, if its environment lacks what counts only then.
 
     Args:
-        missing: What the environment gets, for the program's own processes too; nothing happens if it is empty.
+        missing: What the environment gets, for the program's own processes too; nothing happens if it is empty, or if
+            the program was typed or piped in, which cannot be read again.
         options: Further ones of the interpreter.
     """
-    if missing:
+    if missing and sys.argv[0] not in ("", "-"):
         os.environ |= missing
         os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])
 
