@@ -12,47 +12,55 @@ from fpt_lightning.experiments.launchers.process import WorkerProcess
 
 ASKED, VERSION = "glibc.malloc.hugetlb=1", f"fpt-lightning {__version__}"
 
-# what tells a process's environment, and becomes fpt
+# what tells a process's environment, and becomes an fpt that says its words
 PROGRAM = """
 import os, pathlib
 from fpt_lightning import machine, main
 machine.HUGE_PAGES = pathlib.Path("enabled")
 print(os.environ.get("GLIBC_TUNABLES"), flush=True)
+main._run = lambda words, ending, run=main._run: print("begun") if words == ["run"] else run(words, ending)
 main.main()
 """
+
+
+def _said(*words: str, own: str | None = None, program: str | None = None) -> list[str]:
+    """By a process whose environment has ``own``, and that is given ``program`` to read."""
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    if own is not None:
+        environment["GLIBC_TUNABLES"] = own
+    done = subprocess.run(
+        [sys.executable, *words], input=program, capture_output=True, text=True, check=True, env=environment
+    )
+    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
     ("linux", "own", "said"),
     [
-        ("always [madvise] never", None, ["None", ASKED, VERSION]),
-        ("[always] madvise never", None, ["None", VERSION]),
-        ("always madvise [never]", None, ["None", VERSION]),
-        (None, None, ["None", VERSION]),
-        ("always [madvise] never", "", ["", VERSION]),
+        ("always [madvise] never", None, ["None", ASKED, "begun"]),
+        ("[always] madvise never", None, ["None", "begun"]),
+        ("always madvise [never]", None, ["None", "begun"]),
+        (None, None, ["None", "begun"]),
+        ("always [madvise] never", "", ["", "begun"]),
     ],
 )
 def test_fpt_begins_again_where_its_memory_could_come_in_huge_pages(
-    linux: str | None, own: str | None, said: list[str], tmp_path: Path
+    linux: str | None, own: str | None, said: list[str]
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    if own is not None:
-        environment["GLIBC_TUNABLES"] = own
     if linux is not None:
-        (tmp_path / "enabled").write_text(linux + "\n")
-    command = [sys.executable, "-c", PROGRAM, "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
-    assert done.stdout.splitlines() == said
+        Path("enabled").write_text(linux + "\n")
+    assert _said("-c", PROGRAM, "run", own=own) == said
 
 
-def test_a_program_that_was_piped_in_does_not_begin_again(tmp_path: Path) -> None:
-    (tmp_path / "enabled").write_text("always [madvise] never\n")
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    command = [sys.executable, "-", "--version"]
-    done = subprocess.run(
-        command, input=PROGRAM, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
-    )
-    assert done.stdout.splitlines() == ["None", VERSION]
+def test_what_computes_nothing_begins_once() -> None:
+    """A second beginning takes as long as the version."""
+    Path("enabled").write_text("always [madvise] never\n")
+    assert _said("-c", PROGRAM, "--version") == ["None", VERSION]
+
+
+def test_a_program_that_was_piped_in_does_not_begin_again() -> None:
+    Path("enabled").write_text("always [madvise] never\n")
+    assert _said("-", "run", program=PROGRAM) == ["None", "begun"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")

@@ -124,7 +124,8 @@ def _say_bug(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
 def _take_over_process() -> Ending:
     """Settles what belongs to a process of its own, and not to a program that calls :func:`main`."""
-    missing, options = huge_pages(), []
+    computes = {*sys.argv[1:2]} & (COMMANDS.keys() - HOME.keys())  # itself; a sweep's workers are told by the sweep
+    missing, options = huge_pages() if computes else {}, []
     if sys.getfilesystemencoding() != "utf-8":  # LC_ALL=C and PYTHONUTF8=0: no ü can be read, kept or written
         missing["PYTHONUTF8"], options = "1", ["-X", "utf8"]
     begin_again(missing, *options)
