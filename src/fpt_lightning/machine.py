@@ -60,6 +60,14 @@ def bf16_units(device: str) -> list[str]:
 
 
 @cache
+def multiplies_bf16() -> bool:
+    """Whether torch has oneDNN's products in bf16 for this processor; its own take up to eighty times as long."""
+    import torch
+
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
 def is_intel() -> bool:
     """Whether the processor is Intel's, whose own library is at the heart of torch: MKL."""
     return "intel" in _processor().lower()

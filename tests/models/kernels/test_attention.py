@@ -12,7 +12,7 @@ from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.kernels import attention as dispatch
-from fpt_lightning.models.kernels import sliced_attention
+from fpt_lightning.models.kernels import linear, sliced_attention
 from fpt_lightning.models.kernels.attention import attention
 from fpt_lightning.models.kernels.dropout import draw_all_kept, kept_scale
 from fpt_lightning.models.kernels.last_block import AnswerTokens
@@ -273,6 +273,13 @@ def test_what_it_does_not_know_goes_to_torch() -> None:
     assert torch.equal(attention(CAUSAL, *inputs, None)[0], sdpa_attention_forward(CAUSAL, *inputs, None)[0])
 
 
+@pytest.fixture
+def bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that has them, whatever this is: without them attention is computed in fp32."""
+    monkeypatch.setattr(linear, "multiplies_bf16", lambda: True)
+
+
+@pytest.mark.usefixtures("bf16_products")
 @pytest.mark.parametrize("length", [9, 128, 300])
 @pytest.mark.parametrize("scaling", [None, 0.3])
 def test_blocks_of_queries_equal_torchs(length: int, scaling: float | None) -> None:
@@ -287,11 +294,13 @@ def test_blocks_of_queries_equal_torchs(length: int, scaling: float | None) -> N
         assert (one - other).float().norm() < 0.02 * other.float().norm()
 
 
+@pytest.mark.usefixtures("bf16_products")
 def test_a_frozen_body_evaluates_through_torchs_also_in_bf16() -> None:
     inputs = _inputs(dtype=torch.bfloat16)
     assert torch.equal(attention(CAUSAL, *inputs, None)[0], sdpa_attention_forward(CAUSAL, *inputs, None)[0])
 
 
+@pytest.mark.usefixtures("bf16_products")
 @pytest.mark.parametrize(
     ("layer", "dtype", "options"),
     [

@@ -11,6 +11,7 @@ from transformers.masking_utils import sdpa_mask
 
 from fpt_lightning.models.kernels.blockwise_attention import blockwise_attention
 from fpt_lightning.models.kernels.last_block import AnswerTokens
+from fpt_lightning.models.kernels.linear import lacks_bf16
 from fpt_lightning.models.kernels.sliced_attention import AttentionOptions, sliced_attention
 from fpt_lightning.models.kernels.whole_attention import whole_attention
 
@@ -78,6 +79,12 @@ def attention(
     Returns:
         ``[batch, length, heads, head width]`` and None, as transformers expects it.
     """
+    if lacks_bf16(query):
+        mask, wide = _in_fp32(attention_mask), {name: _in_fp32(option) for name, option in kwargs.items()}
+        query, key, value = query.float(), key.float(), value.float()
+        with torch.autocast("cpu", enabled=False):
+            out, _ = attention(module, query, key, value, mask, dropout, scaling, answers=answers, **wide)
+        return out.bfloat16(), None
     if answers is not None:
         asked, mask = _asked(answers, module, query, attention_mask, kwargs)
         out, _ = attention(module, answers.of(query, 2), key, value, mask, dropout, scaling, **asked)
@@ -96,6 +103,10 @@ def attention(
         if blockwise and dropout == 0 and causal and options.bias is None and query.dtype == torch.bfloat16:
             return blockwise_attention(query, key, value, factor), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+
+
+def _in_fp32(x: Any) -> Any:
+    return x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
 def _for_all_heads(grouped: Tensor, query: Tensor) -> Tensor:
