@@ -1,4 +1,4 @@
-"""A training in fp32 on a device that is faster in bf16 says so, once."""
+"""A training in fp32 on a device that is faster in bf16 says so, once, and one in bf16 where fp32 is faster."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +15,7 @@ from fpt_lightning.training import precision
 def told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What Lightning logs of precision, in a process that has said nothing yet."""
     monkeypatch.setattr(precision.RecommendPrecision, "said", False)
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: True)
     return lambda: [record.getMessage() for record in caplog.records if "bf16-mixed" in record.getMessage()]
 
 
@@ -37,6 +38,19 @@ def test_nothing_is_said_where_bf16_is_no_faster(
     monkeypatch.setattr(precision, "bf16_units", lambda _: [])
     assert fpt("fit", "--config=bit_xor.yaml", *tiny, "--trainer.max_steps=1") == 0
     assert not told()
+
+
+def test_bf16_that_is_computed_in_fp32_is_named_once(
+    fpt: Fpt, tiny: list[str], told: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "bf16_units", lambda _: [])
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: False)
+    for _ in range(2):
+        assert (
+            fpt("fit", "--config=bit_xor.yaml", *tiny, "--trainer.max_steps=1", "--trainer.precision=bf16-mixed") == 0
+        )
+    (line,) = told()
+    assert "those of bf16-mixed are made in fp32: --trainer.precision 32-true is faster" in line
 
 
 @pytest.mark.parametrize(

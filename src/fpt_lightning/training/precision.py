@@ -1,22 +1,30 @@
-"""A word on precision: fp32 where bf16 is faster costs time that few mean to spend."""
+"""A word on precision: fp32 where bf16 is faster costs time that few mean to spend; so does bf16 where it is not."""
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from fpt_lightning.machine import bf16_units, machine
+from fpt_lightning.machine import bf16_units, machine, multiplies_bf16
 
 
 class RecommendPrecision(L.Callback):
-    """Says of a training in fp32, once a process, that its device is faster in bf16."""
+    """Says of a training, once a process, that its device is faster in the other of fp32 and bf16."""
 
     said = False  # by any of them: the runs of a sweep follow each other in one process
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         device = trainer.strategy.root_device.type
-        if RecommendPrecision.said or str(trainer.precision) != "32-true" or not (units := bf16_units(device)):
+        if RecommendPrecision.said or (advice := _advice(str(trainer.precision), device)) is None:
             return
         RecommendPrecision.said = True
-        rank_zero_info(
-            f"this {machine(device)['device']} multiplies bf16 faster than fp32 ({', '.join(units)}): "
-            "--trainer.precision bf16-mixed, or --config trainer/bf16.yaml, uses that, and what trains stays in fp32"
+        rank_zero_info(f"this {machine(device)['device']} {advice}")
+
+
+def _advice(precision: str, device: str) -> str | None:
+    if precision == "32-true" and (units := bf16_units(device)):
+        return (
+            f"multiplies bf16 faster than fp32 ({', '.join(units)}): --trainer.precision bf16-mixed, or --config "
+            "trainer/bf16.yaml, uses that, and what trains stays in fp32"
         )
+    if precision.startswith("bf16") and device == "cpu" and not multiplies_bf16():
+        return f"has no products in bf16, those of {precision} are made in fp32: --trainer.precision 32-true is faster"
+    return None
