@@ -25,6 +25,7 @@ def _pair(layer: nn.Module, *, trained: bool = False) -> tuple[nn.Module, Linear
 def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Of every kind of processor, whatever this is: oneDNN multiplies on all."""
     units, _, maker = request.param.partition(" of ")
+    monkeypatch.setattr(linear, "WIDE", 20)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: units)
     monkeypatch.setattr(linear, "is_intel", lambda: maker == "Intel")
     return str(request.param)
@@ -94,6 +95,29 @@ def test_onednn_is_for_processors_whose_wide_units_mkl_leaves_idle(
         ours(torch.randn(2, 5, requires_grad=True)).sum().backward()
     called = [name for name in asked.names if "mkldnn" in name]
     assert called == ["mkldnn._linear_pointwise.default"] * (products if capability == "AVX512" else 0)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("width", "out"), [(5, 30), (30, 5), (30, 40), (40, 30)])
+def test_without_wide_units_onednn_makes_the_wide_product_of_a_frozen_matrix(
+    width: int, out: int, transposed: bool, capability: str
+) -> None:
+    layer = (Conv1D(out, width) if transposed else nn.Linear(width, out)).requires_grad_(False)
+    holder = nn.Sequential(copy.deepcopy(layer))
+    shared = holder[0].weight
+    replace_linears(holder)
+    assert holder[0].weight is shared
+    assert torch.equal(shared, layer.weight)  # type: ignore[arg-type]
+    x = torch.randn(2, width)
+    found = []
+    for module in (layer, holder):
+        entrance = x.clone().requires_grad_()
+        with _Asked() as asked:
+            result = module(entrance)
+            result.square().sum().backward()
+        found.append((result.detach(), entrance.grad))
+    assert sum("mkldnn" in name for name in asked.names) == {"AVX512": 2, "AVX2": 1}.get(capability, 0)
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
 def test_autocast_is_followed() -> None:

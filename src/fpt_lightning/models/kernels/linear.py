@@ -2,10 +2,11 @@
 
 In fp32 on a CPU torch multiplies with MKL, which leaves the 512-bit units of AMD processors idle; oneDNN, which torch
 carries too, uses them. A frozen layer needs no gradient of its weight, so its whole arithmetic is two products, that
-of a trained one three, and all of them can go there. On a processor of Intel's, or without such units, MKL is the
-faster, and they stay with it. Nor does an optimizer need a frozen weight in fp32: kept in bf16 it takes half the
-memory, and bf16 autocast has nothing to cast. `make benchmark` and `make benchmark-pretraining` show what it brings on
-a machine.
+of a trained one three, and all of them can go there. Without such units an AMD processor is the faster with oneDNN
+where a result is wide, if the longer rows of its matrix lie in one piece each; all else, and everything on a processor
+of Intel's, stays with MKL. Nor does an optimizer need a frozen weight in fp32: kept in bf16 it takes half the memory,
+and bf16 autocast has nothing to cast. `make benchmark` and `make benchmark-pretraining` show what it brings on a
+machine.
 """
 
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from fpt_lightning.models.kernels.replacing import replace
 from fpt_lightning.models.kernels.replicas import each_alone
 
 FrozenDtype = Literal["float32", "bfloat16"]
+WIDE = 1152
+"""Columns of a result from which oneDNN is the faster without 512-bit units, too; MKL is as fast with fewer."""
 
 
 class Linear(nn.Module):
@@ -61,7 +64,8 @@ class Linear(nn.Module):
                 return F.linear(x, weight, bias)
             x, weight, bias = x.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16()
         kept_apart = x.dtype != weight.dtype and not weight.requires_grad
-        if x.numel() == 0 or not (kept_apart or through_fp32 or _onednn_serves(x)):
+        faster = any(_onednn_serves(x, each) for each in (weight, weight.t()))
+        if x.numel() == 0 or not (kept_apart or through_fp32 or faster):
             return F.linear(x, weight.to(x.dtype), bias)
         rows = x.reshape(-1, x.size(-1))  # [..., in] as a matrix: the operator's own output would be a view of one
         return _Product.apply(rows, weight, bias).view(*x.shape[:-1], -1)
@@ -96,9 +100,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     weight = weight.to(x.dtype)
     if lacks_bf16(x):
         with torch.autocast("cpu", enabled=False):
-            product = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
-        return product.bfloat16()
-    if _onednn_serves(x):
+            return _product(x.float(), weight.float(), None if bias is None else bias.float()).bfloat16()
+    if _onednn_serves(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
@@ -114,17 +117,29 @@ def lacks_bf16(x: Tensor) -> bool:
     return dtype == torch.bfloat16 and not multiplies_bf16()
 
 
-def _onednn_serves(x: Tensor) -> bool:
-    return bool(
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and not is_intel()
-        # the operator that torch.compile calls; not part of torch's promise, so a build may lack it
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is the faster for a product with a weight ``[out, in]``."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or (columns := _onednn_from()) is None:
+        return False
+    return weight.size(0) >= columns and (columns == 0 or weight.is_contiguous())
+
+
+def _onednn_from() -> int | None:
+    """How many columns a result must have on this processor for oneDNN to be the faster; None where it never is."""
+    if is_intel() or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return None
+    # the operator that torch.compile calls; not part of torch's promise, so a build may lack it
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return None
+    return {"AVX512": 0, "AVX2": WIDE}.get(torch.backends.cpu.get_cpu_capability())
+
+
+def _in_long_rows(weight: Tensor) -> Tensor:
+    """The same matrix with its longer dimension as rows in memory: of its two products the wider one asks for that."""
+    rows, columns = weight.shape
+    if _onednn_from() != WIDE or not rows < columns >= WIDE or weight.is_meta:
+        return weight
+    return weight.t().contiguous().t()
 
 
 def replace_linears(module: nn.Module, *, frozen_dtype: torch.dtype = torch.float32, trained: bool = True) -> None:
@@ -144,8 +159,10 @@ def replace_linears(module: nn.Module, *, frozen_dtype: torch.dtype = torch.floa
         if any(parameter.requires_grad for parameter in child.parameters()):
             if not trained:
                 return None
-        elif weight.dtype != frozen_dtype:
-            weight = nn.Parameter(weight.to(frozen_dtype), requires_grad=False)
+        else:
+            if weight.dtype != frozen_dtype:
+                weight = nn.Parameter(weight.to(frozen_dtype), requires_grad=False)
+            weight.data = _in_long_rows(weight.data)  # the parameter stays the same one, which others may share
         return Linear(weight, child.bias, transposed=isinstance(child, Conv1D))
 
     replace(module, ours)
