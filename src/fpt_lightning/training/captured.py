@@ -88,7 +88,8 @@ class CapturedStep:
 
     def _compute(self, batch: Batch) -> tuple[Outputs, Outputs]:
         outputs = self._answer(batch)
-        gradients = torch.autograd.grad(outputs[-1], self._parameters)
+        with torch.autocast(outputs[-1].device.type, enabled=False):  # a plain step differentiates outside of it, too
+            gradients = torch.autograd.grad(outputs[-1], self._parameters)
         return tuple(output.detach() for output in outputs), gradients
 
 
