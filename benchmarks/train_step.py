@@ -202,10 +202,9 @@ def matrix_rate(device: str, dtype: torch.dtype = torch.float32) -> float:
     """The machine's matrix rate in operations a second: the faster of torch's kernels at GPT-2's own shape."""
     x, weight = (torch.randn(size, 768, device=device).to(dtype) for size in (1024, 3072))
     kernels: list[Callable[[], torch.Tensor]] = [lambda: x @ weight.T]
-    serves = dtype == torch.float32 or multiplies_bf16()
-    if device == "cpu" and not serves:
+    if device == "cpu" and dtype == torch.bfloat16 and not multiplies_bf16():
         kernels = [lambda: (x.float() @ weight.float().T).to(dtype)]
-    if device == "cpu" and serves and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    elif device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         kernels.append(lambda: torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], ""))
     rates = []
     for kernel in kernels:
