@@ -71,6 +71,16 @@ def test_a_dry_run_prints_commands_that_run_by_hand(experiments: Path, capsys: p
     assert capsys.readouterr().out.count("finished") == 1
 
 
+def test_columns_that_come_to_the_same_runs_are_refused(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = TINY.replace("config: bit_memory.yaml", "config: bit_xor.yaml")
+    (experiments / "experiments.yaml").write_text(text.replace("{data.n: 20, data.patch_size: 5}\n", "{data.n: 20}\n"))
+    assert main(["sweep", "both", "--profile", "smoke", "--dry-run"]) == 0
+    assert main(["sweep", "both", "--profile", "smoke", "--data.n", "6", "--dry-run"]) == 2
+    said = "bit_xor and bit_memory of table both are one task by profile smoke and these options"
+    assert said in capsys.readouterr().err
+    assert main(["sweep", "both", "--profile", "smoke", "--data.n", "6", "--tasks", "bit_xor", "--dry-run"]) == 0
+
+
 def test_arms_and_tasks_are_named_with_commas_or_one_by_one(
     experiments: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -301,6 +311,8 @@ def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
         (["both", "--profile", "smoke", "--model.part_lr={input: .nan}"], "got model.part_lr: {'input': nan}"),
         (["both", "--profile", "smoke", "--early_stopping.min_delta", ".inf"], "got early_stopping.min_delta: inf"),
         (["both", "--profile", "smoke", "--experiments", "no.yaml"], "no.yaml cannot be read"),
+        (["both", "--profile", "smoke", "--launcher", "ray", "--gpus", "nan", "--dry-run"], "--gpus is a share of one GPU such as 0.25"),
+        (["both", "--profile", "smoke", "--launcher", "ray", "--gpus", "-1", "--dry-run"], "or a whole number, got -1"),
     ],
 )
 def test_a_wrong_word_is_named(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fpt_lightning.command_line.parsed import ParsedCommand
 from fpt_lightning.errors import UsageError
 from fpt_lightning.experiments import composition
-from fpt_lightning.experiments.composition import PLACES, PUBLISHED, as_settings, as_words, compose, identity
+from fpt_lightning.experiments.composition import PLACES, PUBLISHED, as_settings, as_words, compose, identity, over
 
 WORDS = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda word: isinstance(yaml.safe_load(word), str))
 PLAIN = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | WORDS
@@ -72,6 +72,24 @@ def test_data_of_ones_own_is_known_by_its_folder() -> None:
     for task in PUBLISHED:
         assert len(ids(task, "cats", "dogs") | ids(f"fpt_lightning.data.{task}", "dogs")) == 2
         assert identity({"data": task, "data.root": "cats"}) == identity({"data": task})
+
+
+def test_data_of_ones_own_without_a_root_is_known_by_where_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ids(**values: str) -> set[str]:
+        found = set()
+        for here in ("cats", "dogs"):
+            Path(here, "local").mkdir(parents=True, exist_ok=True)
+            with monkeypatch.context() as there:
+                there.chdir(here)
+                found.add(identity({f"data.{name}": value for name, value in values.items()}))
+        return found
+
+    assert len(ids(class_path="HubDataset", path="local")) == 2
+    assert len(ids(class_path="HubDataset", path="stanfordnlp/imdb")) == 1
+    assert len(ids(class_path="SequenceFile", train_file="train.csv")) == 2
+    assert len(ids(class_path="mine.Digits")) == 2
+    assert len(ids(class_path="BitXOR")) == 1
+    assert len(ids(class_path="TextFolder")) == 1  # `--texts` names it
 
 
 def test_what_is_published_is_said_of_every_task() -> None:
@@ -134,6 +152,25 @@ def test_a_mapping_is_taken_whole_as_the_command_line_takes_it() -> None:
         assert (values["model.architecture"], values["model.part_lr"]) == (model.architecture, model.part_lr)
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"model.dropout": 0.1}, [{"model.init_args.dropout": 0.3}, {"model.dropout": 0.5}]),
+        ({"model.architecture.n_layer": 3}, [{"model.architecture": {"n_embd": 64}}, {"model.architecture.n_layer": 5}]),
+        ({"model.architecture.n_layer": 3}, [{"model.architecture": {"n_embd": 64}}]),
+        ({"model.architecture.n_layer": 3}, [{"model.architecture": None}]),
+    ],
+)
+def test_the_last_level_has_the_last_word(first: dict[str, object], then: list[dict[str, object]]) -> None:
+    def model(*levels: dict[str, object]) -> dict[str, object]:
+        base = ["--config", "bit_xor.yaml", "--config", "backbones/pocket.yaml", "--config", "initialization/random.yaml"]
+        said = [word for level in levels for word in as_words(level)]
+        return dict(ParsedCommand(["run", *base, *said]).config["run"].model.init_args.as_dict())
+
+    assert model(over(first, *then)) == model(first, *then)
+    assert compose([], over(first, *then)) == over(first, *then)
+
+
 def test_an_option_has_one_name() -> None:
     words = ["--model.init_args.layers=3", "--data.init_args.batch_size", "8"]
     assert as_settings(words) == {"model.layers": 3, "data.batch_size": 8}
@@ -155,3 +192,17 @@ def test_words_that_are_no_settings(words: list[str]) -> None:
 
 def test_a_number_is_one_number_however_it_is_written() -> None:
     assert as_settings(["--model.lr=1e-3", "--x=1.0e-3", "--y", "0.001"]) == {"model.lr": 1e-3, "x": 1e-3, "y": 1e-3}
+
+
+@pytest.mark.parametrize("folder", ["2024", "2024_01", "2024-01-15", "no", "1e3"])
+def test_a_folder_may_be_called_like_a_number(folder: str) -> None:
+    settings = as_settings([f"--data.root={folder}"])
+    assert as_words(settings) == [f"--data.root={folder}"]
+    assert identity({"data": "ImageFolder", **settings}) != identity({"data": "ImageFolder", "data.root": "other"})
+
+
+def test_text_in_quotes_stays_text() -> None:
+    Path("own.yaml").write_text('data: {target_column: "2021", positive: "+1", root: 2024}\nmodel: {lr: 1e-3}\n')
+    values = compose(["own.yaml"], {})
+    assert values == {"data.target_column": "2021", "data.positive": "+1", "data.root": 2024, "model.lr": 1e-3}
+    assert identity(values | {"data": "ImageFolder"}) == identity(values | {"data": "ImageFolder", "data.root": "2024"})

@@ -146,8 +146,40 @@ def test_runs_that_are_nowhere_else_are_not_thrown_away() -> None:
         _archived("a")
     continued = open_runs(Path("runs"), Path("kept"))
     write_archive(continued, {name: continued.outcome(name) for name in "ab"}, Path("kept"))
-    Path("kept/runs.jsonl").write_text("{}\n")
-    assert _archived("a").outcome("b").state is State.MISSING  # one that cannot be read holds nothing
+    Path("kept/runs.jsonl").write_text("<<<<<<< HEAD\n" + Path("kept/runs.jsonl").read_text())
+    with pytest.raises(FPTError, match="line 1, is no run: .*; bring it back from where it is kept"):
+        _archived("a")
+
+
+def test_figures_of_the_test_split_are_not_thrown_away() -> None:
+    _run("a", {"test_accuracy": 0.4})
+    _archived("a")
+    (Path("runs/a") / "result.json").write_text(json.dumps(RESULT))
+    with pytest.raises(UsageError, match="kept alone holds 1 runs, such as a, .* that came less far"):
+        _archived("a")
+
+
+@pytest.mark.parametrize("name", ["README.md", "b/result.json"])
+def test_a_folder_of_other_things_is_no_place_for_an_archive(name: str) -> None:
+    _run("a", {})
+    for other in (name, "attention/mine.png"):
+        Path("kept", other).parent.mkdir(parents=True, exist_ok=True)
+        Path("kept", other).write_text("mine")
+    with pytest.raises(UsageError, match=rf"kept holds {name.split('/')[0]} and no runs\.jsonl"):
+        _archived("a")
+    assert Path("kept", name).read_text() == "mine"
+    shutil.rmtree(Path("kept", name).parent) if "/" in name else Path("kept", name).unlink()
+    _archived("a")
+    assert Path("kept/attention/mine.png").exists()
+
+
+def test_a_run_that_was_stopped_is_known_by_its_archive() -> None:
+    (_run("a") / "checkpoints").mkdir()
+    Path("runs/a/checkpoints/last.ckpt").touch()
+    _archived("a")
+    continued = open_runs(Path("empty"), Path("kept"))
+    assert continued.outcome("a").state is State.STOPPED
+    assert continued.curve("a", "accuracy").validation == open_runs(Path("runs")).curve("a", "accuracy").validation
 
 
 def test_pictures_of_what_is_archived_no_more_go() -> None:

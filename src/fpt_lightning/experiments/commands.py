@@ -207,7 +207,7 @@ def _places(options: argparse.Namespace) -> int:
     """Where packs are made at a time, as far as that is known before a launcher is there; of a cluster it is not.
 
     Raises:
-        UsageError: If an option belongs to another launcher, or is none of SLURM's.
+        UsageError: If an option belongs to another launcher, is none of SLURM's, or no share of GPUs.
     """
     for name, owner in (("address", "ray"), ("gpus", "ray"), ("slurm", "slurm")):
         if getattr(options, name) not in (None, []) and options.launcher != owner:
@@ -216,11 +216,12 @@ def _places(options: argparse.Namespace) -> int:
         from fpt_lightning.experiments.launchers.slurm import read_options
 
         read_options(options.slurm)
+    from fpt_lightning.experiments.launchers.ray import check_share, shares
+
+    check_share(options.gpus)
     here = options.launcher == "local" or (options.launcher == "ray" and options.address is None)
     if options.jobs or not here:
         return options.jobs or 1
-    from fpt_lightning.experiments.launchers.ray import shares
-
     gpus = len(visible_gpus())
     share = min(1.0, gpus) if options.gpus is None else options.gpus
     return (shares(gpus, share) if share else 0) or visible_cores()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,27 @@ def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, An
     Raises:
         UsageError: If a config does not exist, is not YAML, or has no options.
     """
+    return over(*map(_read, configs), settings)
+
+
+def over(*levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by dotted name, those of later levels over earlier ones, in an order in which the command line agrees.
+
+    There the last word counts, by either of an option's names, and a mapping takes the place of what was said of its
+    keys.
+    """
     merged: dict[str, Any] = {}
-    for more in (*map(_read, configs), {without_init_args(name): value for name, value in settings.items()}):
-        merged |= more
+    for name, value in (option for level in levels for option in level.items()):
+        name = without_init_args(name)
+        said = [name, *(other for other in merged if other.startswith(f"{name}."))] if _is_whole(value) else [name]
+        for other in said:
+            merged.pop(other, None)
+        merged[name] = value
     return merged
+
+
+def _is_whole(value: Any) -> bool:
+    return value is None or isinstance(value, dict)
 
 
 def identity(values: Mapping[str, Any]) -> str:
@@ -81,11 +99,9 @@ def identity(values: Mapping[str, Any]) -> str:
         UsageError: If a number is not finite.
     """
     what = {name: value for name, value in values.items() if not is_place(name)}
-    root = what.pop("data.root", None)
-    module, _, task = str(values.get("data.class_path", values.get("data"))).rpartition(".")
-    is_ours = not module or module.startswith("fpt_lightning.")
-    if root is not None and not (is_ours and task in PUBLISHED):
-        what["data.root"] = str(Path(root).absolute())
+    what.pop("data.root", None)
+    if (folder := _own_folder(values)) is not None:
+        what["data.root"] = str(folder.absolute())
     try:
         text = json.dumps(what, sort_keys=True, default=str, allow_nan=False)
     except ValueError as error:
@@ -93,6 +109,21 @@ def identity(values: Mapping[str, Any]) -> str:
         said = " and ".join(f"{name}: {value}" for name, value in wrong.items())
         raise UsageError(f"expected finite numbers, got {said}") from error
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _own_folder(values: Mapping[str, Any]) -> Path | None:
+    """Where data of the user's own lies; None of data that is ours, on the hub, or wherever ``--texts`` says."""
+    root, data = values.get("data.root"), values.get("data.class_path", values.get("data"))
+    module, _, task = str(data).rpartition(".")
+    is_ours = not module or module.startswith("fpt_lightning.")
+    if is_ours and task in PUBLISHED:
+        return None
+    if root is not None:
+        return Path(str(root))
+    if is_ours and task == "HubDataset":
+        return folder if (folder := Path(str(values.get("data.path")))).is_dir() else None
+    # where no folder is named, the current one is, or its folder data
+    return Path() if data is not None and not (is_ours and task == "TextFolder") else None
 
 
 def as_words(settings: Mapping[str, Any]) -> list[str]:
@@ -121,6 +152,8 @@ def as_settings(words: Sequence[str]) -> dict[str, Any]:
         try:
             # a slice of layers and a time stay what they are, which YAML 1.1 reads to the base of 60
             read = value if re.fullmatch(r"\d+(:\d+)+", value) else plain(yaml.safe_load(value))
+            if isinstance(read, date) or (name == "data.root" and read is not None):
+                read = value  # a folder may be called 2024_01
         except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
             raise ValueError(word) from error
         settings[without_init_args(name)] = read
@@ -135,10 +168,7 @@ def without_init_args(name: str) -> str:
 def plain(value: Any) -> Any:
     """A number where YAML 1.1 reads words: ``1e-3`` has no point and is a string there, a number to jsonargparse."""
     if isinstance(value, str):
-        try:
-            return float(value) if value[:1] in "+-.0123456789" and value else value
-        except ValueError:
-            return value
+        return float(value) if re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+", value) else value
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, dict):

@@ -11,7 +11,7 @@ from msgspec import structs
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.arms import Arm, Backbone, Making
 from fpt_lightning.experiments.cells import Cell, Run
-from fpt_lightning.experiments.composition import as_words, compose, dotted, identity, is_place, plain
+from fpt_lightning.experiments.composition import as_words, compose, dotted, identity, is_place, over, plain
 from fpt_lightning.experiments.halving import Rung, rungs_of, shares_of, validation_interval
 from fpt_lightning.experiments.packing import shared
 from fpt_lightning.experiments.tables import Experiments, Profile, Protocol, Table
@@ -176,7 +176,8 @@ class Grid:
     def _run(self, arm: Arm, backbone: Backbone, task: str, lr: float, seed: int) -> Run:
         first = (self.experiments.tasks[task].config, *self.protocol.configs)
         configs = (*first, *backbone.configs, *self.table.configs, *arm.configs)
-        settings = plain({**self.settings(task, arm), "model.lr": lr, "seed_everything": seed, **self.overrides})
+        its_own = {"model.lr": lr, "seed_everything": seed}
+        settings = plain(over(self.settings(task, arm), its_own, self.overrides))
         maker = self._maker(backbone.made_by) if backbone.made_by else None
         # where the backbone lies tells nothing of what it is
         made = {} if maker is None else {"model.backbone": f"made by {maker.id}"}
@@ -202,17 +203,17 @@ class Grid:
     def settings(self, task: str, arm: Arm | None = None) -> dict[str, Any]:
         """The options that the file gives to an arm as it is on a task, or to all arms; the later over the earlier."""
         backbone = Backbone() if arm is None else self.profile.backbones[arm.backbone]
-        return {
-            **self.experiments.tasks[task].settings,
-            **self.profile.settings,
-            **self.profile.tasks.get(task, {}),
-            **backbone.settings,
-            **backbone.tasks.get(task, {}),
-            **self.table.settings,
-            **({} if arm is None else arm.settings),
-            **self.protocol.settings,
-            **self.protocol.tasks.get(task, {}),
-        }
+        return over(
+            self.experiments.tasks[task].settings,
+            self.profile.settings,
+            self.profile.tasks.get(task, {}),
+            backbone.settings,
+            backbone.tasks.get(task, {}),
+            self.table.settings,
+            {} if arm is None else arm.settings,
+            self.protocol.settings,
+            self.protocol.tasks.get(task, {}),
+        )
 
     def _maker(self, making: Making) -> Run:
         """The run that makes a backbone: one for all learning rates and seeds of those that use it."""
@@ -234,16 +235,24 @@ def make_grid(
     """Works out the runs of a table; ``folder`` and ``archived`` are those of :class:`Grid`.
 
     Raises:
-        UsageError: If one of the names does not exist.
+        UsageError: If one of the names does not exist, or two columns come to the same runs.
     """
     table, profile = experiments.table(selection.table), experiments.profile(selection.profile)
     protocol = experiments.protocol(selection.protocol or table.protocol, profile)
     protocol = structs.replace(protocol, lr=selection.rates or protocol.lr, seeds=selection.seeds or protocol.seeds)
     arms = _chosen(table.arms, selection.arms, "arm", table.name)
     tasks = _chosen(table.tasks, selection.tasks, "task", table.name)
-    return Grid(
+    grid = Grid(
         experiments, table, profile, protocol, arms, tasks, selection.overrides, folder, archived, selection.texts
     )
+    columns: dict[str, str] = {}
+    for run in (run for cell in grid.cells for run in cell.runs.values()):
+        if (other := columns.setdefault(run.id, run.task)) != run.task:
+            raise UsageError(
+                f"{other} and {run.task} of table {table.name} are one task by profile {profile.name} and these "
+                "options: choose the columns by --tasks"
+            )
+    return grid
 
 
 def _lacks_texts(values: Mapping[str, Any]) -> bool:

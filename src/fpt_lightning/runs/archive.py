@@ -10,7 +10,6 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -208,7 +207,7 @@ class Continued:
 
     def _holder(self, name: str) -> RunFolders | Archive:
         begun = self.runs.outcome(name).state is not State.MISSING
-        return self.runs if begun or not self.archive.outcome(name).stands else self.archive
+        return self.runs if begun or self.archive.outcome(name).state is State.MISSING else self.archive
 
 
 Runs = RunFolders | Archive | Continued
@@ -237,16 +236,18 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
     What still runs is archived as stopped.
 
     Raises:
-        FPTError: If there is no run, one of them has a ``metrics.csv`` that cannot be read, or nothing can be written.
-        UsageError: If the runs themselves lie in the folder, or an archive of others that are nowhere else.
+        FPTError: If there is no run, one of them has a ``metrics.csv`` that cannot be read, an archive that is there
+            is damaged, or nothing can be written.
+        UsageError: If the runs themselves lie in the folder, files of others, or an archive of runs that are nowhere
+            else.
     """
     there = {name: outcome for name, outcome in sorted(outcomes.items()) if outcome.state is not State.MISSING}
     if not there:
         raise FPTError(f"{runs.folder} has no run of this table with these options: there is nothing to archive")
     if any((folder / name).is_dir() for name in there):
         raise UsageError(f"{folder} holds the runs themselves: their archive needs another folder")
-    own, kept = RunFolders(runs.folder), _standing(folder).items()
-    if lost := [name for name, old in kept if (there.get(name) or own.outcome(name)).progress < old.progress]:
+    own, kept = RunFolders(runs.folder), _kept(folder)
+    if lost := [name for name, old in kept.items() if (there.get(name) or own.outcome(name)).progress < old.progress]:
         raise UsageError(
             f"{folder} alone holds {len(lost)} runs, such as {lost[0]}, that these options leave out or that came less "
             f"far in {own.folder}: archive with the options of its sweep, once it is through, or choose another folder"
@@ -262,20 +263,29 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
                 (part / ATTENTION / f"{name}.png").write_bytes(picture)
             (part / CURVES).write_bytes(curves.encode())
             (part / RUNS).write_bytes("".join(f"{line}\n" for line in lines).encode())
-        for old in (folder / ATTENTION).glob("*.png"):
-            if old.stem not in pictures:
-                old.unlink()
+        for name in kept.keys() - pictures.keys():
+            (folder / ATTENTION / f"{name}.png").unlink(missing_ok=True)
     except OSError as error:
         raise FPTError(f"{folder} cannot be written: {error.strerror}; choose another with --archive") from error
 
 
-def _standing(folder: Path) -> dict[str, Outcome]:
-    """What need not be made again of the archive in a folder, where there is one that can be read."""
-    with suppress(FPTError):
-        archive = Archive(folder)
-        outcomes = {name: archive.outcome(name) for name in archive._lines}
-        return {name: outcome for name, outcome in outcomes.items() if outcome.stands}
-    return {}
+def _kept(folder: Path) -> dict[str, Outcome]:
+    """The runs of the archive in a folder, which need not be one yet.
+
+    Raises:
+        FPTError: If it cannot be read, by which nobody knows what it alone holds.
+        UsageError: If the folder holds something else.
+    """
+    if not (folder / RUNS).is_file():
+        others = [path.name for path in folder.glob("[!.]*") if path.name not in (CURVES, ATTENTION)]
+        if others:
+            raise UsageError(f"{folder} holds {others[0]} and no {RUNS}: an archive needs a folder of its own")
+        return {}
+    archive = Archive(folder)
+    try:
+        return {name: archive.outcome(name) for name in archive._lines}
+    except FPTError as error:
+        raise FPTError(f"{error}; bring it back from where it is kept (git), or archive into another folder") from error
 
 
 def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequence[Mapping[str, str]]) -> str:

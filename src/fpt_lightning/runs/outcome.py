@@ -47,15 +47,10 @@ class Outcome:
     validations: tuple[tuple[int, float], ...] = ()
 
     @property
-    def progress(self) -> tuple[int, int]:
+    def progress(self) -> tuple[int, int, bool]:
         """How far the run came, to be compared with another attempt at it."""
         ranks = {State.FINISHED: 2, State.DIVERGED: 2, State.PAUSED: 1}
-        return ranks.get(self.state, 0), self.paused_at or 0
-
-    @property
-    def stands(self) -> bool:
-        """Whether the run need not be made again."""
-        return self.progress > (0, 0)
+        return ranks.get(self.state, 0), self.paused_at or 0, self.is_tested
 
     @property
     def is_tested(self) -> bool:

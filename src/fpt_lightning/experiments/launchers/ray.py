@@ -52,8 +52,7 @@ class RayLauncher(Launcher):
         address: str | None = None,
         gpus: float | None = None,
     ) -> None:
-        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
-            raise UsageError(f"--gpus is a share of one GPU such as 0.25, or a whole number, got {gpus:g}")
+        check_share(gpus)
         told = signal.getsignal(signal.SIGTERM)
         self._ray = _connect(address, visible_cores() if jobs is None else max(jobs, visible_cores()))
         signal.signal(signal.SIGTERM, told)  # Ray's own would end with 1, and leave the sweep no word
@@ -173,6 +172,16 @@ def _check_reachable(address: str) -> None:
         raise FPTError(
             f"--address {address}: no Ray cluster answers there ({error}); `ray start --head` starts one"
         ) from error
+
+
+def check_share(gpus: float | None) -> None:
+    """Refuses what is neither a share of a GPU nor a number of them.
+
+    Raises:
+        UsageError: If it is.
+    """
+    if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
+        raise UsageError(f"--gpus is a share of one GPU such as 0.25, or a whole number, got {gpus:g}")
 
 
 def shares(available: float, each: float) -> int:

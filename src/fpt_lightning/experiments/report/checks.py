@@ -91,12 +91,11 @@ def _said(value: Any) -> str:
 
 def _budget(results: Results, entry: Entry) -> dict[str, Any]:
     """What the runs of a cell really had, as far as it may differ between arms."""
-    ended = (State.FINISHED, State.DIVERGED, State.FAILED, State.PAUSED)
-    tried = {lr for (lr, _), run in entry.cell.runs.items() if results.outcomes[run.id].state in ended}
+    begun = {lr for (lr, _), run in entry.cell.runs.items() if results.outcomes[run.id].state is not State.MISSING}
     batches = sorted({result.batch_size for result in entry.results.values() if result.batch_size is not None})
     config = results.grid.records.config(entry.runs[0].folder.name) or {}
     batch = " and ".join(map(str, batches)) or "unknown"
-    budget: dict[str, Any] = {"learning rates": len(tried), "seeds": len(entry.results), "batch size": batch}
+    budget: dict[str, Any] = {"learning rates": len(begun), "seeds": len(entry.results), "batch size": batch}
     for name, (section, option) in BUDGET.items():
         if isinstance(options := config.get(section), dict):
             budget[name] = "none" if options.get(option) is None else options[option]
