@@ -262,8 +262,7 @@ class FPTCLI(LightningCLI):
                 callback.monitor = f"val_{self.datamodule.task.metric}"
             check_callback(key, callback, self.model)
         for callback in _as_list(self._get(self.config_init, "trainer").callbacks):
-            if isinstance(callback, ModelCheckpoint | L.pytorch.callbacks.EarlyStopping):
-                check_callback("trainer.callbacks", callback, self.model)
+            check_callback("trainer.callbacks", callback, self.model)
 
     def _use_run_folder(self, trainer: Any) -> None:
         config = self.config[self.subcommand]

@@ -31,6 +31,7 @@ OPTIONS = {
     "trainer.callbacks=[{class_path: lightning.pytorch.callbacks.ModelCheckpoint}]": "trainer: Found more than one",
     "trainer.callbacks=[{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: nope}}]": "trainer.callbacks.monitor is one of",
     "trainer.callbacks=[{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: x}}]": "Timer: ",
+    "trainer.callbacks=[{class_path: EMAWeightAveraging}]": "trainer.callbacks: EMAWeightAveraging needs all weights in",
     "trainer=3": "trainer holds options, or names a file that does; got",
     "checkpoint.monitor=nope": "checkpoint.monitor is one of val_loss, val_accuracy, not 'nope'",
     "checkpoint.monitor=val_loss": "checkpoint.monitor val_loss is better the smaller it is: set checkpoint.mode min",

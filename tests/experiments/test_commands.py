@@ -311,7 +311,10 @@ def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
         (["both", "--profile", "smoke", "--model.part_lr={input: .nan}"], "got model.part_lr: {'input': nan}"),
         (["both", "--profile", "smoke", "--early_stopping.min_delta", ".inf"], "got early_stopping.min_delta: inf"),
         (["both", "--profile", "smoke", "--experiments", "no.yaml"], "no.yaml cannot be read"),
-        (["both", "--profile", "smoke", "--launcher", "ray", "--gpus", "nan", "--dry-run"], "--gpus is a share of one GPU such as 0.25"),
+        (
+            ["both", "--profile", "smoke", "--launcher", "ray", "--gpus", "nan", "--dry-run"],
+            "--gpus is a share of one GPU such as 0.25",
+        ),
         (["both", "--profile", "smoke", "--launcher", "ray", "--gpus", "-1", "--dry-run"], "or a whole number, got -1"),
     ],
 )

@@ -156,14 +156,24 @@ def test_a_mapping_is_taken_whole_as_the_command_line_takes_it() -> None:
     ("first", "then"),
     [
         ({"model.dropout": 0.1}, [{"model.init_args.dropout": 0.3}, {"model.dropout": 0.5}]),
-        ({"model.architecture.n_layer": 3}, [{"model.architecture": {"n_embd": 64}}, {"model.architecture.n_layer": 5}]),
+        (
+            {"model.architecture.n_layer": 3},
+            [{"model.architecture": {"n_embd": 64}}, {"model.architecture.n_layer": 5}],
+        ),
         ({"model.architecture.n_layer": 3}, [{"model.architecture": {"n_embd": 64}}]),
         ({"model.architecture.n_layer": 3}, [{"model.architecture": None}]),
     ],
 )
 def test_the_last_level_has_the_last_word(first: dict[str, object], then: list[dict[str, object]]) -> None:
     def model(*levels: dict[str, object]) -> dict[str, object]:
-        base = ["--config", "bit_xor.yaml", "--config", "backbones/pocket.yaml", "--config", "initialization/random.yaml"]
+        base = [
+            "--config",
+            "bit_xor.yaml",
+            "--config",
+            "backbones/pocket.yaml",
+            "--config",
+            "initialization/random.yaml",
+        ]
         said = [word for level in levels for word in as_words(level)]
         return dict(ParsedCommand(["run", *base, *said]).config["run"].model.init_args.as_dict())
 

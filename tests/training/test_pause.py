@@ -98,3 +98,42 @@ def test_a_pack_pauses_and_its_runs_go_on_alone(fpt: Fpt, words: list[str]) -> N
 def test_a_run_cannot_pause_before_it_begins(fpt: Fpt, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert fpt(*words, "--run_folder=run", "--pause_at=0") == 2
     assert "pause_at must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_pause_between_the_batches_of_a_step_loses_none(fpt: Fpt, words: list[str]) -> None:
+    words += ["--trainer.accumulate_grad_batches=4", "--trainer.val_check_interval=6"]
+    assert fpt(*words, "--run_folder=whole") == 0
+    assert fpt(*words, "--run_folder=paused", "--pause_at=1") == 0
+    assert json.loads(Path("paused/paused.json").read_text()) == {"step": 1}
+    (gradients,) = read_checkpoint("paused/checkpoints/last.ckpt")["gradients"]
+    assert gradients.keys() == _trained("paused").keys()
+    assert fpt(*words, "--run_folder=paused") == 0
+    assert _same(_trained("paused"), _trained("whole"))
+    assert _course("paused") == _course("whole")
+    assert "gradients" not in read_checkpoint("paused/checkpoints/last.ckpt")
+
+
+def test_a_run_that_was_moved_keeps_its_best_checkpoint(fpt: Fpt, words: list[str]) -> None:
+    words += ["--model.lr=1e-30"]  # by which nothing moves: the first is the best
+    assert fpt(*words, "--run_folder=whole") == 0
+    assert fpt(*words, "--run_folder=first", "--pause_at=2") == 0
+    Path("first").rename("moved")
+    assert fpt(*words, "--run_folder=moved") == 0
+    assert _result("whole")["best_step"] == _result("moved")["best_step"] == 2
+    assert _result("moved")["test_accuracy"] == _result("whole")["test_accuracy"]
+
+
+def test_a_trained_run_that_was_moved_gets_its_result(fpt: Fpt, words: list[str]) -> None:
+    assert fpt("fit", *words[1:], "--run_folder=first") == 0
+    Path("first").rename("moved")
+    assert fpt(*words, "--run_folder=moved") == 0
+    assert _result("moved")["steps"] == 6
+
+
+def test_a_run_goes_on_with_the_patience_that_is_asked_for(fpt: Fpt, words: list[str]) -> None:
+    words += ["--early_stopping.min_delta=1", "--trainer.max_steps=12"]  # which no validation after the first reaches
+    assert fpt(*words, "--run_folder=run", "--pause_at=2") == 0
+    assert fpt(*words, "--run_folder=run", "--early_stopping.patience=2") == 0
+    assert _result("run")["steps"] == 6
+    assert fpt(*words, "--run_folder=run", "--early_stopping.patience=4", "--overwrite") == 0
+    assert _result("run")["steps"] == 10

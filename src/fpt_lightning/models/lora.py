@@ -7,6 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fpt_lightning.errors import FPTError, UsageError, at_least
+from fpt_lightning.models.kernels.linear import is_linear
 from fpt_lightning.models.parts import Place
 from fpt_lightning.random_streams import drawn_from
 
@@ -46,9 +47,7 @@ def add_adapters(body: nn.Module, places: Mapping[str, Place], options: LoraOpti
     at_least(1, "model.lora.", rank=options.rank)
     chosen = {name for name, place in places.items() if place.part in options.parts}
     adapted = [
-        name
-        for name, module in body.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and f"backbone.{name}.weight" in chosen
+        name for name, module in body.named_modules() if is_linear(module) and f"backbone.{name}.weight" in chosen
     ]
     if not adapted:
         raise UsageError(f"model.lora.parts {', '.join(options.parts)}: the backbone has no linear layers there")

@@ -44,6 +44,10 @@ class StopEarly(callbacks.EarlyStopping):
         """That of checkpoints of version 0.4 and before, where its name was Lightning's."""
         return super().state_key.replace("StopEarly", "EarlyStopping", 1)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with the patience that is asked for now; Lightning would with the saved one."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lets a run that had stopped, and was killed before its result was there, not train on."""
         trainer.should_stop = trainer.should_stop or self.wait_count >= max(1, self.patience)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 
 from fpt_lightning.errors import FPTError, UsageError, brief
 from fpt_lightning.training.artifacts.checkpoint import chosen_step
@@ -18,8 +18,8 @@ LESS_IS_BETTER = ("loss", "mae", "perplexity")
 LOGGED = ("train_loss", "train_accuracy", "samples_per_second", "epoch", "step")  # besides those of a validation
 
 
-def check_callback(name: str, callback: ModelCheckpoint | EarlyStopping, module: L.LightningModule) -> None:
-    """Refuses a callback that would end the training at its first validation.
+def check_callback(name: str, callback: L.Callback, module: L.LightningModule) -> None:
+    """Refuses a callback that would end the training at its first validation, or leave it without an end.
 
     Args:
         name: The option that holds it.
@@ -27,9 +27,13 @@ def check_callback(name: str, callback: ModelCheckpoint | EarlyStopping, module:
         module: What trains. Only of those in :data:`FIGURES` themselves it is known which figures there will be.
 
     Raises:
-        UsageError: If it watches a figure that nobody logs, or the wrong way round, or the name of its files is no
-            pattern.
+        UsageError: If it watches a figure that nobody logs, or the wrong way round, the name of its files is no
+            pattern, or it averages weights.
     """
+    if isinstance(callback, WeightAveraging):
+        raise UsageError(f"{name}: {type(callback).__name__} needs all weights in a checkpoint, which has what trains")
+    if not isinstance(callback, ModelCheckpoint | EarlyStopping):
+        return
     if isinstance(module, FPTClassifier | LanguageModel) and type(module) in FIGURES and callback.monitor is not None:
         figures = [*module.validation_metrics, *FIGURES[type(module)]]
         known = figures if isinstance(callback, EarlyStopping) else [*figures, *LOGGED]

@@ -24,6 +24,8 @@ from fpt_lightning.training.divergence import StopWhenDiverged
 from fpt_lightning.training.precision import RecommendPrecision
 from fpt_lightning.training.random_state import RandomState
 
+GRADIENTS = "gradients"  # in a checkpoint
+
 
 class StopWhenTold(L.Callback):
     """Ends what a signal was to end, with all of its processes; see :class:`fpt_lightning.signals.Ending`.
@@ -91,15 +93,45 @@ class ValidateTheEnd(L.Callback):
 
 
 class CountSteps(L.Callback):
-    """Numbers the steps of a resumed run as one that never stopped.
+    """Numbers the steps of a resumed run as one that never stopped, and a validation by the last step before it.
 
     A checkpoint is written before Lightning counts its step, which it makes up for where validations come by interval,
-    and not behind one at the end of a training.
+    and not behind one at the end of a training. Between the batches of a step it has counted the one before.
     """
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.fit_loop._should_accumulate() and trainer.global_step:
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step - 1
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
         """The first hook behind Lightning's own making up."""
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+class UnfinishedStep(L.Callback):
+    """Saves the gradients of a step whose batches are not all there: a validation may come in the midst of them."""
+
+    def __init__(self) -> None:
+        self._saved: list[dict[str, torch.Tensor]] = []  # a process each: they are summed when the step is made
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if not trainer.fit_loop._should_accumulate():
+            return
+        own = {name: each.grad.cpu() for name, each in pl_module.named_parameters() if each.grad is not None}
+        gradients = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(gradients, own)
+        checkpoint[GRADIENTS] = gradients
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._saved = checkpoint.get(GRADIENTS, [])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        saved, self._saved = self._saved, []  # once: a second fit goes on from the first
+        if len(saved) == trainer.world_size:
+            for name, gradient in saved[trainer.global_rank].items():
+                parameter = pl_module.get_parameter(name)
+                parameter.grad = gradient.to(parameter.device)
 
 
 class FPTTrainer(L.Trainer):
@@ -129,7 +161,7 @@ class FPTTrainer(L.Trainer):
         self.throughput, self.pause = Throughput(), Pause()
         own = [SameData(), self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision(), SkipIdle()]
         own += [CaptureSteps()] if captured else []
-        own += [CountSteps()]
+        own += [CountSteps(), UnfinishedStep()]
         own += [ValidateTheEnd()] if (self.max_epochs or -1) > 0 else []
         # the last: what other callbacks draw at the start of a resumed training does not count; what ends it for good
         # comes before what lets it pause

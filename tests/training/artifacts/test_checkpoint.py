@@ -263,6 +263,8 @@ def test_a_run_goes_on_with_its_data_and_its_steps(fpt: Fpt, capsys: pytest.Capt
         ("--data.test_examples=500", "the data was "),
         ("--trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches was 1 up to this checkpoint and is 2"),
         ("--trainer.gradient_clip_val=0.1", "trainer.gradient_clip_val was 1.0 up to this checkpoint and is 0.1 here"),
+        ("--trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm was norm up to this checkpoint"),
+        ("--checkpoint={monitor: val_loss, mode: min}", "checkpoint.monitor was val_accuracy up to this checkpoint"),
     ):
         capsys.readouterr()
         assert fpt("fit", *words, change, f"--ckpt_path={last}") == 2

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -62,7 +63,12 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
         make = partial(AutoConfig.for_model, model_type)
         # made anew, for what nobody says follows from the other sizes, such as that of a head
         with _quiet_transformers(bars=True):  # it finds fault with defaults of its own, such as Starcoder2's vocabulary
-            config = _changed(make(**fields), choice.architecture or {}, lambda changes: make(**{**fields, **changes}))
+            try:
+                config = make(**fields)
+            except (StrictDataclassError, ValueError) as error:
+                reason = error.__cause__ or shorten(first_line(error), 200, placeholder=" ...")
+                raise FPTError(f"a {model_type} cannot be a backbone: {reason}") from error
+            config = _changed(config, choice.architecture or {}, lambda changes: make(**{**fields, **changes}))
     else:
         try:
             place, arguments = _source(choice.name)
@@ -73,7 +79,11 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
             raise FPTError(f"backbone '{choice.name}': config.json: {error.__cause__ or error}") from error
         config = _changed(config, choice.architecture or {}, partial(_with_fields, config))
     config.dtype = torch.float32  # whatever the weights are kept in: the Trainer's precision decides
-    _check_sizes(config, "model.architecture" if choice.architecture else f"the config of '{choice.name}'")
+    try:
+        _check_sizes(config, "model.architecture" if choice.architecture else f"the config of '{choice.name}'")
+    except RuntimeError as error:  # transformers gives no one size then
+        reason = shorten(first_line(error), 90, placeholder=" ...")
+        raise FPTError(f"a {config.model_type} cannot be a backbone: its layers differ in size ({reason})") from error
     return config
 
 

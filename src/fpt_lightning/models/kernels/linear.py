@@ -142,6 +142,11 @@ def _in_long_rows(weight: Tensor) -> Tensor:
     return weight.t().contiguous().t()
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module maps as ``nn.Linear`` or transformers' ``Conv1D`` does: a router of experts is one by name."""
+    return isinstance(module, nn.Linear | Conv1D) and type(module).forward in (nn.Linear.forward, Conv1D.forward)
+
+
 def replace_linears(module: nn.Module, *, frozen_dtype: torch.dtype = torch.float32, trained: bool = True) -> None:
     """Replaces the linear layers of a module; names stay as they are.
 
@@ -153,7 +158,7 @@ def replace_linears(module: nn.Module, *, frozen_dtype: torch.dtype = torch.floa
     """
 
     def ours(child: nn.Module) -> Linear | None:
-        if not isinstance(child, nn.Linear | Conv1D):
+        if not is_linear(child):
             return None
         weight: Any = child.weight
         if any(parameter.requires_grad for parameter in child.parameters()):

@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from fpt_lightning.data.datamodule import FPTDataModule
@@ -77,6 +77,7 @@ def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None
     """
     if module._trainer is None or module.trainer.state.fn != TrainerFn.FITTING:
         return
+    follow_the_folder(checkpoint, module.trainer)
     if "optimizer_states" not in checkpoint:
         raise UsageError("this checkpoint holds weights alone: a training goes on from one with the optimizer's state")
     before = _of_model(checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})) | checkpoint.get(SETTINGS, {})
@@ -108,13 +109,36 @@ def _settings(trainer: L.Trainer) -> dict[str, Any]:
         "data.batch_size": getattr(datamodule, "batch_size", None),
         "trainer.precision": str(trainer.precision),
         "trainer.gradient_clip_val": trainer.gradient_clip_val,
+        "trainer.gradient_clip_algorithm": str(trainer.gradient_clip_algorithm or "norm"),
     }
     if isinstance(datamodule, FPTDataModule):
         settings["data_seed"] = datamodule.seed
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if not any(isinstance(each, GradientAccumulationScheduler) for each in callbacks):  # which changes it on the way
         settings["trainer.accumulate_grad_batches"] = trainer.accumulate_grad_batches
+    for chooser in trainer.checkpoint_callbacks[:1]:
+        if isinstance(chooser, ModelCheckpoint):
+            settings |= {"checkpoint.monitor": chooser.monitor, "checkpoint.mode": chooser.mode}
     return settings
+
+
+def follow_the_folder(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
+    """Tells callbacks where the checkpoints lie now that they kept in a folder which was moved or copied.
+
+    Lightning forgets them where the folder has another name, and the next validation would count as the best.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        state = checkpoint.get("callbacks", {}).get(callback.state_key)
+        if not isinstance(callback, ModelCheckpoint) or state is None or state.get("dirpath") == callback.dirpath:
+            continue
+
+        def here(path: str, folder: str = str(callback.dirpath)) -> str:
+            return str(Path(folder) / Path(path).name) if path else path
+
+        if Path(here(state["best_model_path"] or "none")).is_file():
+            paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+            kept = {here(path): score for path, score in state["best_k_models"].items()}
+            state |= {**paths, "best_k_models": kept, "dirpath": callback.dirpath}
 
 
 class SameData(L.Callback):

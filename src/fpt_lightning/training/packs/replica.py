@@ -23,7 +23,9 @@ from fpt_lightning.training.trainer import FPTTrainer
 
 OF_THE_PACK = (callbacks.ProgressBar, CaptureSteps, PartsSummary, PredictionWriter)
 """Callbacks that many runs together need once, or not at all."""
-OF_THE_RUN = frozenset({"default_root_dir", "log_dir", "logger", "loggers", "max_steps", "throughput"})
+OF_THE_RUN = frozenset(
+    {"checkpoint_callbacks", "default_root_dir", "log_dir", "logger", "loggers", "max_steps", "throughput"}
+)
 """What a run's own Trainer knows better than the pack's."""
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig
 
-from fpt_lightning.errors import UsageError, first_line
+from fpt_lightning.errors import FPTError, UsageError, first_line
 from fpt_lightning.models.kernels.attention import ATTENTION, nothing_padded, use_attention
 from fpt_lightning.models.kernels.last_block import AnswerTokens, BlockForm, only_answers
 from fpt_lightning.models.parts import PartTable
@@ -117,13 +117,24 @@ class HubFamily(Family):
 
         Raises:
             UsageError: If the sizes do not fit each other.
+            FPTError: If the body needs a package that is missing.
         """
         config = copy.deepcopy(self.config)
         # the token embedding is dropped, so it need not be filled with random numbers
         config.vocab_size = (getattr(config, "pad_token_id", None) or 0) + 1
         try:
             return self.model_class.from_config(config, trust_remote_code=False)
-        except (ValueError, TypeError, RuntimeError, AssertionError, ZeroDivisionError, KeyError) as error:
+        except ImportError as error:
+            raise FPTError(f"a {config.model_type} needs a package that is missing: {first_line(error)}") from error
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+            AssertionError,
+            ZeroDivisionError,
+            KeyError,
+            AttributeError,
+        ) as error:
             # what transformers and torch say of sizes that do not fit, and of functions that they do not have
             reason = first_line(error)
             raise UsageError(f"model.architecture does not make a {config.model_type}: {reason}") from error

@@ -2,12 +2,13 @@
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from transformers import MODEL_MAPPING, PretrainedConfig
 
-from fpt_lightning.errors import FPTError
+from fpt_lightning.errors import FPTError, first_line
 from fpt_lightning.models.backbones.families.base import HubFamily
 from fpt_lightning.models.kernels.last_block import BlockForm
 from fpt_lightning.models.parts import place_parameters
@@ -47,10 +48,16 @@ class Decoder(HubFamily):
         super().__init__(config)
         self.form = FORMS.get(self.config.model_type)
         kind = f"a {self.config.model_type}"
-        model_class: Any = MODEL_MAPPING.get(type(self.config), None)
+        model_class: Any = None
+        with suppress(ValueError):  # transformers names some that it does not have
+            model_class = MODEL_MAPPING.get(type(self.config), None)
         if isinstance(model_class, tuple | None):  # some are a choice of several
             raise FPTError(f"{kind} cannot be a backbone: transformers has no plain body of this kind")
-        if "inputs_embeds" not in inspect.signature(model_class.forward).parameters:
+        try:
+            takes = inspect.signature(model_class.forward).parameters
+        except ImportError as error:  # a body that only says what it lacks
+            raise FPTError(f"{kind} needs a package that is missing: {first_line(error)}") from error
+        if "inputs_embeds" not in takes:
             raise FPTError(
                 f"{kind} cannot be a backbone: {model_class.__name__} of transformers takes token ids only, "
                 "no embeddings (inputs_embeds)"

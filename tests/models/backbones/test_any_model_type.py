@@ -1,0 +1,69 @@
+"""Whatever architecture transformers knows is a backbone, or says in a line why it cannot be one."""
+
+import pytest
+import torch
+import transformers as hf
+
+from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.errors import FPTError
+from fpt_lightning.models.backbones.choice import BackboneChoice
+from fpt_lightning.models.backbones.families import family_of
+from fpt_lightning.models.backbones.hub import read_config
+from fpt_lightning.models.fpt import FrozenPretrainedTransformer
+from fpt_lightning.models.lora import LoraOptions
+
+TASK = TaskSpec("words", max_length=12, classes=7, vocabulary_size=9)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("gemma4_text", "a gemma4_text cannot be a backbone: its layers differ in size"),
+        ("gemma4_assistant", "a gemma4_assistant cannot be a backbone: hidden_size_per_layer_input must be 0"),
+        ("nougat", "cannot be a backbone: Unrecognized model type"),
+        ("dbrx", "does not make a dbrx: "),
+        ("chameleon", "does not make a chameleon: "),
+        ("voxtral_realtime_text", "transformers has no plain body of this kind"),
+        ("higgs_audio_v2_tokenizer", "a higgs_audio_v2_tokenizer needs a package that is missing: .*torchaudio"),
+        ("detr", "a detr needs a package that is missing: .*timm"),
+    ],
+)
+def test_what_cannot_be_one_says_why(name: str, problem: str) -> None:
+    if name not in hf.CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {name}")
+    with pytest.raises(FPTError, match=problem) as caught:
+        family_of(read_config(BackboneChoice(name, "random")))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.slow
+def test_none_is_a_bug_of_ours() -> None:
+    able = 0
+    for name in hf.CONFIG_MAPPING:
+        try:
+            family_of(read_config(BackboneChoice(name, "random")))
+        except FPTError as error:
+            assert len(str(error)) < 400, name
+        else:
+            able += 1
+    assert able > 60
+
+
+def test_a_router_of_experts_keeps_its_own_forward(tmp_path: object) -> None:
+    config = hf.PhimoeConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3, intermediate_size=16,
+        num_local_experts=3, vocab_size=11, max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    reference = hf.PhimoeModel(config).eval()
+    reference.save_pretrained(str(tmp_path))
+    embeddings = torch.randn(3, 9, 24)
+    for lora in (None, LoraOptions(rank=2)):  # which starts as nothing
+        model = FrozenPretrainedTransformer(
+            TASK, BackboneChoice(str(tmp_path)), ["output"], dropout=0, lora=lora
+        ).eval()
+        with torch.no_grad():
+            ours = model.family.hidden(model.backbone, embeddings, None)
+            expected = reference(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
