@@ -147,7 +147,7 @@ def test_runs_that_are_nowhere_else_are_not_thrown_away() -> None:
     continued = open_runs(Path("runs"), Path("kept"))
     write_archive(continued, {name: continued.outcome(name) for name in "ab"}, Path("kept"))
     Path("kept/runs.jsonl").write_text("<<<<<<< HEAD\n" + Path("kept/runs.jsonl").read_text())
-    with pytest.raises(FPTError, match="line 1, is no run: .*; bring it back from where it is kept"):
+    with pytest.raises(FPTError, match=r"line 1, is no run: .*; bring it back from where it is kept"):
         _archived("a")
 
 
@@ -155,7 +155,7 @@ def test_figures_of_the_test_split_are_not_thrown_away() -> None:
     _run("a", {"test_accuracy": 0.4})
     _archived("a")
     (Path("runs/a") / "result.json").write_text(json.dumps(RESULT))
-    with pytest.raises(UsageError, match="kept alone holds 1 runs, such as a, .* that came less far"):
+    with pytest.raises(UsageError, match=r"kept alone holds 1 runs, such as a, .* that came less far"):
         _archived("a")
 
 

@@ -20,6 +20,9 @@ DROPOUT_FIELDS = (
     "attention_dropout", "hidden_dropout", "residual_dropout", "embedding_dropout",
 )  # fmt: skip
 
+MISFITS = (ArithmeticError, AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""What transformers and torch raise for sizes that do not fit, and for functions that they do not have."""
+
 
 class Family(ABC):
     """A kind of body: where its parameters belong, and how it is run.
@@ -126,16 +129,7 @@ class HubFamily(Family):
             return self.model_class.from_config(config, trust_remote_code=False)
         except ImportError as error:
             raise FPTError(f"a {config.model_type} needs a package that is missing: {first_line(error)}") from error
-        except (
-            ValueError,
-            TypeError,
-            RuntimeError,
-            AssertionError,
-            ZeroDivisionError,
-            KeyError,
-            AttributeError,
-        ) as error:
-            # what transformers and torch say of sizes that do not fit, and of functions that they do not have
+        except MISFITS as error:
             reason = first_line(error)
             raise UsageError(f"model.architecture does not make a {config.model_type}: {reason}") from error
 
