@@ -87,6 +87,27 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             path.replace(place)
 
 
+def files_below(folder: Path, endings: tuple[str, ...]) -> list[str]:
+    """The paths of all files in a folder and below, in linked folders too, of names with one of these endings, sorted.
+
+    The case of an ending does not matter; hidden files are left out, such as the ``._NAME`` that macOS leaves beside
+    NAME.
+    """
+    found, seen = [], set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()  # so that it does not depend on the disk which of two links to a folder is followed
+        if (real := Path(where).resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [
+            os.path.join(where, name)  # noqa: PTH118 - a Path for each of many thousands takes seconds
+            for name in names
+            if name.lower().endswith(endings) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
 def file_hash(path: Path) -> str:
     """The sha256 of a file's content, in hexadecimal digits.
 

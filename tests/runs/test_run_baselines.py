@@ -81,6 +81,13 @@ def test_a_task_of_the_tables_has_its_linear_arm_there() -> None:
     assert baselines(BitXOR(validation_examples=20, test_examples=20)).keys() == {"commonest class"}
 
 
+def test_a_layer_that_would_take_minutes_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    data = _Foreign(continuous=False, vocabulary=2**21)
+    with caplog.at_level("INFO"):
+        assert baselines(data).keys() == {"commonest class"}
+    assert "no linear baseline: its 12,582,912 weights would take minutes and gigabytes" in caplog.text
+
+
 def test_a_regression_is_least_squares(weights_csv: Path) -> None:
     data = SequenceFile("weight", train_file=str(weights_csv), regression=True)
     data.prepare_data()

@@ -1,6 +1,7 @@
 """New data is read as the training data was: columns, words, classes, units, and not as it says itself."""
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,6 +247,22 @@ def test_images_in_a_flat_folder_are_read_as_the_training_images_were(fpt: Fpt, 
         assert float(row["probability"]) == pytest.approx(float(same["probability"]), abs=1e-5)
         assert row["prediction"] == same["prediction"]
     assert "target" not in rows[0]
+
+
+def test_a_name_that_is_no_utf8_is_written_as_it_is(fpt: Fpt, images: Path) -> None:
+    flat = Path("flat")
+    flat.mkdir()
+    (images / "test" / "cat/000.png").rename(flat / os.fsdecode(b"caf\xe9.png"))
+    assert fpt("predict", "--config=run/config.yaml", BEST, "--data.predict_folder=flat") == 0
+    assert b"caf\xe9.png," in Path("run/predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize("command", ["predict", "test"])
+def test_pixels_are_scaled_as_they_were(
+    fpt: Fpt, images: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert fpt(command, "--config=run/config.yaml", BEST, "--data.pixels=raw") == 2
+    assert "data.pixels is raw, the checkpoint was trained with normalised" in capsys.readouterr().err
 
 
 def test_images_by_class_have_targets(fpt: Fpt, images: Path) -> None:

@@ -215,10 +215,10 @@ class FPTDataModule(L.LightningDataModule):
         return self._loader(self.examples("train"), self.batch_size, training=True)
 
     def val_dataloader(self) -> ResumableLoader:
-        return self._loader(self.examples("validation"), self.eval_batch_size)
+        return self._loader(self.examples("validation"), self.eval_batch_size, limited_by="limit_val_batches")
 
     def test_dataloader(self) -> ResumableLoader:
-        return self._loader(self.examples("test"), self.eval_batch_size)
+        return self._loader(self.examples("test"), self.eval_batch_size, limited_by="limit_test_batches")
 
     def predict_dataloader(self) -> ResumableLoader:
         """The new examples, in their order, where there are any; otherwise the test split."""
@@ -262,9 +262,16 @@ class FPTDataModule(L.LightningDataModule):
         expect_batch_fits(self.examples("train"), self.task, self.batch_size)
 
     def _loader(
-        self, dataset: BatchDataset, batch_size: int, *, training: bool = False, in_order: bool = False
+        self,
+        dataset: BatchDataset,
+        batch_size: int,
+        *,
+        training: bool = False,
+        in_order: bool = False,
+        limited_by: str | None = None,
     ) -> ResumableLoader:
         expect_batch_fits(dataset, self.task, batch_size)
+        most = getattr(self.trainer, limited_by, 1.0) if limited_by else 1.0  # batches, or a share of them
         sampler = GlobalBatchSampler(
             len(dataset),
             batch_size,
@@ -273,6 +280,7 @@ class FPTDataModule(L.LightningDataModule):
             seed=self.seed,
             lengths=None if in_order else dataset.lengths,
             counts_epochs=dataset.counts_epochs,
+            limited=most < (1 if isinstance(most, float) else -(-len(dataset) // batch_size)),
             process=self.trainer.global_rank if self.trainer else 0,
             processes=self._processes,
         )

@@ -131,6 +131,7 @@ class GlobalBatchSampler(DistributedSampler[int]):
             :data:`BUCKET_WINDOW` batches sorted by length and drawn in a random order, evaluation starts with the
             longest, so that little is padded.
         counts_epochs: A shuffled epoch starts counting where the one before it ended, as one that is not shuffled does.
+        limited: Some batches stand for all: those of an evaluation are drawn then, the longest would be none.
         process: Rank of this process.
         processes: Number of processes.
     """
@@ -145,6 +146,7 @@ class GlobalBatchSampler(DistributedSampler[int]):
         seed: int,
         lengths: torch.Tensor | None = None,
         counts_epochs: bool = False,
+        limited: bool = False,
         process: int = 0,
         processes: int = 1,
     ) -> None:
@@ -154,6 +156,7 @@ class GlobalBatchSampler(DistributedSampler[int]):
         self.training = training
         self.lengths = lengths
         self.counts_epochs = counts_epochs
+        self.limited = limited
         self.first_batch = 0
 
     @property
@@ -179,6 +182,8 @@ class GlobalBatchSampler(DistributedSampler[int]):
     def _evaluation_order(self) -> Sequence[int] | torch.Tensor:
         if self.lengths is None:
             return range(self.length)
+        if self.limited:
+            return torch.randperm(self.length, generator=torch.Generator().manual_seed(0))
         return self.lengths.argsort(descending=True, stable=True)  # the longest first: memory runs out at once or never
 
     def _training_order(self) -> Sequence[int] | torch.Tensor:

@@ -5,6 +5,9 @@ import torch.nn.functional as F
 
 from fpt_lightning.data.spec import TaskSpec
 
+HISTORY = 2**26
+"""Numbers that L-BFGS keeps of earlier gradients, about, and as many of earlier steps: half a gigabyte in all."""
+
 
 class LinearFit:
     """A linear layer on features in standard units, fitted by L-BFGS from zero.
@@ -27,7 +30,8 @@ class LinearFit:
         outputs = self.target.size(1) * self.task.logits_per_answer
         weight = torch.zeros(self.inputs.size(1), outputs, requires_grad=True)
         bias = torch.zeros(outputs, requires_grad=True)
-        optimizer = torch.optim.LBFGS([weight, bias], max_iter=50, line_search_fn="strong_wolfe")
+        kept = min(100, max(10, HISTORY // weight.numel()))
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=50, history_size=kept, line_search_fn="strong_wolfe")
 
         def loss() -> torch.Tensor:
             optimizer.zero_grad()

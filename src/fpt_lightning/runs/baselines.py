@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 
 from fpt_lightning.data.datamodule import CHUNK, SPLITS, FPTDataModule, Split
 from fpt_lightning.data.spec import Batch, TaskSpec, Trivial
@@ -14,6 +15,7 @@ KNOWN = ("BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "ListOps", "MNIST", "Re
 EXAMPLES = 4096  # of the training split that the linear layer learns from, at most
 NUMBERS = 2**26  # that they are held in, at most: 256 MiB
 WORK = 2**28  # products of a pass over them, at most: some seconds in all
+MOST_WEIGHTS = 2**23  # of the layer: half a minute
 PLACES = 2**13  # ids are told apart by their place up to so many features, and counted beyond
 DECAYS = (1e-3, 1e-2, 1e-1)  # of which validation chooses
 
@@ -24,7 +26,10 @@ def baselines(datamodule: FPTDataModule) -> dict[str, dict[str, float]]:
         datamodule = datamodule.data
     worth = datamodule.trivial_baselines()
     ours = type(datamodule).__module__.startswith("fpt_lightning.") and type(datamodule).__name__ in KNOWN
-    if not ours:
+    weights = _features_of(datamodule.task) * datamodule.task.answers * datamodule.task.logits_per_answer
+    if not ours and weights > MOST_WEIGHTS:
+        rank_zero_info(f"no linear baseline: its {weights:,} weights would take minutes and gigabytes")
+    elif not ours:
         worth["linear"] = linear_baseline(datamodule)
     return {name: trivial._asdict() for name, trivial in worth.items()}
 

@@ -136,6 +136,11 @@ def test_row_numbers_of_pandas_are_no_input() -> None:
     assert data.encoding()["columns"] == ["text"]
 
 
+def test_a_dataset_above_is_no_name_of_a_task(hub_folder: Path) -> None:
+    assert HubDataset("..", "label").default_name == "dataset"
+    assert HubDataset(str(hub_folder), "label").default_name == hub_folder.name
+
+
 def test_a_split_or_column_that_is_not_there(hub_folder: Path) -> None:
     with pytest.raises(UsageError, match=r"no split 'tset'; did you mean 'test'\? Its splits are train, test"):
         _reviews(hub_folder, test_split="tset").prepare_data()

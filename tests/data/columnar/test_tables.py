@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pyarrow as pa
 import pytest
 import torch
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from conftest import write_table
+from fpt_lightning import FPTClassifier
 from fpt_lightning.data.columnar.sequence_file import SequenceFile
 from fpt_lightning.data.datamodule import SPLITS
+from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import FPTError
 
 WORD = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=5)
@@ -103,6 +106,15 @@ def test_the_row_numbers_of_pandas_are_no_input_unless_they_are_named() -> None:
     parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), "t.parquet")
     assert _sequences(_whole("t.parquet", kind="ids")) == [[1], [2]]
     assert _sequences(_whole("t.parquet", kind="ids", input_columns=["__index_level_0__", "x"])) == [[7, 1], [9, 2]]
+
+
+def test_nor_are_they_in_a_file_of_text_or_one_that_was_read_from_there() -> None:
+    Path("t.csv").write_text(",Unnamed: 0,x,label\n0,7,1,x\n1,9,2,y\n")
+    table = pa.table({"Unnamed: 0": [7, 9], "x": [1, 2], "label": ["x", "y"]})
+    parquet.write_table(table, "t.parquet")
+    for file in ("t.csv", "t.parquet"):
+        assert _sequences(_whole(file, kind="ids")) == [[1], [2]]
+        assert _sequences(_whole(file, kind="ids", input_columns=["Unnamed: 0", "x"])) == [[7, 1], [9, 2]]
 
 
 def test_whole_numbers_that_no_double_holds_are_rounded_as_those_of_a_text_are() -> None:
@@ -281,3 +293,24 @@ def test_options_that_contradict_each_other_are_refused(options: dict[str, Any],
     write_table(Path("train.csv"), {"a": [1, 2], "b": [3, 4], "label": ["x", "y"]})
     with pytest.raises(FPTError, match=message):
         SequenceFile(**{"target_column": "label", **options}).prepare_data()
+
+
+class _Seen(L.Callback):
+    """The targets of the first batch of a test."""
+
+    def on_test_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Batch, batch_idx: int, *_: Any) -> None:
+        if batch_idx == 0:
+            self.first = batch.target
+
+
+@pytest.mark.parametrize(("limit", "few"), [(2, True), (0.5, True), (4, False), (1.0, False)])
+def test_some_batches_stand_for_all_and_all_begin_with_the_longest(limit: float, few: bool) -> None:
+    columns: dict[str, list[object]] = {
+        "text": ["a"] * 60 + ["a b c d e f"] * 20, "label": ["short"] * 60 + ["long"] * 20,
+    }  # fmt: skip
+    write_table(Path("t.csv"), columns)
+    data = SequenceFile("label", train_file="t.csv", test_file="t.csv", kind="words", eval_batch_size=20)
+    seen = _Seen()
+    trainer = L.Trainer(logger=False, limit_test_batches=limit, callbacks=[seen], accelerator="cpu")
+    trainer.test(FPTClassifier(data.task, backbone="tiny"), data, verbose=False)
+    assert (len(seen.first.unique()) == 2) == few

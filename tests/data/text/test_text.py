@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from fpt_lightning.data.cache import default_folder
 from fpt_lightning.data.text.datamodule import RandomWindows, TextFolder, repeat_span
+from fpt_lightning.data.text.files import list_books
 from fpt_lightning.data.text.tokenizer import _ODD_TEXT, _without_long_words, encode, load_tokenizer, train_tokenizer
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.backbones.architectures import EMBEDDED
@@ -45,6 +47,19 @@ def test_books_are_in_one_split_whatever_lies_beside_them(text_root: Path) -> No
     data = _folder(text_root)
     for split, count in (("train", 4), ("validation", 2), ("test", 2)):
         assert (np.asarray(data.corpus.tokens[split]) == 0).sum() == count  # each book ends with the end of a text
+
+
+def test_books_have_any_ending_name_and_place(text_root: Path, tmp_path: Path) -> None:
+    before = len(list_books(text_root))
+    book = (text_root / "book0.txt").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "linked.txt").write_text(book)
+    (text_root / "link").symlink_to(tmp_path / "elsewhere")
+    (text_root / "UPPER.TXT").write_text(book)
+    (text_root / os.fsdecode(b"caf\xe9.txt")).write_text(book)
+    (text_root / "._book0.txt").write_bytes(b"\0")
+    assert len(list_books(text_root)) == before + 3
+    _folder(text_root).prepare_data()
 
 
 def test_validation_asks_for_every_token_once(text_root: Path) -> None:

@@ -1,5 +1,6 @@
 """Columns of a table as sequences and targets; every fault is named with the row it stands in."""
 
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ Fault = Callable[[int, str], FPTError]
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 WHOLE_NUMBER = r"^-?\d{1,18}$"
+UNNAMED_INDEX = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
+"""What pandas calls row numbers: in CSV nothing, read from there the second, in Parquet the third."""
 LARGEST_ID = 2**31 - 2  # in 32 bits there is one more, for tokens that are unknown
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
@@ -29,7 +32,7 @@ class TableSource:
         columns: The names of its columns, in order.
         load: Reads the columns of these names: a ``pyarrow.Table``.
         place: Says where a row stands: ``line 7``.
-        index: Those of the columns that only number the rows: no input unless they are asked for.
+        index: Columns by which a table says that it was indexed.
         classes: The order of class labels, where the table says it.
     """
 
@@ -39,6 +42,11 @@ class TableSource:
     place: Callable[[int], str]
     index: Sequence[str] = ()
     classes: Sequence[str] | None = None
+
+    @property
+    def numbering(self) -> set[str]:
+        """Those of the columns that only number the rows: no input unless they are asked for."""
+        return {*self.index, *filter(UNNAMED_INDEX.fullmatch, self.columns)}
 
     def require(self, columns: Sequence[str]) -> None:
         """Checks that every column is there, once.

@@ -251,7 +251,7 @@ class TableTask(FPTDataModule):
             source.require(columns)
             return columns
         if self.input_columns is None:
-            none = {self.target_column, *source.index}
+            none = {self.target_column, *source.numbering}
             self.input_columns = [column for column in source.columns if column not in none]
         source.require(self.input_columns)
         if not self.input_columns:

@@ -1,6 +1,5 @@
 """Any Hugging Face dataset as a task: by name from the hub or its cache, or from a folder."""
 
-import re
 import textwrap
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,6 @@ from fpt_lightning.data.columnar.datamodule import TableTask
 from fpt_lightning.data.datamodule import Split
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 
-PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # a column of row numbers that was never named
 SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves of several splits, and of one
 
 
@@ -58,7 +56,7 @@ class HubDataset(TableTask):
 
     @property
     def default_name(self) -> str:
-        return Path(self.path).name or "dataset"
+        return Path(self.path).name.strip(".") or "dataset"
 
     def source(self, split: Split) -> TableSource | None:
         return self._source(self.names[split])
@@ -96,7 +94,6 @@ class HubDataset(TableTask):
             columns=dataset.column_names,
             load=load,
             place=lambda row: f"row {row} counted from 0",
-            index=[column for column in dataset.column_names if PANDAS_INDEX.fullmatch(column)],
             classes=names and [name.strip() for name in names],  # as text is read
         )
         return source

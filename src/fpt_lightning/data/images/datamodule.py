@@ -171,7 +171,12 @@ class ImageTask(FPTDataModule):
             self._table = self.load()
         return self._table
 
+    def encoding(self) -> dict[str, Any]:
+        return {**super().encoding(), "pixels": self.pixels}
+
     def use_encoding(self, encoding: dict[str, Any]) -> None:
+        if (pixels := encoding.get("pixels", self.pixels)) != self.pixels:  # 0.4 did not say
+            raise UsageError(f"data.pixels is {self.pixels}, the checkpoint was trained with {pixels}")
         super().use_encoding(encoding)
         self._scaling = None
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from fpt_lightning.data.datamodule import Split
 from fpt_lightning.data.loading import BatchDataset, unchanged
 from fpt_lightning.errors import FPTError
+from fpt_lightning.files import files_below
 from fpt_lightning.machine import expect_memory, visible_cores
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def list_images(root: Path) -> list[ImageFile]:
     listed: list[ImageFile] = []
     for split, folder in split_folders(root).items():
         for label, name in enumerate(classes):
-            files = _images_below(folder / name)
+            files = files_below(folder / name, EXTENSIONS)
             if not files:
                 raise FPTError(f"{folder / name} has no image; known are {', '.join(EXTENSIONS)}")
             listed += [ImageFile(path, label, split) for path in files]
@@ -112,7 +113,7 @@ def new_images(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise FPTError(f"data.predict_folder: there is no folder {folder}")
-    if not (paths := _images_below(folder)):
+    if not (paths := files_below(folder, EXTENSIONS)):
         raise FPTError(f"data.predict_folder: {folder} has no image; known are {', '.join(EXTENSIONS)}")
     return paths
 
@@ -231,19 +232,3 @@ def _flat(image: "Image.Image", *, grey: bool) -> "Image.Image":
 
 def _folders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images_below(folder: Path) -> list[str]:
-    found, seen = [], set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()  # so that it does not depend on the disk which of two links to a folder is followed
-        if (real := Path(where).resolve()) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [
-            os.path.join(where, name)  # noqa: PTH118 - a Path for each of many thousands takes seconds
-            for name in names
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")  # macOS leaves ._NAME.jpg beside NAME.jpg
-        ]
-    return sorted(found)

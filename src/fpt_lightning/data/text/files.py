@@ -1,11 +1,13 @@
 """The books of a folder: read, checked, and divided by their names alone."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from fpt_lightning.data.datamodule import Split
 from fpt_lightning.errors import FPTError, UsageError, not_utf8
+from fpt_lightning.files import files_below
 
 
 class Book(NamedTuple):
@@ -17,7 +19,7 @@ class Book(NamedTuple):
 
 
 def list_books(root: Path) -> list[Path]:
-    """The ``.txt`` files of a folder and the folders in it, sorted.
+    """The ``.txt`` files of a folder and the folders in it, linked ones too, sorted.
 
     Raises:
         UsageError: If there is no such folder.
@@ -25,7 +27,7 @@ def list_books(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise UsageError(f"data.root: there is no folder {root}")
-    books = sorted(path for path in root.rglob("*.txt") if path.is_file())
+    books = sorted(path for path in map(Path, files_below(root, (".txt",))) if path.is_file())
     if not books:
         raise FPTError(f"{root} holds no .txt file: put the texts there, or name another folder with --data.root")
     return books
@@ -68,7 +70,7 @@ def divide(paths: list[Path], root: Path, validation: int, test: int) -> dict[Sp
             f"{root} holds {len(paths)} .txt files, of which {validation} are for validation and {test} for the test: "
             "lower data.validation_books and data.test_books, or cut the text into more files"
         )
-    shuffled = sorted(paths, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest())
+    shuffled = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.relative_to(root).as_posix())).digest())
     return {
         "validation": sorted(shuffled[:validation]),
         "test": sorted(shuffled[validation : validation + test]),

@@ -9,7 +9,7 @@ and bf16 autocast has nothing to cast. `make benchmark` and `make benchmark-pret
 machine.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +142,7 @@ def _in_long_rows(weight: Tensor) -> Tensor:
     return weight.t().contiguous().t()
 
 
-def is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
     """Whether a module maps as ``nn.Linear`` or transformers' ``Conv1D`` does: a router of experts is one by name."""
     return isinstance(module, nn.Linear | Conv1D) and type(module).forward in (nn.Linear.forward, Conv1D.forward)
 

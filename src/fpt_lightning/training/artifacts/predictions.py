@@ -16,6 +16,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from fpt_lightning.data.spec import Batch, Prediction, TaskSpec
 from fpt_lightning.files import whole_file
 
+# names of files need not be UTF-8
+TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+
 
 class PredictionWriter(callbacks.BasePredictionWriter):
     """Writes the answers of ``fpt predict`` to a CSV file, a row an example, several answers separated by spaces.
@@ -45,7 +48,7 @@ class PredictionWriter(callbacks.BasePredictionWriter):
             self.path = checkpoint.parent.parent / self.path.name
         self._rows = 0
         part = self._open.enter_context(whole_file(self._own(trainer.global_rank, trainer.world_size)))
-        self._file = self._open.enter_context(part.open("w", newline="", encoding="utf-8"))
+        self._file = self._open.enter_context(part.open("w", **TEXT))
 
     def write_on_batch_end(
         self,
@@ -94,8 +97,8 @@ class PredictionWriter(callbacks.BasePredictionWriter):
 def _join(parts: Sequence[Path], path: Path) -> None:
     """Puts the rows of all processes into one file and takes theirs away; they have had every so many-th example."""
     with ExitStack() as files:
-        opened = [files.enter_context(part.open(newline="", encoding="utf-8")) for part in parts]
-        out = files.enter_context(files.enter_context(whole_file(path)).open("w", newline="", encoding="utf-8"))
+        opened = [files.enter_context(part.open(**TEXT)) for part in parts]
+        out = files.enter_context(files.enter_context(whole_file(path)).open("w", **TEXT))
         readers, writer = [csv.reader(file) for file in opened], csv.writer(out)
         headers = [next(reader, []) for reader in readers]
         writer.writerow(headers[0])
