@@ -150,7 +150,9 @@ class Archive:
                 content = json.loads(text)
                 line = msgspec.convert(content, _Line)
             except (ValueError, RecursionError) as error:
-                raise FPTError(f"{self.folder / RUNS}, line {number}, is no run: {error}") from error
+                raise FPTError(
+                    f"{self.folder / RUNS}, line {number}, is no run: {error}; bring it back from where it is kept (git)"
+                ) from error
             lines[line.folder] = (content, line)
         return lines
 
@@ -236,10 +238,8 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
     What still runs is archived as stopped.
 
     Raises:
-        FPTError: If there is no run, one of them has a ``metrics.csv`` that cannot be read, an archive that is there
-            is damaged, or nothing can be written.
-        UsageError: If the runs themselves lie in the folder, files of others, or an archive of runs that are nowhere
-            else.
+        FPTError: If there is no run, a ``metrics.csv`` or the archive that is there is damaged, or nothing can be written.
+        UsageError: If the runs themselves lie in the folder, other files, or an archive of what is nowhere else.
     """
     there = {name: outcome for name, outcome in sorted(outcomes.items()) if outcome.state is not State.MISSING}
     if not there:
@@ -282,10 +282,7 @@ def _kept(folder: Path) -> dict[str, Outcome]:
             raise UsageError(f"{folder} holds {others[0]} and no {RUNS}: an archive needs a folder of its own")
         return {}
     archive = Archive(folder)
-    try:
-        return {name: archive.outcome(name) for name in archive._lines}
-    except FPTError as error:
-        raise FPTError(f"{error}; bring it back from where it is kept (git), or archive into another folder") from error
+    return {name: archive.outcome(name) for name in archive._lines}
 
 
 def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequence[Mapping[str, str]]) -> str:
