@@ -70,23 +70,17 @@ def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, An
 
 
 def over(*levels: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by dotted name, those of later levels over earlier ones, in an order in which the command line agrees.
+    """Options by dotted name, those of later levels over earlier ones, by either name that an option has.
 
-    There the last word counts, by either of an option's names, and a mapping takes the place of what was said of its
-    keys.
+    As on the command line a mapping takes the place of what was said of its keys, and keys that follow change it.
     """
     merged: dict[str, Any] = {}
-    for name, value in (option for level in levels for option in level.items()):
-        name = without_init_args(name)
-        said = [name, *(other for other in merged if other.startswith(f"{name}."))] if _is_whole(value) else [name]
-        for other in said:
-            merged.pop(other, None)
+    for name, value in ((without_init_args(name), value) for level in levels for name, value in level.items()):
+        if value is None or isinstance(value, dict):
+            for key in [other for other in merged if other.startswith(f"{name}.")]:
+                del merged[key]
         merged[name] = value
     return merged
-
-
-def _is_whole(value: Any) -> bool:
-    return value is None or isinstance(value, dict)
 
 
 def identity(values: Mapping[str, Any]) -> str:

@@ -150,9 +150,8 @@ class Archive:
                 content = json.loads(text)
                 line = msgspec.convert(content, _Line)
             except (ValueError, RecursionError) as error:
-                raise FPTError(
-                    f"{self.folder / RUNS}, line {number}, is no run: {error}; bring it back from where it is kept (git)"
-                ) from error
+                way_out = "bring it back from where it is kept (git)"
+                raise FPTError(f"{self.folder / RUNS}, line {number}, is no run: {error}; {way_out}") from error
             lines[line.folder] = (content, line)
         return lines
 
@@ -238,7 +237,7 @@ def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> 
     What still runs is archived as stopped.
 
     Raises:
-        FPTError: If there is no run, a ``metrics.csv`` or the archive that is there is damaged, or nothing can be written.
+        FPTError: If there is no run, a ``metrics.csv`` or an archive in the folder is damaged, or it cannot be written.
         UsageError: If the runs themselves lie in the folder, other files, or an archive of what is nowhere else.
     """
     there = {name: outcome for name, outcome in sorted(outcomes.items()) if outcome.state is not State.MISSING}

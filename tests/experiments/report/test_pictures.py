@@ -203,7 +203,7 @@ def test_fractions_of_data_are_an_axis() -> None:
     assert section.count('class="dot"') == 2 * (1 + 3)  # the legend's too
 
 
-@pytest.mark.parametrize("fractions", [{"small": 0.1, "other": 0.2, "twice": 0.1}, {"alone": 0.1}])
+@pytest.mark.parametrize("fractions", [{"small": 0.1, "other": 0.2, "doubled": 0.1}, {"alone": 0.1}])
 def test_columns_that_differ_otherwise_have_no_such_axis(fractions: dict[str, float | None]) -> None:
     grid = _of_fractions(fractions)
     assert not _section(grid, "Accuracy against fraction of data")

@@ -197,8 +197,9 @@ def test_what_is_left_out_is_named(kind: str) -> None:
 def _wide() -> Grid:
     names = [f"task_{number}" for number in range(7)]
     tasks = "".join(
-        f"  {name}: {{title: CIFAR-10 LRA {name[-1]}, config: bit_xor.yaml, lr: 1.0e-3, chance: 50}}\n"
-        for name in names
+        f"  {name}: {{title: CIFAR-10 LRA {number}, config: bit_xor.yaml, settings: {{data.n: {number + 2}}}, "
+        "lr: 1.0e-3, chance: 50}\n"
+        for number, name in enumerate(names)
     )
     table = f"""
   wide:
