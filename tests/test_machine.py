@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,8 @@ def test_a_worker_of_a_sweep_begins_so(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(machine, "HUGE_PAGES", tmp_path / "enabled")
     monkeypatch.delenv("GLIBC_TUNABLES")
     worker = WorkerProcess()
-    environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes().split(b"\0")
+    environment = Path(f"/proc/{worker._process.pid}/environ")
+    while worker._process.poll() is None and not (said := environment.read_bytes()):  # until it is what it will be
+        time.sleep(0.01)
     worker.kill()
-    assert f"GLIBC_TUNABLES={ASKED}".encode() in environment
+    assert f"GLIBC_TUNABLES={ASKED}".encode() in said.split(b"\0")

@@ -154,6 +154,7 @@ def as_settings(words: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
+@cache  # names are few, and runs are many
 def without_init_args(name: str) -> str:
     """An option's name as the shorter of two that the command line takes: ``model.lr`` for ``model.init_args.lr``."""
     return re.sub(r"^(\w+)\.init_args(?=\.|$)", r"\1", name)
@@ -170,6 +171,7 @@ def plain(value: Any) -> Any:
     return value
 
 
+@cache
 def is_place(name: str) -> bool:
     """Whether an option says where and how a run is made, being or belonging to one of :data:`PLACES`."""
     return any(name == place or name.startswith(f"{place}.") for place in PLACES)

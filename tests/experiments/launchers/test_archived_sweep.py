@@ -89,6 +89,7 @@ def test_what_is_archived_is_not_made_again(fpt: Fpt, table: list[str], capfd: p
     assert {line["folder"] for line in lines} == made | more
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_body_that_comes_out_otherwise_is_not_mixed_with_the_archives(
     fpt: Fpt, table: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +145,7 @@ class Exporting(Launcher):
         self.waiting.clear()
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_no_run_begins_on_an_archived_body_before_it_is_made_again(
     fpt: Fpt, table: list[str], elsewhere: bool, monkeypatch: pytest.MonkeyPatch
