@@ -66,3 +66,9 @@ def test_a_router_of_experts_keeps_its_own_forward(tmp_path: object) -> None:
             ours = model.family.hidden(model.backbone, embeddings, None)
             expected = reference(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("llma", "llama"), ("gemma_2", "gemma2"), ("poket", "pocket")])
+def test_a_name_that_is_nearly_one_is_asked_for(name: str, meant: str) -> None:
+    with pytest.raises(FPTError, match=rf"did you mean '{meant}'\?"):
+        read_config(BackboneChoice(name, "random"))

@@ -208,7 +208,7 @@ def _unreadable(name: str, error: Exception) -> FPTError:
     known = [*EMBEDDED, *ARCHITECTURES, *WITHOUT_WEIGHTS]
     return FPTError(
         f"backbone '{name}' is neither a folder here nor in the Hugging Face cache or hub ({first_line(error)})"
-        f"{'.' if name in known else did_you_mean(name, known)}\n"
+        f"{'.' if name in known else did_you_mean(name, [*known, *CONFIG_MAPPING])}\n"
         f"Download it once with a network, give the path of a local folder, use {', '.join(EMBEDDED)}, which need no "
         f"network, or with model.initialization random {', '.join(ARCHITECTURES)} or a model_type such as llama."
     )
