@@ -14,9 +14,9 @@ from fpt_lightning.data.spec import Batch
 MEMORY = ["--data.n=20", "--data.patch_size=5", "--data.batch_size=4", "--data.test_examples=20"]
 
 
-def _figures(run: str = "run") -> dict[str, Any]:
-    assert Path(run, "attention.png").read_bytes().startswith(b"\x89PNG")
-    figures: dict[str, Any] = json.loads(Path(run, "attention.json").read_text())
+def _figures(run: str = "run", name: str = "attention") -> dict[str, Any]:
+    assert Path(run, f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    figures: dict[str, Any] = json.loads(Path(run, f"{name}.json").read_text())
     for row in figures["mean"]:
         assert sum(row) == pytest.approx(1, abs=1e-4)
         assert len(row) == len(figures["tokens"])
@@ -42,13 +42,45 @@ def test_a_run_is_shown_with_the_weights_of_its_checkpoint(fpt: Fpt, tiny: list[
     words = ["--config=bit_memory.yaml", *tiny, *MEMORY, "--model.lr=0.1"]
     assert fpt("fit", *words, "--run_folder=run") == 0
     assert fpt("attention", "--checkpoint=run/checkpoints/last.ckpt") == 0
-    last = _figures()["mean"]
+    assert not Path("run/attention.json").exists()  # which a page takes for the run's
+    last = _figures(name="attention-last")["mean"]
     for path in ("run/checkpoints/best.ckpt", "run/checkpoints/last.ckpt"):
         content = torch.load(path, weights_only=True)
         content["state_dict"]["model.input.weight"] *= 0
         torch.save(content, path)
     assert fpt("attention", "--checkpoint=run") == 0
     assert _figures()["mean"] != last
+
+
+def test_a_run_whose_checkpoints_lie_elsewhere(
+    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = ["--checkpoint.dirpath=kept/checkpoints", "--last_checkpoint.dirpath=kept/checkpoints"]
+    words = ["--config=bit_xor.yaml", *tiny, *elsewhere]
+    assert fpt("run", *words, "--run_folder=run", "--pause_at=2") == 0
+    Path("other").mkdir()
+    monkeypatch.chdir("other")
+    assert fpt("run", "../run") == 0  # it goes on, from where the folder's name was meant
+    assert not Path("kept").exists()
+    monkeypatch.chdir("..")
+    assert len(json.loads(Path("run/result.json").read_text())) > 5
+    assert {path.name for path in Path("kept/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert fpt("attention", "run") == 0
+    assert _figures()["checkpoint"] == "../kept/checkpoints/best.ckpt"
+    assert fpt("predict", "run") == 0
+    assert Path("run/predictions.csv").is_file()
+    assert not Path("kept/predictions.csv").exists()
+    capsys.readouterr()
+    assert fpt("run", *words[:-2], "--run_folder=named", "--checkpoint.filename=best-{step}") == 2
+    assert "checkpoint.filename best-{step} is a pattern, by which no run folder is read" in capsys.readouterr().err
+
+
+def test_a_run_may_be_called_as_its_backbone(fpt: Fpt, tiny: list[str]) -> None:
+    words = ["--config=bit_xor.yaml", *tiny, "--model.backbone=gpt2", "--model.initialization=random"]
+    words += ["--model.architecture={n_embd: 32, n_layer: 1, n_head: 2}"]
+    assert fpt("run", *words, "--run_folder=gpt2") == 0
+    assert fpt("test", "gpt2") == 0
+    assert fpt("attention", "gpt2") == 0
 
 
 def test_images_and_sequences_of_differing_length(fpt: Fpt, tiny: list[str], mnist_root: Path) -> None:

@@ -1,6 +1,7 @@
 """`fpt attention`: the attention maps of a run as a picture and as figures (FPT section 3.5)."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fpt_lightning.errors import UsageError, at_least
 from fpt_lightning.files import write_whole
 from fpt_lightning.options import OptionParser
 from fpt_lightning.runs.find import find_run
+from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.training.classification import FPTClassifier
 
 TOGETHER = 2**22
@@ -45,7 +47,7 @@ def attention(words: Sequence[str]) -> None:
     data.prepare_data()
     data.setup("test")
     maps = mean_maps(module.model, _batches(data, arguments.examples), arguments.layer - 1)
-    _write(folder.path, module, data, maps, arguments.layer, checkpoint)
+    _write(folder, module, data, maps, arguments.layer, checkpoint)
 
 
 def _batches(data: FPTDataModule, examples: int) -> Iterator[tuple[Batch, torch.Tensor | None]]:
@@ -56,7 +58,7 @@ def _batches(data: FPTDataModule, examples: int) -> Iterator[tuple[Batch, torch.
 
 
 def _write(
-    folder: Path, module: FPTClassifier, data: FPTDataModule, maps: MeanMaps, layer: int, checkpoint: Path
+    folder: RunFolder, module: FPTClassifier, data: FPTDataModule, maps: MeanMaps, layer: int, checkpoint: Path
 ) -> None:
     words = data.token_words()
     choice = module.model.choice
@@ -64,7 +66,7 @@ def _write(
     figures: dict[str, Any] = {
         "task": data.task.name,
         "backbone": str(choice),
-        "checkpoint": str(checkpoint.relative_to(folder)),
+        "checkpoint": os.path.relpath(checkpoint, folder.path),
         "layer": layer,
         "examples": maps.examples,
         "needed_share": None if maps.needed is None else maps.needed.mean().item(),
@@ -79,7 +81,8 @@ def _write(
     if maps.needed is not None and maps.uniform is not None:
         share, uniform = (f"{100 * value:.1f} %" for value in (maps.needed.mean(), maps.uniform))
         lines.append(f"{share} of the answers' attention on the bits needed, {uniform} if it were uniform")
-    write_whole(folder / "attention.json", json.dumps(figures) + "\n")
-    draw_attention(maps, words, folder / "attention.png", "\n".join(lines))
+    picture = folder.of_checkpoint(folder.attention, checkpoint)
+    write_whole(picture.with_suffix(".json"), json.dumps(figures) + "\n")
+    draw_attention(maps, words, picture, "\n".join(lines))
     print(": ".join([what, *lines[1:]]))
-    print(f"{folder / 'attention.png'}, {folder / 'attention.json'}")
+    print(f"{picture}, {picture.with_suffix('.json')}")

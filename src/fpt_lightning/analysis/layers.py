@@ -92,9 +92,9 @@ def _analysed(path: Path, examples: int) -> Analysed:
         for ours, theirs in zip(train.states, validation.states, strict=True)
     ]
     about = f"{module.model.choice.name} {module.model.choice.resolved_initialization}"
-    chosen = checkpoint.resolve() == folder.best.resolve()
-    file = folder.analysis if chosen else folder.analysis.with_stem(f"analysis-{checkpoint.stem}")
-    return Analysed(folder.path, file, about, scores, validation, data.fingerprint())
+    return Analysed(
+        folder.path, folder.of_checkpoint(folder.analysis, checkpoint), about, scores, validation, data.fingerprint()
+    )
 
 
 @torch.no_grad()

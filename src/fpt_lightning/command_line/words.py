@@ -60,4 +60,5 @@ def _without_option(command: str, word: str) -> list[str]:
         folder = find_folder(path)
         return ["--config", str(folder.config), "--run_folder", str(folder.path), "--ckpt_path", "last"]
     folder, checkpoint = find_run(path)
-    return ["--config", str(folder.config), "--ckpt_path", str(checkpoint)]
+    answers = [f"--predictions.path={folder.path / 'predictions.csv'}"] if command == "predict" else []
+    return ["--config", str(folder.config), "--ckpt_path", str(checkpoint), *answers]

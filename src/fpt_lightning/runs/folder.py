@@ -35,7 +35,15 @@ OUTCOME = (
 )
 """What the end of a run leaves, and what is made of it."""
 
-OWN = (*OUTCOME, "analysis-*", "metrics.csv", "hpc_ckpt_*.ckpt", "checkpoints/*.ckpt", "tensorboard/events.*")
+OWN = (
+    *OUTCOME,
+    "analysis-*",
+    "attention-*",
+    "metrics.csv",
+    "hpc_ckpt_*.ckpt",
+    "checkpoints/*.ckpt",
+    "tensorboard/events.*",
+)
 """What is written over when a run is made anew; whatever else lies in its folder stays."""
 
 
@@ -96,6 +104,11 @@ class RunFolder:
     def has_checkpoint(self) -> bool:
         """Whether there is one to go on from, or one that a run made anew would write over."""
         return any(self.checkpoints.glob("*.ckpt")) or self.best.is_file() or self.last.is_file()
+
+    def of_checkpoint(self, file: Path, checkpoint: Path) -> Path:
+        """The name of a file that tells of a checkpoint: that of the run where it is the chosen one."""
+        is_chosen = checkpoint.resolve() == self.best.resolve()
+        return file if is_chosen else file.with_stem(f"{file.stem}-{checkpoint.stem}")
 
     def write_result(self, result: dict[str, Any], status: str = "finished") -> None:
         """Writes the result whole or not at all, with the versions of what made it."""

@@ -26,6 +26,9 @@ class SaveRunConfig(SaveConfigCallback):
         config = config.clone()
         config.run_folder = config.ckpt_path = None
         config.overwrite = False
+        for own in (config.checkpoint, config.last_checkpoint):  # from whatever folder the run goes on
+            if own.dirpath is not None and "://" not in str(own.dirpath):
+                own.dirpath = str(Path(own.dirpath).absolute())
         if "test" in config:  # that of run
             config.test, config.pause_at = "after", None
         super().__init__(parser, config, save_to_log_dir=False, **kwargs)

@@ -78,6 +78,10 @@ def check_choice(callbacks: Sequence[ModelCheckpoint]) -> None:
                 f"fpt run tests the one checkpoint that was best at a validation: leave checkpoint.{option} away, "
                 "or use fpt fit"
             )
+    if "{" in (chooser.filename or ""):
+        raise UsageError(
+            f"checkpoint.filename {chooser.filename} is a pattern, by which no run folder is read: name it"
+        )
     for other in others:
         names = [other.filename, *([other.CHECKPOINT_NAME_LAST] if other.save_last else [])]
         if other.dirpath == chooser.dirpath and chooser.filename is not None and chooser.filename in names:

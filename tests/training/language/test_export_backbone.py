@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -42,6 +43,29 @@ def test_an_encoder_is_exported_too() -> None:
     embeddings = torch.randn(2, 12, 24)
     expected = model.family.hidden(model.backbone, embeddings, None)
     torch.testing.assert_close(again.family.hidden(again.backbone, embeddings, None), expected)
+
+
+SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "positions"),
+    [("bert", SIZES, "backbone"), ("gpt2", {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 20}, "whole")],
+)
+def test_tables_of_a_body_keep_their_sizes(name: str, sizes: dict[str, object], positions: Literal["whole"]) -> None:
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice(name, "random", sizes, positions=positions), dropout=0.0)
+    save_body(model, Path("body"))
+    again = FrozenPretrainedTransformer(TASK, BackboneChoice("body", positions=positions), dropout=0.0)
+    embeddings = torch.randn(2, 12, 24)
+    expected = model.family.hidden(model.backbone, embeddings, None)
+    torch.testing.assert_close(again.family.hidden(again.backbone, embeddings, None), expected)
+
+
+@pytest.mark.parametrize("name", ["vit", "roberta"])
+def test_a_body_that_lost_what_transformers_asks_for_is_refused(name: str) -> None:
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice(name, "random", SIZES))
+    with pytest.raises(UsageError, match=rf"a {name} trained in this way .*: set export_backbone\.enabled false"):
+        whole_body(model)
 
 
 @pytest.mark.parametrize("name", ["lstm", "two_layer"])

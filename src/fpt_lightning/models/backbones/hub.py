@@ -55,10 +55,12 @@ def read_config(choice: BackboneChoice) -> PretrainedConfig:
     """
     folder = Path(location(choice.name))
     is_folder = folder.is_dir() and choice.name not in WITHOUT_WEIGHTS  # ./small is
+    is_saved = is_folder and (folder / "config.json").is_file()
     by_name = choice.name in ARCHITECTURES or choice.name in CONFIG_MAPPING
-    if is_folder and not (folder / "config.json").is_file():
+    is_drawn = by_name and choice.resolved_initialization == "random" and not is_saved  # a run may be called gpt2, too
+    if is_folder and not is_saved and not is_drawn:
         raise FPTError(f"backbone folder {folder} has no config.json: it is not a folder of save_pretrained()")
-    if by_name and choice.resolved_initialization == "random" and not is_folder:
+    if is_drawn:
         model_type, fields = ARCHITECTURES.get(choice.name, (choice.name, {}))
         make = partial(AutoConfig.for_model, model_type)
         # made anew, for what nobody says follows from the other sizes, such as that of a head

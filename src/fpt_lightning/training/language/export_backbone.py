@@ -92,19 +92,28 @@ def whole_body(model: FrozenPretrainedTransformer) -> nn.Module:
             f"export_backbone: '{model.choice.name}' is not a body of transformers: set export_backbone.enabled false"
         )
     config: Any = copy.deepcopy(body.config)
+    if family.first_row:
+        raise _not_theirs(body, "its positions begin behind those of its padding")
     config.vocab_size = 1
     config.pad_token_id = config.bos_token_id = config.eos_token_id = None
     config._attn_implementation = "eager"  # the name of ours means nothing to others
     if family.position_table is not None:
-        config.max_position_embeddings = model.task.max_length
+        config.max_position_embeddings = len(body.get_parameter(f"{family.position_table}.weight"))
+    if hasattr(config, "type_vocab_size"):
+        config.type_vocab_size = 1
     with torch.device("meta"):
         whole = type(family)(config).new_body()
     theirs, ours = whole.state_dict(), body.state_dict()
     different = [name for name in ours if name not in theirs or theirs[name].shape != ours[name].shape]
     different += [name for name in theirs if name not in ours and not family.drops(name)]
     if different:
-        raise UsageError(
-            f"export_backbone: a {config.model_type} trained in this way is not one of transformers ({different[0]}): "
-            "leave out model.lora, or set export_backbone.enabled false"
-        )
+        raise _not_theirs(body, different[0])
     return whole
+
+
+def _not_theirs(body: Any, why: str) -> UsageError:
+    adapted = any("lora" in name for name, _ in body.named_parameters())
+    return UsageError(
+        f"export_backbone: a {body.config.model_type} trained in this way is not one of transformers ({why}): "
+        f"{'leave out model.lora, or ' if adapted else ''}set export_backbone.enabled false"
+    )
