@@ -130,10 +130,13 @@ def _best_size(replicas: Sequence[Replica]) -> int:
 
 def _train(members: Sequence[Member]) -> None:
     replicas, first = [member.replica for member in members], members[0]
+    if len({replica.ckpt_path is None for replica in replicas}) > 1:
+        raise FPTError("some runs of the pack have a checkpoint, others none: `fpt run FOLDER` goes on with each alone")
+    unlimited = any(replica.max_steps < 0 for replica in replicas)
     options: dict[str, Any] = dict(first._get(first.config_init, "trainer"))
     trainer = L.Trainer(
         **{name: value for name, value in options.items() if name not in OF_THE_RUN},
-        max_steps=max(replica.max_steps for replica in replicas),
+        max_steps=-1 if unlimited else max(replica.max_steps for replica in replicas),
         callbacks=[ValidateTheEnd(), *([ProgressBar()] if options["enable_progress_bar"] is not False else [])],
         logger=False,
         enable_checkpointing=False,

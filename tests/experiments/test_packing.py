@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import Fpt
+from conftest import Fpt, read_rows
 from fpt_lightning import packs
 from fpt_lightning.config_files import shipped
 from fpt_lightning.experiments.grid import Selection, make_grid
@@ -155,6 +155,7 @@ def test_which_runs_share_a_body() -> None:
         {"optimizer.class_path": "SGD"},
         {"trainer.min_steps": 10},
         {"trainer.min_epochs": 1},
+        {"trainer.logger": {"class_path": "lightning.pytorch.loggers.WandbLogger"}},
     ],
 )
 def test_what_a_pack_cannot_honour_goes_alone(values: dict[str, Any]) -> None:
@@ -186,6 +187,75 @@ def test_a_pack_by_hand_goes_on_with_what_is_not_finished(
     assert {result["steps"] for result in results("pack").values()} == {2, 6}
     assert fpt(*words) == 2
     assert "holds a finished run: choose another --run_folder, or add --overwrite" in capsys.readouterr().err
+
+
+OWN = """
+import lightning as L
+import torch
+from fpt_lightning import FPTClassifier
+
+class Descent(FPTClassifier):
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=self.lr)
+
+class Looked(FPTClassifier):
+    def on_before_optimizer_step(self, optimizer):
+        pass
+
+class Look(L.Callback):
+    def on_validation_batch_end(self, *_):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model=own_ways.Descent", "Descent has its own configure_optimizers, which no pack has: such runs go alone"),
+        ("--model=own_ways.Looked", "Looked has its own on_before_optimizer_step"),
+        ("--trainer.callbacks+=own_ways.Look", "Look has its own on_validation_batch_end"),
+        (
+            "--trainer.callbacks+={class_path: GradientAccumulationScheduler, init_args: {scheduling: {0: 3}}}",
+            "GradientAccumulationScheduler has its own number of batches in a step",
+        ),
+    ],
+)
+def test_what_a_pack_would_pass_over_is_refused(
+    fpt: Fpt, tiny: list[str], option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own_ways.py").write_text(OWN)
+    words = ["run", "--config=bit_xor.yaml", *tiny, "--model.backbone_seed=1", "--run_folder=pack", option]
+    assert fpt(*words, "--pack", "model.lr=[1e-3,1e-2]") > 0
+    assert said in capsys.readouterr().err
+    assert not results("pack")
+
+
+def test_a_pack_whose_runs_stand_elsewhere_is_refused(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--config=bit_xor.yaml", *tiny, "--model.backbone_seed=1", "--run_folder=pack", "--pause_at=2"]
+    assert fpt(*words, "--pack", "model.lr=[1e-3,1e-2]") == 0
+    last = {file: file.read_bytes() for file in Path("pack").rglob("last.ckpt")}
+    for rates in ("[3e-3,1e-3,1e-2]", "[1e-3,1e-2,3e-3]"):
+        assert fpt(*words, "--pack", f"model.lr={rates}") == 1
+        assert "some runs of the pack have a checkpoint, others none" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in Path("pack").rglob("last.ckpt")} == last
+
+
+def test_rows_and_steps_of_packed_runs_are_those_alone(fpt: Fpt, tiny: list[str], weights_csv: Path) -> None:
+    words = ["run", "--config=table.yaml", f"--data.train_file={weights_csv}", "--data.target_column=weight", *tiny]
+    words += ["--data.regression=true", "--data.batch_size=8", "--model.backbone_seed=1", "--trainer.max_epochs=2"]
+    words += ["--trainer.num_sanity_val_steps=1", "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=2"]
+    assert fpt(*words, "--pack", "trainer.max_steps=[-1,4],model.lr=[1e-3]", "--run_folder=pack") == 0
+    for steps in (-1, 4):
+        assert fpt(*words, f"--trainer.max_steps={steps}", "--model.lr=1e-3", "--run_folder=alone", "--overwrite") == 0
+        together = Path("pack", f"trainer.max_steps={steps},model.lr=0.001")
+        ours, theirs = (
+            [(row["step"], bool(row["train_loss"]), bool(row["val_loss"]), bool(row["test_loss"])) for row in rows]
+            for rows in map(read_rows, (together / "metrics.csv", Path("alone/metrics.csv")))
+        )
+        assert ours == theirs
+        assert results(str(together))[together.name]["steps"] == results("alone")["alone"]["steps"]
 
 
 def test_a_pack_that_finds_no_memory_is_halved_and_keeps_what_is_made(

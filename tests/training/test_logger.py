@@ -1,6 +1,10 @@
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-from conftest import read_rows
+import pytest
+
+from conftest import Fpt, read_rows
 from fpt_lightning.training.logger import RunLogger
 
 
@@ -36,3 +40,12 @@ def test_a_resumed_run_keeps_what_it_has_and_drops_what_it_repeats() -> None:
 def test_a_run_folder_is_named_after_itself() -> None:
     logger = RunLogger("runs/mnist/003")
     assert (logger.name, logger.save_dir) == ("003", "runs/mnist/003")
+
+
+def test_the_next_run_of_a_process_has_a_run_of_weights_and_biases_of_its_own(
+    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = SimpleNamespace(run="one", finish=lambda: setattr(wandb, "run", None))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    assert fpt("run", "--config=bit_xor.yaml", *tiny, "--run_folder=run") == 0
+    assert wandb.run is None

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from conftest import Fpt, read_rows
+from fpt_lightning import load
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
 
@@ -137,3 +138,18 @@ def test_a_run_goes_on_with_the_patience_that_is_asked_for(fpt: Fpt, words: list
     assert _result("run")["steps"] == 6
     assert fpt(*words, "--run_folder=run", "--early_stopping.patience=4", "--overwrite") == 0
     assert _result("run")["steps"] == 10
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_run_in_another_precision_goes_on_and_is_used(fpt: Fpt, words: list[str], precision: str) -> None:
+    words += ["--config=initialization/input_moments.yaml", "--model.backbone=pocket", "--model.layers=1"]
+    words += [f"--trainer.precision={precision}"]
+    assert fpt(*words, "--run_folder=whole") == 0
+    assert fpt(*words, "--run_folder=paused", "--pause_at=2") == 0
+    assert fpt(*words, "--run_folder=paused") == 0
+    assert _same(_trained("paused"), _trained("whole"))
+    assert _course("paused") == _course("whole")
+    assert fpt("test", "whole") == 0
+    assert load("whole").model.input.weight.dtype == torch.float32
+    parts = [f"--trainer.precision={precision}", "--model.trained_parts=whole/trained.safetensors", "--run_folder=next"]
+    assert fpt(*words, *parts) == 0

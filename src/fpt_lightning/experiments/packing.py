@@ -66,6 +66,8 @@ def unfit(values: Mapping[str, Any]) -> str | None:
     for name in ("optimizer", "lr_scheduler"):
         if any(value is not None and f"{key}.".startswith(f"{name}.") for key, value in values.items()):
             return f"a pack trains with Adam at constant rates: leave --{name} away"
+    if "WandbLogger" in json.dumps(values.get("trainer.logger"), default=str):
+        return "trainer.logger WandbLogger writes all runs of a process into one"
     for name, known in ONLY.items():
         if (value := values.get(name)) not in known:
             return f"{name} {value} is not for a pack"

@@ -1,7 +1,7 @@
 """The frozen pretrained transformer: input layer, frozen backbone, output layer."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -167,9 +167,20 @@ class FrozenPretrainedTransformer(nn.Module):
 
         Values that bf16 holds exactly are the same in it as in fp32, and what is computed of them is.
         """
-        frozen = self.frozen_parameters()
         # hashing a large body takes seconds, and every checkpoint asks: only once as long as nothing is written to it
-        versions = [(parameter.data_ptr(), parameter._version) for parameter in frozen.values()]
+        versions = self._versions()
         if self._hashed is None or self._hashed[0] != versions:
-            self._hashed = (versions, tensors_hash(frozen, by_value=True)[:16])
+            self._hashed = (versions, tensors_hash(self.frozen_parameters(), by_value=True)[:16])
         return self._hashed[1]
+
+    def _versions(self) -> list[tuple[int, int]]:
+        return [(parameter.data_ptr(), parameter._version) for parameter in self.frozen_parameters().values()]
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Moves or casts all tensors; the frozen ones are the same still in another type, such as ``64-true`` has."""
+        casts = fn(torch.zeros(0)).dtype != torch.float32
+        hashed = self.frozen_hash() if casts else None
+        super()._apply(fn, recurse)
+        if hashed is not None:
+            self._hashed = (self._versions(), hashed)
+        return self

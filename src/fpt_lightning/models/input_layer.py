@@ -59,7 +59,7 @@ def match_moments(
         mask: ``[batch, length]`` bool, True for real tokens; None if nothing is padded.
         vocabulary: Token embeddings ``[tokens, width]`` of the backbone.
     """
-    outputs = layer(tokens)  # [batch, length, width]
+    outputs = layer(tokens.to(layer.weight) if tokens.is_floating_point() else tokens)  # [batch, length, width]
     outputs = outputs.flatten(0, 1) if mask is None else outputs[mask]  # [tokens, width]
     vocabulary = vocabulary.to(outputs)
     spread = outputs.std(dim=0, correction=0)

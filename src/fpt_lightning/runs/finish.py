@@ -136,3 +136,10 @@ def _beside(worth: dict[str, float], split: str, score: float) -> str:
     said = ", ".join(f"{name} {worth[name]:.4f}" for name in sorted(worth, key=lambda name: -worth[name]))
     verdict = ", which is no less" if max(worth.values(), default=-math.inf) >= score else ""
     return f"{split} without a backbone: {said}{verdict}\n" if said else ""
+
+
+def finish_wandb() -> None:
+    """Ends the run of Weights & Biases that is open in this process, which the next run's figures would join."""
+    wandb: Any = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()

@@ -83,7 +83,8 @@ def align(
     """
     assert model.vocabulary is not None
     tokens = batch.tokens.flatten(0, 1) if batch.mask is None else batch.tokens[batch.mask]  # [tokens, ...]
-    vocabulary = model.vocabulary.to(tokens.device)
+    tokens = tokens.to(model.input.weight) if tokens.is_floating_point() else tokens
+    vocabulary = model.vocabulary.to(model.input.weight)
     stream = generator(seed, "align")
     optimizer = torch.optim.Adam(model.input.parameters(), lr=lr)
 

@@ -1,5 +1,7 @@
 """Every family: our logits are those of transformers' own model, and what trains is what its table says."""
 
+import copy
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -368,3 +370,12 @@ def test_no_dropout_is_left_to_a_config(config: hf.PretrainedConfig, tmp_path: P
         assert torch.equal(model(tokens), model(tokens)) == alike
         dropouts = {value for name, value in vars(model.family.config).items() if "drop" in name and value is not None}
         assert dropouts == {dropout}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_pickled(folders: dict[str, Path], name: str) -> None:
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice(str(folders[name])), dropout=0.0).eval()
+    tokens, mask = _batch(TASK, padded=True)
+    expected = model(tokens, mask)
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        torch.testing.assert_close(again(tokens, mask), expected)

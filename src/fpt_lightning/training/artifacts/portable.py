@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 
 from fpt_lightning.data.datamodule import FPTDataModule
@@ -64,6 +65,9 @@ class PortableModule(L.LightningModule, ModelHubMixin, library_name=LIBRARY):
         """Tells the datamodule how the training data was read; a training asks it, and leaves no figure as it was."""
         if stage == TrainerFn.FITTING:
             self.figures = {}
+        if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision | HalfPrecision):
+            # before a checkpoint's values are put in, which the Trainer does first
+            self.trainer.precision_plugin.convert_module(self.model)
         if (datamodule := self._datamodule()) is None:
             return
         if stage == TrainerFn.FITTING:

@@ -46,6 +46,8 @@ class Pack(L.LightningModule):
         own = ("training_step", "answer", "loss")
         self._losses_are_ours = not any(is_overridden(name, replicas[0].model, FPTClassifier) for name in own)
         self._streams = streams_of(replicas)
+        for replica in replicas:
+            replica.expect_heard()
         first = replicas[0].model.model
         for replica in replicas[1:]:  # before they move to a device
             share_frozen(first, replica.model.model)

@@ -8,10 +8,11 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch import callbacks
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 
 from fpt_lightning.data.datamodule import FPTDataModule
-from fpt_lightning.errors import DivergedError
+from fpt_lightning.errors import DivergedError, FPTError
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 from fpt_lightning.training.artifacts.predictions import PredictionWriter
 from fpt_lightning.training.callbacks import PartsSummary, is_idle
@@ -27,6 +28,16 @@ OF_THE_RUN = frozenset(
     {"checkpoint_callbacks", "default_root_dir", "log_dir", "logger", "loggers", "max_steps", "throughput"}
 )
 """What a run's own Trainer knows better than the pack's."""
+
+
+UNHEARD = ("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+           "on_before_optimizer_step", "on_validation_epoch_start", "on_validation_batch_start",
+           "on_validation_batch_end")  # fmt: skip
+"""Hooks of the user's that a pack never comes to."""
+UNHEARD_OF_MODELS = (*UNHEARD, "forward", "backward", "configure_optimizers", "configure_gradient_clipping",
+                     "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", "on_before_batch_transfer",
+                     "on_after_batch_transfer", "on_train_start", "on_train_epoch_start", "on_train_batch_end",
+                     "on_train_epoch_end", "on_validation_end", "on_train_end", "on_fit_end")  # fmt: skip
 
 
 class Replica:
@@ -60,6 +71,22 @@ class Replica:
         self._row: dict[str, torch.Tensor] = {}
         self._metrics: dict[str, Metric] = {}
         self._hooked: dict[str, list[L.Callback]] = {}
+
+    def expect_heard(self) -> None:
+        """Refuses a model class or a callback with ways of its own that a pack would not go.
+
+        Raises:
+            FPTError: If there is one.
+        """
+        own = [name for name in UNHEARD_OF_MODELS if is_overridden(name, self.model, FPTClassifier)]
+        found: list[tuple[object, str]] = [(self.model, name) for name in own]
+        for callback in self.callbacks:
+            if isinstance(callback, callbacks.GradientAccumulationScheduler):
+                found.append((callback, "number of batches in a step"))
+            elif not type(callback).__module__.startswith("fpt_lightning."):
+                found += [(callback, name) for name in UNHEARD if is_overridden(name, callback, L.Callback)]
+        for what, name in found:
+            raise FPTError(f"{type(what).__name__} has its own {name}, which no pack has: such runs go alone")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "alone":
@@ -98,6 +125,7 @@ class Replica:
         best, measured = chosen(chooser)
         measured |= self.cost()  # before the test, which puts the callbacks back
         if test != "never":
+            self.alone.fit_loop.epoch_loop._batches_that_stepped = self.steps or 0  # the number of the test's row
             (tested,) = self.alone.test(
                 self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
             )
@@ -159,8 +187,10 @@ class Replica:
         for metric in self._metrics.values():
             metric.reset()
         figures |= self._row
-        self.callback_metrics |= figures
         self._row, self._metrics = {}, {}
+        if self.sanity_checking:  # of which Lightning keeps nothing
+            return
+        self.callback_metrics |= figures
         if figures and self.loggers and self.diverged is None:
             row = {name: value.item() for name, value in figures.items()}
             for logger in self.loggers:

@@ -1,6 +1,6 @@
 """The encoder of T5 (Raffel et al. 2020; FPT section 3.14)."""
 
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class T5Encoder(HubFamily):
         body.encoder.config.num_layers = len(chosen)
         first = body.encoder.block[0].layer[0].SelfAttention
         first.relative_attention_bias, first.has_relative_attention_bias = bias, True
-        first.compute_bias = MethodType(_bias_of_a_batch, first)
+        first.compute_bias = partial(_bias_of_a_batch, first)  # which can be pickled
 
 
 def _bias_of_a_batch(attention: Any, queries: int, keys: int, device: torch.device, **_: Any) -> torch.Tensor:
