@@ -70,6 +70,8 @@ def test_a_run_whose_checkpoints_lie_elsewhere(
     assert fpt("predict", "run") == 0
     assert Path("run/predictions.csv").is_file()
     assert not Path("kept/predictions.csv").exists()
+    assert fpt("predict", "run", "--predictions.path=mine.csv") == 0
+    assert Path("mine.csv").is_file()
     capsys.readouterr()
     assert fpt("run", *words[:-2], "--run_folder=named", "--checkpoint.filename=best-{step}") == 2
     assert "checkpoint.filename best-{step} is a pattern, by which no run folder is read" in capsys.readouterr().err
