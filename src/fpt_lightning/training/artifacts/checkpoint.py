@@ -122,8 +122,8 @@ def _settings(trainer: L.Trainer) -> dict[str, Any]:
     return settings
 
 
-def follow_the_folder(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
-    """Tells callbacks where the checkpoints lie now that they kept in a folder which was moved or copied.
+def follow_the_folder(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
+    """Tells the callbacks in a checkpoint where the files lie now that they kept in a folder which was moved or copied.
 
     Lightning forgets them where the folder has another name, and the next validation would count as the best.
     """
@@ -135,7 +135,7 @@ def follow_the_folder(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None
         def here(path: str, folder: str = str(callback.dirpath)) -> str:
             return str(Path(folder) / Path(path).name) if path else path
 
-        if Path(here(state["best_model_path"] or "none")).is_file():
+        if (best := state["best_model_path"]) and Path(here(best)).is_file():
             paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
             kept = {here(path): score for path, score in state["best_k_models"].items()}
             state |= {**paths, "best_k_models": kept, "dirpath": callback.dirpath}
