@@ -143,6 +143,7 @@ def as_settings(words: Sequence[str]) -> dict[str, Any]:
             if not waiting or waiting[0].startswith("--"):
                 raise ValueError(word)
             value = waiting.pop(0)
+        name = without_init_args(name)
         try:
             # a slice of layers and a time stay what they are, which YAML 1.1 reads to the base of 60
             read = value if re.fullmatch(r"\d+(:\d+)+", value) else plain(yaml.safe_load(value))
@@ -150,7 +151,7 @@ def as_settings(words: Sequence[str]) -> dict[str, Any]:
                 read = value  # a folder may be called 2024_01
         except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
             raise ValueError(word) from error
-        settings[without_init_args(name)] = read
+        settings[name] = read
     return settings
 
 

@@ -26,11 +26,12 @@ def baselines(datamodule: FPTDataModule) -> dict[str, dict[str, float]]:
         datamodule = datamodule.data
     worth = datamodule.trivial_baselines()
     ours = type(datamodule).__module__.startswith("fpt_lightning.") and type(datamodule).__name__ in KNOWN
-    weights = _features_of(datamodule.task) * datamodule.task.answers * datamodule.task.logits_per_answer
-    if not ours and weights > MOST_WEIGHTS:
-        rank_zero_info(f"no linear baseline: its {weights:,} weights would take minutes and gigabytes")
-    elif not ours:
-        worth["linear"] = linear_baseline(datamodule)
+    if not ours:
+        weights = _features_of(datamodule.task) * datamodule.task.answers * datamodule.task.logits_per_answer
+        if weights <= MOST_WEIGHTS:
+            worth["linear"] = linear_baseline(datamodule)
+        else:
+            rank_zero_info(f"no linear baseline: its {weights:,} weights would take minutes and gigabytes")
     return {name: trivial._asdict() for name, trivial in worth.items()}
 
 

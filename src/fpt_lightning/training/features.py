@@ -78,7 +78,7 @@ class FeatureData(FPTDataModule):
             why = "has no end" if len(examples) >= ENDLESS else "differs from epoch to epoch: set data.augment false"
             raise UsageError(f"cache_features: the training data of {self.task.name} {why}")
         plugin = self.trainer.precision_plugin if self.trainer else Precision()
-        plugin.convert_module(self.model.model)  # before its weights are hashed; the Trainer does so later
+        plugin.convert_module(self.model.model)  # whose features they are; the Trainer does so later
         key = {
             "backbone": str(self.model.model.choice),  # heads and activations leave no trace in weights
             "frozen": self.model.model.frozen_hash(),

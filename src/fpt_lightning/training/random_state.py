@@ -1,7 +1,7 @@
 """The state of random numbers, kept with a run: resumed, it draws what it would have drawn without a stop."""
 
 import random
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 from fpt_lightning.random_streams import key
 
 RANDOM_STATES = "random_states"
+
+T = TypeVar("T")
 
 
 class RandomState(L.Callback):
@@ -24,11 +26,7 @@ class RandomState(L.Callback):
         self._saved: list[dict[str, Any]] | None = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        state = current_state()
-        states = [state] * trainer.world_size  # the same list in each process: Lightning makes up a checkpoint in all
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(states, state)
-        checkpoint[RANDOM_STATES] = states
+        checkpoint[RANDOM_STATES] = of_every_process(current_state(), trainer)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint.get(RANDOM_STATES)
@@ -40,6 +38,14 @@ class RandomState(L.Callback):
             restore(saved[trainer.global_rank])
         elif trainer.global_rank > 0:
             torch.manual_seed(key(torch.initial_seed(), f"process {trainer.global_rank}"))
+
+
+def of_every_process(own: T, trainer: L.Trainer) -> list[T]:
+    """What each process has, by its rank: the same list in each, for Lightning makes up a checkpoint in all."""
+    every = [own] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(every, own)
+    return every
 
 
 def current_state() -> dict[str, Any]:

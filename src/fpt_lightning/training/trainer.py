@@ -16,13 +16,13 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 
 from fpt_lightning.errors import UsageError
 from fpt_lightning.signals import Ending
-from fpt_lightning.training.artifacts.checkpoint import SameData, WholeCheckpointIO
+from fpt_lightning.training.artifacts.checkpoint import FollowFolder, SameData, WholeCheckpointIO
 from fpt_lightning.training.callbacks import SkipIdle, Throughput
 from fpt_lightning.training.captured import CaptureSteps
 from fpt_lightning.training.choice import check_choice, chosen
 from fpt_lightning.training.divergence import StopWhenDiverged
 from fpt_lightning.training.precision import RecommendPrecision
-from fpt_lightning.training.random_state import RandomState
+from fpt_lightning.training.random_state import RandomState, of_every_process
 
 GRADIENTS = "gradients"  # in a checkpoint
 
@@ -118,10 +118,7 @@ class UnfinishedStep(L.Callback):
         if not trainer.fit_loop._should_accumulate():
             return
         own = {name: each.grad.cpu() for name, each in pl_module.named_parameters() if each.grad is not None}
-        gradients = [own] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(gradients, own)
-        checkpoint[GRADIENTS] = gradients
+        checkpoint[GRADIENTS] = of_every_process(own, trainer)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint.get(GRADIENTS, [])
@@ -159,7 +156,8 @@ class FPTTrainer(L.Trainer):
             # what a run leaves is written by the process that began it, which would have trained nothing
             raise UsageError(f"trainer.strategy {kwargs['strategy']} trains in processes of its own: use ddp")
         self.throughput, self.pause = Throughput(), Pause()
-        own = [SameData(), self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision(), SkipIdle()]
+        own = [FollowFolder(), SameData(), self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision()]
+        own += [SkipIdle()]
         own += [CaptureSteps()] if captured else []
         own += [CountSteps(), UnfinishedStep()]
         own += [ValidateTheEnd()] if (self.max_epochs or -1) > 0 else []

@@ -77,7 +77,6 @@ def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None
     """
     if module._trainer is None or module.trainer.state.fn != TrainerFn.FITTING:
         return
-    follow_the_folder(checkpoint, module.trainer)
     if "optimizer_states" not in checkpoint:
         raise UsageError("this checkpoint holds weights alone: a training goes on from one with the optimizer's state")
     before = _of_model(checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})) | checkpoint.get(SETTINGS, {})
@@ -116,29 +115,35 @@ def _settings(trainer: L.Trainer) -> dict[str, Any]:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if not any(isinstance(each, GradientAccumulationScheduler) for each in callbacks):  # which changes it on the way
         settings["trainer.accumulate_grad_batches"] = trainer.accumulate_grad_batches
-    for chooser in trainer.checkpoint_callbacks[:1]:
-        if isinstance(chooser, ModelCheckpoint):
-            settings |= {"checkpoint.monitor": chooser.monitor, "checkpoint.mode": chooser.mode}
+    for chooser in [each for each in callbacks if isinstance(each, ModelCheckpoint)][:1]:
+        settings |= {"checkpoint.monitor": chooser.monitor, "checkpoint.mode": chooser.mode}
     return settings
 
 
-def follow_the_folder(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
-    """Tells the callbacks in a checkpoint where the files lie now that they kept in a folder which was moved or copied.
+class FollowFolder(L.Callback):
+    """Tells those that keep checkpoints where the files lie now of a folder which was moved or copied.
 
     Lightning forgets them where the folder has another name, and the next validation would count as the best.
     """
-    for callback in trainer.checkpoint_callbacks:
-        state = checkpoint.get("callbacks", {}).get(callback.state_key)
-        if not isinstance(callback, ModelCheckpoint) or state is None or state.get("dirpath") == callback.dirpath:
-            continue
 
-        def here(path: str, folder: str = str(callback.dirpath)) -> str:
-            return str(Path(folder) / Path(path).name) if path else path
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Changes the checkpoint, of which the callbacks are told behind this hook."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ModelCheckpoint):
+                _follow(callback.dirpath, checkpoint.get("callbacks", {}).get(callback.state_key))
 
-        if (best := state["best_model_path"]) and Path(here(best)).is_file():
-            paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
-            kept = {here(path): score for path, score in state["best_k_models"].items()}
-            state |= {**paths, "best_k_models": kept, "dirpath": callback.dirpath}
+
+def _follow(folder: Any, state: dict[str, Any] | None) -> None:
+    if state is None or state.get("dirpath") == folder:
+        return
+
+    def here(path: str) -> str:
+        return str(Path(folder) / Path(path).name) if path else path
+
+    if (best := state["best_model_path"]) and Path(here(best)).is_file():
+        paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        kept = {here(path): score for path, score in state["best_k_models"].items()}
+        state |= {**paths, "best_k_models": kept, "dirpath": folder}
 
 
 class SameData(L.Callback):

@@ -66,7 +66,7 @@ class PortableModule(L.LightningModule, ModelHubMixin, library_name=LIBRARY):
         if stage == TrainerFn.FITTING:
             self.figures = {}
         if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision | HalfPrecision):
-            # before a checkpoint's values are put in, which the Trainer does first
+            # the Trainer would behind a checkpoint's values, which would lose by it
             self.trainer.precision_plugin.convert_module(self.model)
         if (datamodule := self._datamodule()) is None:
             return

@@ -99,8 +99,6 @@ def whole_body(model: FrozenPretrainedTransformer) -> nn.Module:
     config._attn_implementation = "eager"  # the name of ours means nothing to others
     if family.position_table is not None:
         config.max_position_embeddings = len(body.get_parameter(f"{family.position_table}.weight"))
-    if hasattr(config, "type_vocab_size"):
-        config.type_vocab_size = 1
     with torch.device("meta"):
         whole = type(family)(config).new_body()
     theirs, ours = whole.state_dict(), body.state_dict()

@@ -24,20 +24,17 @@ from fpt_lightning.training.trainer import FPTTrainer
 
 OF_THE_PACK = (callbacks.ProgressBar, CaptureSteps, PartsSummary, PredictionWriter)
 """Callbacks that many runs together need once, or not at all."""
-OF_THE_RUN = frozenset(
-    {"checkpoint_callbacks", "default_root_dir", "log_dir", "logger", "loggers", "max_steps", "throughput"}
-)
+OF_THE_RUN = frozenset({"default_root_dir", "log_dir", "logger", "loggers", "max_steps", "throughput"})
 """What a run's own Trainer knows better than the pack's."""
-
-
 UNHEARD = ("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
            "on_before_optimizer_step", "on_validation_epoch_start", "on_validation_batch_start",
            "on_validation_batch_end")  # fmt: skip
-"""Hooks of the user's that a pack never comes to."""
+"""Hooks of callbacks that a pack never comes to."""
 UNHEARD_OF_MODELS = (*UNHEARD, "forward", "backward", "configure_optimizers", "configure_gradient_clipping",
                      "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", "on_before_batch_transfer",
                      "on_after_batch_transfer", "on_train_start", "on_train_epoch_start", "on_train_batch_end",
                      "on_train_epoch_end", "on_validation_end", "on_train_end", "on_fit_end")  # fmt: skip
+"""What a model class may have of its own and a pack does in its own way, or never."""
 
 
 class Replica:
@@ -85,7 +82,8 @@ class Replica:
                 found.append((callback, "number of batches in a step"))
             elif not type(callback).__module__.startswith("fpt_lightning."):
                 found += [(callback, name) for name in UNHEARD if is_overridden(name, callback, L.Callback)]
-        for what, name in found:
+        if found:
+            what, name = found[0]
             raise FPTError(f"{type(what).__name__} has its own {name}, which no pack has: such runs go alone")
 
     def __getattr__(self, name: str) -> Any:

@@ -36,6 +36,7 @@ class BERT(HubFamily):
         self.last_row = len(rows) - 1
         body.pooler = None
         body.embeddings.token_type_embeddings = trained_table(body.embeddings.token_type_embeddings.weight[:1])
+        body.config.type_vocab_size = 1
 
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Counts positions from the first row of the table, also where the architecture starts behind its padding."""
