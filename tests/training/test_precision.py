@@ -53,11 +53,14 @@ def test_bf16_that_is_computed_in_fp32_is_named_once(
     assert "those of bf16-mixed are made in fp32: --trainer.precision 32-true is faster" in line
 
 
+AVX512 = {"avx2": True, "avx512_f": True, "avx512_bf16": True}
+
+
 @pytest.mark.parametrize(
     ("has", "features", "units"),
     [
         ({"avx2": True, "avx512_f": False}, ["AVX2"], []),
-        ({"avx2": True, "avx512_f": True, "avx512_bf16": True}, ["AVX2", "AVX-512", "AVX512-BF16"], ["AVX512-BF16"]),
+        (AVX512, ["AVX2", "AVX-512", "AVX512-BF16"], ["AVX512-BF16"]),
         ({"avx2": True, "amx_bf16": True, "sse": True}, ["AVX2", "AMX-BF16"], ["AMX-BF16"]),
         ({"architecture": "arm64"}, [], []),
     ],
@@ -67,6 +70,7 @@ def test_what_a_processor_has(
     has: dict[str, Any], features: list[str], units: list[str], public: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked as torch of today and torch 2.11 can be asked."""
+    monkeypatch.setattr(machine, "is_intel", lambda: False)
     if public:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
     else:
@@ -81,6 +85,21 @@ def test_what_a_processor_has(
     assert machine.features("cpu") == features
     assert machine.bf16_units("cpu") == units
     assert machine.features("mps") == []
+
+
+@pytest.mark.parametrize(
+    ("intel", "has", "units"),
+    [(True, AVX512, []), (True, {**AVX512, "amx_bf16": True}, ["AMX-BF16"]), (False, AVX512, ["AVX512-BF16"])],
+    ids=["Intel without AMX", "Intel with AMX", "AMD"],
+)
+def test_intels_avx512_multiplies_bf16_slower_than_fp32(
+    intel: bool, has: dict[str, bool], units: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "is_intel", lambda: intel)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert machine.bf16_units("cpu") == units
+    assert machine.multiplies_bf16.__wrapped__() == bool(units)
 
 
 def test_a_gpu_that_only_plays_bf16_has_no_units(monkeypatch: pytest.MonkeyPatch) -> None:
