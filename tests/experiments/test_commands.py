@@ -295,7 +295,15 @@ def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
             "--checkpoint.dirpath is one folder for all runs",
         ),
         (["both", "--profile", "smoke", "--last_checkpoint.dirpath=x"], "--last_checkpoint.dirpath is one folder for"),
-        (["both", "--profile", "smoke", "stray"], "'stray' is neither an option nor its value"),
+        (
+            ["both", "--profile", "smoke", "stray"],
+            "'stray' is neither an option nor its value; `fpt sweep --help` lists",
+        ),
+        (
+            ["both", "--tasks", "mnist", "cifar"],
+            "'cifar' is neither an option nor its value; several values stand with commas between them: --tasks mnist,cifar",
+        ),
+        (["both", "--seeds", "0", "1", "2"], "commas between them: --seeds 0,1,2"),
         (
             ["both", "--profile", "smoke", "--rates", "1e-3,fast"],
             "argument --rates: 1e-3,fast[1]: expected float, got str",

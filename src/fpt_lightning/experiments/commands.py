@@ -178,13 +178,27 @@ def _numbers(kind: Any) -> Callable[[str], Any]:
     return numbers
 
 
+def _with_commas(words: Sequence[str], stray: str) -> str:
+    """How to give several values to an option that takes them, if a stray word is one of them."""
+    option, values = "", list[str]()
+    for word in (*words, "--"):
+        if not word.startswith("--"):
+            values.append(word)
+            continue
+        if option in ("--arms", "--tasks", "--rates", "--seeds") and stray in values[1:]:
+            return f"several values stand with commas between them: {option} {','.join(values)}"
+        option, values = word, []
+    return ""
+
+
 def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, Grid]:
     """The command's own options, and the runs that it is about."""
     options, of_runs = parser.parse_known_args(words)
     try:
         settings = as_settings(of_runs)
     except ValueError as error:
-        raise UsageError(f"'{error}' is neither an option nor its value; `{parser.prog} --help` lists them") from error
+        way = _with_commas(words, str(error)) or f"`{parser.prog} --help` lists them"
+        raise UsageError(f"'{error}' is neither an option nor its value; {way}") from error
     own = [name for action in parser._actions for name in action.option_strings]
     for name in settings:
         if name in (*DECIDED, "run_folder", "ckpt_path", "arm"):

@@ -26,5 +26,6 @@ def _advice(precision: str, device: str) -> str | None:
             "trainer/bf16.yaml, uses that, and what trains stays in fp32"
         )
     if precision.startswith("bf16") and device == "cpu" and not multiplies_bf16():
-        return f"has no fast products in bf16, those of {precision} are made in fp32: --trainer.precision 32-true is faster"
+        made = f"has no fast products in bf16, those of {precision} are made in fp32"
+        return f"{made}: --trainer.precision 32-true is faster"
     return None

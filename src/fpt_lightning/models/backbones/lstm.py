@@ -31,7 +31,7 @@ class LayerNormLSTM(LayeredBody):
 
 
 class _LSTM(nn.LSTM):
-    """An LSTM that computes in fp32 under autocast where oneDNN has no kernel in bf16 for the processor."""
+    """An LSTM that computes in fp32 under autocast where oneDNN has no kernel in bf16, or none that is faster."""
 
     def forward(self, input: torch.Tensor, hx: Any = None) -> Any:  # type: ignore[override]  # noqa: A002
         if input.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or bf16_units("cpu"):

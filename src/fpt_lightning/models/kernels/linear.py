@@ -109,7 +109,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def lacks_bf16(x: Tensor) -> bool:
     """Whether products with a tensor would be made in bf16 on a CPU for which torch has no fast kernel in it.
 
-    Cast to fp32 and multiplied there they are the same, rounded once, in an eighth to an eightieth of the time.
+    Cast to fp32 and multiplied there they are the same, rounded once, in half to an eightieth of the time.
     """
     if x.device.type != "cpu":
         return False
