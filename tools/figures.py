@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md", "docs/halving.md", "docs/performance.md")
 CELL = re.compile(
-    r"\**(?:[▲▼] )?(?P<mean>[\d.,]+)(?: ± (?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?"
+    r"\**(?:[▲▼] )?(?P<mean>[\d.,]+)(?: ± (?:< )?(?P<error>[\d.,]+))?\**(?:\[\^\d+\])?(?: \(paper (?P<paper>[\d.,]+))?"
 )
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)<!-- = (.*?) -->")
 TABLE = re.compile(r"(<!-- table: ([\w/]+)(?: with (rates|variance))? -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
@@ -109,7 +109,7 @@ def _table(table: str, behind: str | None) -> str:
     shown = page[2 : next(place for place, block in enumerate(page) if block.startswith(("Profile ", "Sizes and")))]
     if behind is not None:
         place = next(place for place, block in enumerate(page) if block.startswith(FIRST[behind]))
-        shown += page[place : place + 2]
+        shown += page[place : place + (3 if behind == "variance" else 2)]  # a split has a note
     # several tables share a page, and GitHub knows a footnote by its name
     return re.sub(r"\[\^(\d+)\]", rf"[^{table.replace('/', '-')}-\1]", "\n\n".join(shown)) + "\n"
 

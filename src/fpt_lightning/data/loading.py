@@ -131,7 +131,8 @@ class GlobalBatchSampler(DistributedSampler[int]):
             :data:`BUCKET_WINDOW` batches sorted by length and drawn in a random order, evaluation starts with the
             longest, so that little is padded.
         counts_epochs: A shuffled epoch starts counting where the one before it ended, as one that is not shuffled does.
-        limited: Some batches stand for all: those of an evaluation are drawn then, the longest would be none.
+        limited: Some batches stand for all: those of an evaluation are the first, or are drawn where examples differ in
+            length, as the longest would be no sample.
         process: Rank of this process.
         processes: Number of processes.
     """

@@ -10,8 +10,8 @@ from fpt_lightning.experiments.arms import Arm, Reference
 from fpt_lightning.experiments.halving import Rung, going_on
 from fpt_lightning.runs.outcome import Outcome, State
 
-ROUNDING = 1e-9
-"""Means of validation that differ by less are equal."""
+ROUNDING = 2**-22
+"""Means of validation that differ by a smaller share are equal: results hold numbers of 24 bits."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _middle_first(means: Mapping[float, float], rates: Sequence[float]) -> list[
     left, order = list(rates), list[float]()
     while left:
         best = max(means[lr] for lr in left)
-        equal = [lr for lr in left if means[lr] >= best - ROUNDING]
+        equal = [lr for lr in left if means[lr] >= best - ROUNDING * abs(best)]
         order.append(equal[(len(equal) - 1) // 2])
         left.remove(order[-1])
     return order

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,9 +48,29 @@ def test_an_interval_holds_zero_where_the_test_does_not_speak_against_it(pairs: 
         assert found.difference == pytest.approx((low + high) / 2, abs=1e-9)
 
 
+@given(st.lists(st.integers(1, 999), min_size=2, max_size=6), st.integers(-1, 1))
+def test_the_rounding_of_results_is_no_variance(correct: list[int], more: int) -> None:
+    """Accuracies over 1,000 answers as result.json holds them, of 24 bits: so many more on every seed is no chance."""
+    ours, theirs = (
+        {seed: 100 * float(np.float32((count + one) / 1000)) for seed, count in enumerate(correct)} for one in (more, 0)
+    )
+    found = compare(ours, theirs)
+    assert found.untested == f"{'the same' if more else 'no'} difference on every seed: no variance to test with"
+
+
+def test_the_smallest_difference_that_results_can_hold_is_one() -> None:
+    one_more = {0: 99.9999, 1: 99.9998}  # of a million answers
+    assert compare(one_more, {0: 99.9998, 1: 99.9998}).p is not None
+
+
 def test_holms_correction_of_known_values() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.integers(0, 5))
+def test_a_comparison_to_come_counts_as_one_that_finds_nothing(p_values: list[float], to_come: int) -> None:
+    assert holm(p_values, to_come) == holm([*p_values, *[1.0] * to_come])[: len(p_values)]
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

@@ -92,6 +92,9 @@ def test_every_format_has_the_split() -> None:
     assert "| bit-xor | share, % | standard deviation, points | p |" in shown["markdown"]
     assert "| trained initialisation and dropout | 0.0 | 0.00 | " in shown["markdown"]
     assert "Estimated below 0 and shown as 0: order of the data" in shown["markdown"]
+    # F = 400 with 2 and 12 degrees of freedom, whose quantiles are 5.0959 and 1 / 39.415: ratios of 13 and 2,627
+    for text in shown.values():
+        assert re.search(r"Share beside the rest alone, 95 \\?% interval: random body 93 to 100 \\?%, order", text)
     assert r"random body & 98.5 & 9.99 & \textless{} 0.001 \\" in shown["latex"]
     assert shown["latex"].count(r"\begin{tabular}") == shown["latex"].count(r"\end{tabular}") == 3
     assert "<h2>Where the variance comes from</h2>" in shown["html"]

@@ -183,7 +183,7 @@ def _figure(results: Results, arm: str, column: Column, notes: list[str]) -> Fig
         reference="" if reference is None else _reference(reference, unit),
         difference=unit.write_signed(fmean(values) - reference.mean) if values and reference is not None else "",
         comparison="" if comparison is None else compared(comparison, unit, results.baseline),
-        verdict="" if comparison is None else comparison.verdict(fewer_is_better=column.fewer_is_better),
+        verdict=results.verdict(arm, column),
         count=(f"n = {count}" + (f" of {seeds}" if count < seeds else "")) if count else "",
         lr=rate(entry.lr) if entry.lr is not None and len(entry.cell.rates) > 1 else "",
         note=_note(results, entry, column, count, notes),

@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from fpt_lightning.experiments.composition import is_place
+from fpt_lightning.experiments.arms import Task
+from fpt_lightning.experiments.composition import is_place, over
 from fpt_lightning.experiments.report.results import COUNTS, Entry, Results
 from fpt_lightning.experiments.report.statistics import CONFIDENCE, SIGNIFICANT, Comparison
 from fpt_lightning.experiments.report.units import SIGNS, UNITS, Unit, p_value, rate
@@ -41,11 +42,17 @@ def reading(results: Results, metric: str) -> Iterator[str]:
     first = f"; all arms begin with {' and '.join(protocol.configs)}" if protocol.configs else ""
     yield f"Protocol {protocol.name}: {chosen}{first}."
     if tested := sum(comparison.p is not None for comparison in results.comparisons.values()):
-        fewer = " (fewer steps are better)" if any(column.fewer_is_better for column in results.columns) else ""
+        steps = any(column.fewer_is_better for column in results.columns)
+        fewer = " (fewer steps are better)" if steps else ""
+        asked = tested + results.to_come
+        counted = f", of which {results.to_come} lack runs and count as finding nothing" if results.to_come else ""
         yield (
             f"Bold is {SIGNS['better']} better or {SIGNS['worse']} worse than {results.baseline}{fewer}: paired t-test "
-            f"over seeds, p < {SIGNIFICANT:g} after Holm's correction over {tested} comparison{'s' * (tested > 1)}."
+            f"over seeds, p < {SIGNIFICANT:g} after Holm's correction over {asked} comparison{'s' * (asked > 1)}"
+            f"{counted}."
         )
+        if steps:
+            yield "Fewer steps to a lower accuracy are not called better."
     yield from _left_out(results)
 
 
@@ -95,6 +102,8 @@ def _other_splits(results: Results) -> Iterator[str]:
 def _trivial_baselines(results: Results) -> Iterator[str]:
     if any(results.baselines.values()) and "accuracy" in results.grid.table.measures:
         yield "The rows at the end are trivial baselines on the test split, without a backbone."
+        if some := [task.title for task in results.tasks if _tested_in_part(results, task)]:
+            yield f"On {' and '.join(some)} they are of all of it, the arms of a part (trainer.limit_test_batches)."
     if "steps_to_convergence" in results.grid.table.measures:
         best = [(task, results.best_baseline(task, "validation")) for task in results.tasks]
         reached = [
@@ -106,6 +115,13 @@ def _trivial_baselines(results: Results) -> Iterator[str]:
         if reached:
             raised = "Steps to convergence count from trivial baselines on validation, which lie above chance"
             yield f"{raised}: {', '.join(reached)}."
+
+
+def _tested_in_part(results: Results, task: Task) -> bool:
+    """Whether the file or the command line leaves out a part of a task's test split."""
+    grid = results.grid
+    share = over(grid.settings(task.name), grid.overrides).get("trainer.limit_test_batches")
+    return share not in (None, 1.0) or isinstance(share, int)
 
 
 def _left_out(results: Results) -> Iterator[str]:

@@ -110,6 +110,7 @@ class Results:
     Attributes:
         baselines: By name of the task.
         values: By arm and name of the column; so are ``comparisons``.
+        to_come: Comparisons that the arms and columns ask for and that lack the runs; the correction counts them.
     """
 
     grid: Grid
@@ -122,6 +123,16 @@ class Results:
     entries: Mapping[tuple[str, str], Entry]
     values: Mapping[tuple[str, str], Mapping[int, float]]
     comparisons: Mapping[tuple[str, str], Comparison]
+    to_come: int
+
+    def verdict(self, arm: str, column: Column) -> str:
+        """``better`` or ``worse`` than the baseline, or empty; who learns less is not better for ending sooner."""
+        comparison = self.comparisons.get((arm, column.name))
+        verdict = "" if comparison is None else comparison.verdict(column.fewer_is_better)
+        if verdict == "better" and column.fewer_is_better:
+            ours, others = (self.entries[one, column.task.name].measured("accuracy") for one in (arm, self.baseline))
+            return verdict if ours and others and fmean(ours.values()) >= fmean(others.values()) else ""
+        return verdict
 
     def entries_of(self, task: Task) -> list[Entry]:
         """The cells of a task, by rows."""
@@ -155,17 +166,20 @@ def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
     entries = {(cell.arm.name, cell.task): _entry(cell, floors[cell.task], grid, outcomes) for cell in grid.cells}
     values: dict[tuple[str, str], Mapping[int, float]] = {}
     comparisons: dict[tuple[str, str], Comparison] = {}
+    to_come = 0
     for column in columns:
         measured = {arm: entries[arm, column.task.name].measured(column.measure) for arm in arms}
         values |= {(arm, column.name): by_seed for arm, by_seed in measured.items()}
         # the number of parameters does not vary with the seed; arms that are draws have nothing to be compared for
         if column.measure != "trained_parameters" and not grid.table.variance:
-            others = [arm for arm in arms if arm != baseline and measured[arm]]
-            comparisons |= {(arm, column.name): compare(measured[arm], measured[baseline]) for arm in others}
+            others = [arm for arm in arms if arm != baseline and entries[arm, column.task.name].cell.missing is None]
+            made = {arm: compare(measured[arm], measured[baseline]) for arm in others if measured[arm]}
+            comparisons |= {(arm, column.name): comparison for arm, comparison in made.items()}
+            to_come += len(others) - sum(comparison.seeds > 1 for comparison in made.values())
     tested = {place: comparison.p for place, comparison in comparisons.items() if comparison.p is not None}
-    for place, corrected in zip(tested, holm(list(tested.values())), strict=True):
+    for place, corrected in zip(tested, holm(list(tested.values()), to_come), strict=True):
         comparisons[place] = replace(comparisons[place], corrected=corrected)
-    return Results(grid, outcomes, tasks, columns, arms, baseline, baselines, entries, values, comparisons)
+    return Results(grid, outcomes, tasks, columns, arms, baseline, baselines, entries, values, comparisons, to_come)
 
 
 def _heading(task: Task, measure: str, table: Table) -> str:

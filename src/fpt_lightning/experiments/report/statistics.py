@@ -11,7 +11,8 @@ SIGNIFICANT = 0.05
 CONFIDENCE = 0.95
 """How often such intervals hold the true difference, where differences are normally distributed."""
 
-_EQUAL = 1e-9  # differences of percentages that are equal but for rounding
+ROUNDING = 2**-22
+"""Figures that differ by a smaller share of the largest are equal: results hold numbers of 24 bits."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ def compare(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Comparis
     if not seeds:
         return Comparison(0, untested="no seed in common with the baseline")
     difference = fmean(differences)
+    equal = ROUNDING * max(abs(of[seed]) for of in (arm, baseline) for seed in seeds)
     if len(seeds) < 2:
         return Comparison(1, difference, untested="one seed in common with the baseline, a test needs two")
-    if max(differences) - min(differences) <= _EQUAL:
-        same = "no difference" if abs(difference) <= _EQUAL else "the same difference"
+    if max(differences) - min(differences) <= equal:
+        same = "no difference" if abs(difference) <= equal else "the same difference"
         return Comparison(len(seeds), difference, untested=f"{same} on every seed: no variance to test with")
     from scipy import stats  # most of a second
 
@@ -71,15 +73,20 @@ def compare(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Comparis
     return Comparison(len(seeds), difference, float(found.pvalue), interval=(float(low), float(high)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], to_come: int = 0) -> list[float]:
     """Holm's step-down correction: the chance of a single false claim in the whole table stays below the level.
 
     The k-th smallest of m p-values is multiplied by m - k + 1, never falls below the one before it, and is at most 1
     (Holm 1979, "A simple sequentially rejective multiple test procedure").
+
+    Args:
+        p_values: Of the comparisons that can be tested.
+        to_come: How many more the table asks for: each counts as one that finds nothing.
     """
+    many = len(p_values) + to_come
     corrected = [0.0] * len(p_values)
     largest = 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, p_values[place] * (len(p_values) - rank)))
+        largest = max(largest, min(1.0, p_values[place] * (many - rank)))
         corrected[place] = largest
     return corrected

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from fpt_lightning.experiments.report.statistics import standard_error
+from fpt_lightning.experiments.report.statistics import SIGNIFICANT, standard_error
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 SIGNS = {"better": "\N{BLACK UP-POINTING TRIANGLE}", "worse": "\N{BLACK DOWN-POINTING TRIANGLE}"}
@@ -43,7 +43,14 @@ class Unit:
     def write_mean(self, values: Sequence[float]) -> str:
         """Mean ± standard error; the mean alone of a single value."""
         mean, error = self.write(fmean(values)), standard_error(values)
-        return mean if error is None else f"{mean} ± {self.write(error)}"
+        return mean if error is None else f"{mean} ± {self._write_error(error)}"
+
+    def _write_error(self, error: float) -> str:
+        """With another digit where it would be none without."""
+        least = 10.0**-self.digits / 2
+        if not 0 < error < least:
+            return self.write(error)
+        return f"{error:.{self.digits + 1}f}" if error >= least / 10 else f"< {least / 5:.{self.digits + 1}f}"
 
     def write_signed(self, value: float) -> str:
         size = self.write(abs(value))
@@ -79,4 +86,4 @@ def percent(share: float) -> str:
 
 def p_value(p: float) -> str:
     """A p-value as it follows the letter."""
-    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+    return "< 0.001" if p < 0.001 else f"= {p:.{2 + (abs(p - SIGNIFICANT) < 0.005)}g}"

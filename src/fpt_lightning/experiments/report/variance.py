@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fpt_lightning.experiments.arms import Task
 from fpt_lightning.experiments.crossing import levels_of
 from fpt_lightning.experiments.report.results import Results
+from fpt_lightning.experiments.report.statistics import CONFIDENCE
 from fpt_lightning.experiments.report.units import UNITS, p_value
 
 FACTORS = {"model.backbone_seed": "random body", "data_seed": "order of the data"}
@@ -25,12 +26,14 @@ class Component:
         variance: Its estimate, at least 0.
         below: Whether the estimate was below 0, which says that it is too small to be seen.
         p: That of the F test; None of the rest, and where there is no rest to test against.
+        interval: Where its share of its own variance and the rest's lies, with 95 % confidence; None where p is.
     """
 
     name: str
     variance: float
     below: bool = False
     p: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,17 @@ def in_words(split: Split) -> SplitText:
         for one in split.components
     ]
     below = [one.name for one in split.components if one.below]
-    note = f"Estimated below 0 and shown as 0: {', '.join(below)}." if below else ""
-    return SplitText(split.task.title, rows, unit.difference, f"Not split: {split.why_not}." if split.why_not else note)
+    sure = [
+        f"{one.name} {' to '.join(f'{100 * end:.0f}' for end in one.interval)} %"
+        for one in split.components
+        if one.interval is not None
+    ]
+    notes = [
+        f"Estimated below 0 and shown as 0: {', '.join(below)}." if below else "",
+        f"Share beside the rest alone, {100 * CONFIDENCE:g} % interval: {', '.join(sure)}." if sure else "",
+        f"Not split: {split.why_not}." if split.why_not else "",
+    ]
+    return SplitText(split.task.title, rows, unit.difference, " ".join(filter(None, notes)))
 
 
 def splits(results: Results) -> Iterator[Split]:
@@ -135,7 +147,7 @@ def split(values: Mapping[tuple[str, ...], float], factors: Sequence[str]) -> li
 
     With N values, a factor of n levels has E[mean square] = variance of the rest + N / n * its variance; so the
     difference of both mean squares, times n / N, estimates it (Searle, Casella and McCulloch 1992, "Variance
-    components", section 4).
+    components", section 4). How it stands to the rest is known as exactly as the F ratio is (their section 3.6).
 
     Args:
         values: By the levels of all factors, every combination once; a factor with one level is left out.
@@ -173,6 +185,14 @@ def split(values: Mapping[tuple[str, ...], float], factors: Sequence[str]) -> li
     found = []
     for (name, (square, own)), count in zip(squares.items(), grid.shape, strict=True):
         variance = (square - error) * count / grid.size
-        p = float(stats.f.sf(square / error, own, freedom)) if error > nothing else None
-        found.append(Component(name, max(0.0, variance), variance < 0, p))
+        p = interval = None
+        if error > nothing:
+            p = float(stats.f.sf(square / error, own, freedom))
+            ends = [
+                square / error / stats.f.isf(tail, own, freedom)
+                for tail in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+            ]
+            ratios = [max(0.0, float(end) - 1) * count / grid.size for end in ends]
+            interval = (ratios[0] / (1 + ratios[0]), ratios[1] / (1 + ratios[1]))
+        found.append(Component(name, max(0.0, variance), variance < 0, p, interval))
     return [*found, Component(REST, error)]

@@ -17,6 +17,7 @@ from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.report.statistics import standard_error
 from fpt_lightning.experiments.report.units import UNITS, percent, rate, short
 from fpt_lightning.experiments.report.variance import splits
+from fpt_lightning.runs.outcome import State
 
 Picture = Bars | Chart | Dots | Effects | HeatMap
 
@@ -94,13 +95,16 @@ def _rates(results: Results, task: Task) -> Chart | None:
 
 
 def _at_rate(results: Results, entry: Entry, lr: float) -> Point | None:
-    """The metric on validation at a learning rate; the test split has no part in choosing."""
+    """The metric on validation at a learning rate, where no seed was lost; the test split has no part in choosing."""
     unit = entry.unit
+    if any(lr in entry.passed_over(results.outcomes, state) for state in (State.DIVERGED, State.FAILED)):
+        return None
     finished = [results.outcomes[entry.cell.runs[lr, seed].id].result for seed in entry.cell.seeds]
     values = _finite(unit.factor * result.validation for result in finished if result is not None)
     if not values:
         return None
-    tooltip = f"{entry.arm}, lr {rate(lr)}: validation {unit.write_mean(values)}"
+    seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
+    tooltip = f"{entry.arm}, lr {rate(lr)}: validation {unit.write_mean(values)}, {seeds}"
     return Point(lr, fmean(values), standard_error(values), tooltip, chosen=lr == entry.lr)
 
 

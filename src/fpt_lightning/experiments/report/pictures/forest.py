@@ -67,7 +67,7 @@ def effects(results: Results, column: Column) -> Effects | None:
     for style, arm in enumerate(results.arms):
         comparison = results.comparisons.get((arm, column.name))
         if comparison is not None and comparison.difference is not None:
-            difference, verdict = comparison.difference, comparison.verdict(column.fewer_is_better)
+            difference, verdict = comparison.difference, results.verdict(arm, column)
             written, told = column.unit.write_signed(difference), compared(comparison, column.unit, results.baseline)
             rows.append(Effect(arm, style, difference, comparison.interval, written, verdict, told))
     if not rows:
