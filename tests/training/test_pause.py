@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from conftest import Fpt, read_rows
+from conftest import Fpt, read_rows, write_mnist
 from fpt_lightning import load
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
@@ -153,3 +153,17 @@ def test_a_run_in_another_precision_goes_on_and_is_used(fpt: Fpt, words: list[st
     assert load("whole").model.input.weight.dtype == torch.float32
     parts = [f"--trainer.precision={precision}", "--model.trained_parts=whole/trained.safetensors", "--run_folder=next"]
     assert fpt(*words, *parts) == 0
+
+
+@pytest.mark.parametrize("limit", [1.0, 9], ids=["whole epochs", "epochs cut short"])
+def test_a_pause_at_the_end_of_an_epoch_loses_none(fpt: Fpt, words: list[str], limit: float) -> None:
+    """An epoch is 12 batches, or 9, and the run pauses behind the last of the first one."""
+    write_mnist(Path("mnist"), train=60, test=30)
+    words = [*words, "--config=mnist.yaml", "--data.root=mnist", "--data.validation_examples=10"]
+    words += ["--data.batch_size=4", "--trainer.max_steps=30", "--trainer.val_check_interval=3"]
+    words += [f"--trainer.limit_train_batches={limit}"]
+    assert fpt(*words, "--run_folder=whole") == 0
+    assert fpt(*words, "--run_folder=paused", f"--pause_at={9 if limit == 9 else 12}") == 0
+    assert fpt(*words, "--run_folder=paused") == 0
+    assert _course("paused") == _course("whole")
+    assert _same(_trained("paused"), _trained("whole"))

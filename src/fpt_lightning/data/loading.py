@@ -211,21 +211,28 @@ class ResumableLoader(DataLoader[Any]):
     # without an __init__ of its own, so that Lightning can build it anew around a sampler that counts predictions
     _handed_out = 0
     _resume_at = 0
+    _resume_epoch: int | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        if isinstance(self.sampler, GlobalBatchSampler):
-            self.sampler.first_batch = self._resume_at
-        self._handed_out, self._resume_at = self._resume_at, 0
+        if isinstance(sampler := self.sampler, GlobalBatchSampler):
+            # behind the last batch of an epoch the next one begins
+            is_over = sampler.length // sampler.batch_size <= self._resume_at
+            if is_over if self._resume_epoch is None else self._resume_epoch != sampler.epoch:
+                self._resume_at = 0
+            sampler.first_batch = self._resume_at
+        self._handed_out, self._resume_at, self._resume_epoch = self._resume_at, 0, None
         for batch in super().__iter__():
             self._handed_out += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Batches handed out in this epoch; the same number in every process."""
-        return {"batches": self._handed_out}
+        """Batches handed out in this epoch, and which it is; the same numbers in every process."""
+        epoch = {"epoch": self.sampler.epoch} if isinstance(self.sampler, GlobalBatchSampler) else {}
+        return {"batches": self._handed_out, **epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._resume_at = self._handed_out = state["batches"]
+        self._resume_epoch = state.get("epoch")  # checkpoints of version 0.4 lack it
 
 
 def make_loader(
