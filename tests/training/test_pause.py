@@ -114,6 +114,15 @@ def test_a_pause_between_the_batches_of_a_step_loses_none(fpt: Fpt, words: list[
     assert "gradients" not in read_checkpoint("paused/checkpoints/last.ckpt")
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_validations_of_an_unfinished_step_stay_in_the_figures(fpt: Fpt, words: list[str], steps: int) -> None:
+    words += ["--trainer.accumulate_grad_batches=3", "--trainer.val_check_interval=2"]
+    assert fpt(*words, "--run_folder=whole") == 0
+    assert fpt(*words, "--run_folder=paused", f"--pause_at={steps}") == 0
+    assert fpt(*words, "--run_folder=paused") == 0
+    assert _course("paused") == _course("whole")
+
+
 def test_a_run_that_was_moved_keeps_its_best_checkpoint(fpt: Fpt, words: list[str]) -> None:
     words += ["--model.lr=1e-30"]  # by which nothing moves: the first is the best
     assert fpt(*words, "--run_folder=whole") == 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from fpt_lightning.files import naming, whole_file
@@ -15,8 +16,8 @@ from fpt_lightning.files import naming, whole_file
 class RunLogger(Logger):
     """Appends metrics to the ``metrics.csv`` of a run folder, each at once, so that a kill loses none.
 
-    Lightning's CSVLogger deletes the file of an earlier session; this one goes on with it and drops only the rows of
-    steps that are now run again.
+    Lightning's CSVLogger deletes the file of an earlier session; this one goes on with it and drops only the rows that
+    are now made again: those behind the checkpoint, see :class:`CountRows`.
 
     Args:
         folder: The run folder.
@@ -25,7 +26,8 @@ class RunLogger(Logger):
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
-        self._started = False
+        self.keep: int | None = None
+        self._rows: int | None = None  # known from the first one on
         self._columns = ["step"]
 
     @property
@@ -41,6 +43,11 @@ class RunLogger(Logger):
     def save_dir(self) -> str:
         return str(self.path.parent)
 
+    @property
+    def rows(self) -> int:
+        """How many rows the file has."""
+        return len(self._read()) if self._rows is None else self._rows
+
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Does nothing: config.yaml holds them."""
@@ -48,14 +55,19 @@ class RunLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {"step": step or 0} | {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        if not self._started or not row.keys() <= set(self._columns):
-            rows = [kept for kept in self._read() if self._started or int(kept["step"]) < row["step"]]
+        if self._rows is None or not row.keys() <= set(self._columns):
+            rows = self._read()
+            if self._rows is None and self.keep is None:  # a checkpoint of version 0.4 does not say how many
+                rows = [kept for kept in rows if int(kept["step"]) < row["step"]]
+            elif self._rows is None:
+                rows = rows[: self.keep]
             old_columns = sorted({name for kept in rows for name in kept})
             self._columns = list(dict.fromkeys([*self._columns, *old_columns, *row]))
-            self._started = True
+            self._rows = len(rows)
             self._write(rows)
         with naming(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns).writerow(row)
+        self._rows += 1
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
@@ -68,6 +80,26 @@ class RunLogger(Logger):
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
+
+
+class CountRows(L.Callback):
+    """Says in a checkpoint how many rows ``metrics.csv`` had, all of which a resumed run keeps.
+
+    Their steps do not: validations between the batches of a step have one number, before and behind a checkpoint.
+    """
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        for logger in _own(trainer):
+            checkpoint["rows"] = logger.rows
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            for logger in _own(trainer):
+                logger.keep = checkpoint.get("rows")
+
+
+def _own(trainer: L.Trainer) -> list[RunLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RunLogger)]
 
 
 def is_logging_step(trainer: L.Trainer, step: int) -> bool:

@@ -21,6 +21,7 @@ from fpt_lightning.training.callbacks import SkipIdle, Throughput
 from fpt_lightning.training.captured import CaptureSteps
 from fpt_lightning.training.choice import check_choice, chosen
 from fpt_lightning.training.divergence import StopWhenDiverged
+from fpt_lightning.training.logger import CountRows
 from fpt_lightning.training.precision import RecommendPrecision
 from fpt_lightning.training.random_state import RandomState, of_every_process
 
@@ -159,7 +160,7 @@ class FPTTrainer(L.Trainer):
         own = [FollowFolder(), SameData(), self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision()]
         own += [SkipIdle()]
         own += [CaptureSteps()] if captured else []
-        own += [CountSteps(), UnfinishedStep()]
+        own += [CountSteps(), CountRows(), UnfinishedStep()]
         own += [ValidateTheEnd()] if (self.max_epochs or -1) > 0 else []
         # the last: what other callbacks draw at the start of a resumed training does not count; what ends it for good
         # comes before what lets it pause
