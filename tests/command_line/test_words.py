@@ -63,7 +63,9 @@ def test_a_run_folder_is_enough_for_every_command(
     assert measured is not None
     assert float(measured[1]) == pytest.approx(accuracy)
     assert fpt("validate", run_folder / "checkpoints/last.ckpt") == 0
-    assert fpt("predict", run_folder, "--data.test_examples=10", "--predictions.path=answers.csv") == 0
+    for words in ([run_folder, "--predictions.path=answers.csv"], ["--predictions.path", "before.csv", run_folder]):
+        assert fpt("predict", *words, "--data.test_examples=10") == 0
+    assert Path("before.csv").read_bytes() == Path("answers.csv").read_bytes()
     assert len(read_rows(Path("answers.csv"))) == 10
     assert fpt("prepare", run_folder) == 0
     assert "20 test" in capsys.readouterr().out

@@ -131,6 +131,21 @@ def test_the_frozen_hash_names_the_frozen_values_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_cast_body_is_the_same_wherever_it_is_moved(dtype: torch.dtype) -> None:
+    model = FrozenPretrainedTransformer(PATCHES, BackboneChoice("tiny"))
+    hashed = model.frozen_hash()
+    model.to(dtype)
+    model._apply(torch.clone)  # as to a GPU: other memory, the same type
+    assert model.frozen_hash() == hashed
+    model.float()  # what rounding made of it is another
+    assert (model.frozen_hash() == hashed) == (dtype == torch.float64)
+    with torch.no_grad():
+        model.backbone.h[0].mlp.c_fc.weight[0, 0] += 1
+    model._apply(torch.clone)
+    assert model.frozen_hash() != hashed
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("name", ["tiny", "none", "two_layer", "lstm"])
 def test_numbers_are_read_in_the_precision_of_the_model(name: str, dtype: torch.dtype) -> None:
     """Pixels are made in float32 whatever ``trainer.precision`` is."""

@@ -51,7 +51,8 @@ def test_a_run_pauses_and_goes_on_to_the_last_bit(
     # to where it stands it has nothing to do; between two validations it goes to the next
     assert fpt(*words, "--run_folder=paused", "--pause_at=2") == 0
     assert _same(_trained("paused"), at_two)
-    assert fpt(*words, "--run_folder=paused", "--pause_at=3") == 0
+    # and norm is how Lightning clips where nobody says
+    assert fpt(*words, "--run_folder=paused", "--pause_at=3", "--trainer.gradient_clip_algorithm=norm") == 0
     assert json.loads(Path("paused/paused.json").read_text()) == {"step": 4}
     assert fpt(*words, "--run_folder=paused") == 0
     assert not Path("paused/paused.json").exists()

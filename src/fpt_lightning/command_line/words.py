@@ -40,7 +40,8 @@ def _located(command: str, words: Sequence[str]) -> Iterator[str]:
             yield word
             option = None if "=" in word else word
         elif waits is None or (waits in ALONE and _is_config(word)):
-            yield from _without_option(command, word)
+            said = any(each.startswith("--predictions") for each in words)  # wherever it stands
+            yield from _without_option("test" if command == "predict" and said else command, word)
         else:
             yield word
 

@@ -173,14 +173,23 @@ class FrozenPretrainedTransformer(nn.Module):
             self._hashed = (versions, tensors_hash(self.frozen_parameters(), by_value=True)[:16])
         return self._hashed[1]
 
+    def keep_hash(self, hashed: str) -> None:
+        """Says what the frozen hash is, as long as nothing is written to the frozen parameters."""
+        self._hashed = (self._versions(), hashed)
+
     def _versions(self) -> list[tuple[int, int]]:
         return [(parameter.data_ptr(), parameter._version) for parameter in self.frozen_parameters().values()]
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """Moves or casts all tensors; the frozen ones are the same still in another type, such as ``64-true`` has."""
-        casts = fn(torch.zeros(0)).dtype != torch.float32
-        hashed = self.frozen_hash() if casts else None
+        dtypes = {parameter.dtype for parameter in self.frozen_parameters().values()}
+        become = {dtype: fn(torch.zeros(0, dtype=dtype)).dtype for dtype in dtypes}
+        hashed = None  # back in fp32 they are what rounding made of them
+        if all(dtype == now or now != torch.float32 for dtype, now in become.items()):
+            known = dtypes != {torch.float32} and self._hashed is not None and self._hashed[0] == self._versions()
+            if known or any(dtype != now for dtype, now in become.items()):
+                hashed = self.frozen_hash()
         super()._apply(fn, recurse)
         if hashed is not None:
-            self._hashed = (self._versions(), hashed)
+            self.keep_hash(hashed)
         return self

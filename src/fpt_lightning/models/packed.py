@@ -187,6 +187,7 @@ def share_frozen(first: FrozenPretrainedTransformer, model: FrozenPretrainedTran
     own = model.frozen_parameters()
     for name, parameter in first.frozen_parameters().items():
         own[name].data = parameter.data
+    model.keep_hash(one["frozen"])
 
 
 def fold(tokens: Sequence[Tensor], masks: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None]:

@@ -108,7 +108,7 @@ def _settings(trainer: L.Trainer) -> dict[str, Any]:
         "data.batch_size": getattr(datamodule, "batch_size", None),
         "trainer.precision": str(trainer.precision),
         "trainer.gradient_clip_val": trainer.gradient_clip_val,
-        "trainer.gradient_clip_algorithm": str(trainer.gradient_clip_algorithm or "norm"),
+        "trainer.gradient_clip_algorithm": getattr(trainer.gradient_clip_algorithm, "value", "norm"),
     }
     if isinstance(datamodule, FPTDataModule):
         settings["data_seed"] = datamodule.seed
