@@ -16,7 +16,7 @@ def with_configs_found(words: Sequence[str]) -> list[str]:
 
     ``fpt run mnist.yaml`` is ``fpt run --config PATH/mnist.yaml``. A run folder stands for its config and for the
     checkpoint that the command is about: the best one, or for ``run`` and ``fit`` the last one, to go on with it;
-    a test alone makes the best one of it.
+    a test alone makes the best one of it. It stands first, wherever it was said: options are about it.
 
     Args:
         words: The command and what follows it.
@@ -25,10 +25,12 @@ def with_configs_found(words: Sequence[str]) -> list[str]:
         UsageError: If there is no such config.
         FPTError: If it is a folder, but not of a run; or its run has no such checkpoint.
     """
-    return [words[0], *_located(words[0], words[1:])]
+    of_run: list[str] = []
+    others = [*_located(words[0], words[1:], of_run)]
+    return [words[0], *of_run, *others]
 
 
-def _located(command: str, words: Sequence[str]) -> Iterator[str]:
+def _located(command: str, words: Sequence[str], of_run: list[str]) -> Iterator[str]:
     option: str | None = None  # that waits for its value
     for word in words:
         waits, option = option, None
@@ -40,8 +42,10 @@ def _located(command: str, words: Sequence[str]) -> Iterator[str]:
             yield word
             option = None if "=" in word else word
         elif waits is None or (waits in ALONE and _is_config(word)):
-            said = any(each.startswith("--predictions") for each in words)  # wherever it stands
-            yield from _without_option("test" if command == "predict" and said else command, word)
+            if Path(word).is_dir() or word.endswith(".ckpt"):
+                of_run += _of_run(command, Path(word))
+            else:
+                yield from ("--config", find_config(word))
         else:
             yield word
 
@@ -51,10 +55,8 @@ def _is_config(word: str) -> bool:
     return word.endswith((".yaml", ".yml")) or Path(word, "config.yaml").is_file()
 
 
-def _without_option(command: str, word: str) -> list[str]:
-    path = Path(word)
-    if not path.is_dir() and path.suffix != ".ckpt":
-        return ["--config", find_config(word)]
+def _of_run(command: str, path: Path) -> list[str]:
+    """The options that a run folder, or a checkpoint in one, stands for."""
     if command == "prepare":
         return ["--config", str(find_folder(path).config)]
     if command in ("run", "fit") and path.is_dir():
