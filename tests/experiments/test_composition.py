@@ -205,6 +205,12 @@ def test_a_number_is_one_number_however_it_is_written() -> None:
 
 
 @pytest.mark.parametrize("folder", ["2024", "2024_01", "2024-01-15", "no", "1e3"])
+@pytest.mark.parametrize("option", ["data.path", "model.backbone"])
+def test_a_body_or_a_dataset_may_be_called_like_a_number(option: str, folder: str) -> None:
+    assert as_words(as_settings([f"--{option}={folder}"])) == [f"--{option}={folder}"]
+
+
+@pytest.mark.parametrize("folder", ["2024", "2024_01", "2024-01-15", "no", "1e3"])
 def test_a_folder_may_be_called_like_a_number(folder: str) -> None:
     settings = as_settings([f"--data.root={folder}"])
     assert as_words(settings) == [f"--data.root={folder}"]

@@ -44,6 +44,8 @@ PLACES = frozenset(
 )
 """Options that say where and how a run is made rather than what it is: its id does not depend on them."""
 
+_NAMES = ("data.path", "data.root", "model.backbone")  # of folders
+
 PUBLISHED = frozenset(
     {
         "BitMemory", "BitXOR", "CIFAR10", "CIFAR10LRA", "CopiedTokens", "ListOps", "MNIST", "MemorisedTokens",
@@ -147,7 +149,7 @@ def as_settings(words: Sequence[str]) -> dict[str, Any]:
         try:
             # a slice of layers and a time stay what they are, which YAML 1.1 reads to the base of 60
             read = value if re.fullmatch(r"\d+(:\d+)+", value) else plain(yaml.safe_load(value))
-            if isinstance(read, date) or (name == "data.root" and read is not None):
+            if isinstance(read, date) or (name in _NAMES and read is not None):
                 read = value  # a folder may be called 2024_01
         except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
             raise ValueError(word) from error
