@@ -19,7 +19,7 @@ from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Cell, Grid
 from fpt_lightning.experiments.report import FORMATS, render, write_report
 from fpt_lightning.experiments.report.pictures.svg import x_axis
-from fpt_lightning.experiments.report.units import NONE, short
+from fpt_lightning.experiments.report.units import NONE, UNITS, p_value, short
 from fpt_lightning.runs.outcome import write_failure
 
 FIGURES = {  # test accuracy by seed
@@ -104,6 +104,42 @@ def test_fewer_steps_are_better(slower: str, sign: str) -> None:
     told = _rendered(grid)
     assert _row(told, "Random")[0].startswith(f"**{sign} ")
     assert "worse than FPT (fewer steps are better): paired" in told
+
+
+def test_fewer_steps_to_a_lower_accuracy_are_not_better() -> None:
+    grid = grid_of("table6")
+    for arm, steps, test in (("FPT", 10, 0.95), ("Random", 2, 0.51)):
+        for (_, seed), run in _cell(grid, arm).runs.items():
+            finish(run, test + seed / 1000, curve=[0.5] * (steps + seed * steps // 2) + [0.9])
+    told = _rendered(grid)
+    assert "**" not in _row(told, "Random")[0]
+    assert "Fewer steps to a lower accuracy are not called better." in told
+
+
+def test_comparisons_that_lack_their_runs_count_in_the_correction() -> None:
+    """With a p of 0.02 the one that is made is significant alone, and not beside three that are to come."""
+    grid = grid_of(arms=["FPT", "Random", "LSTM*"])
+    for arm, figures in (("FPT", (0.95, 0.96, 0.97)), ("Random", (0.90, 0.92, 0.94))):
+        for run, figure in zip(_cell(grid, arm, "mnist").runs.values(), figures, strict=True):
+            finish(run, figure)
+    told = _rendered(grid)
+    assert "over 4 comparisons, of which 3 lack runs and count as finding nothing." in told
+    assert "**" not in _row(told, "Random")[1]
+    alone = _rendered(grid_of(arms=["FPT", "Random"], tasks=["mnist"]))
+    assert "over 1 comparison." in alone
+    assert _row(alone, "Random")[0].startswith("**▼ ")
+
+
+def test_an_error_that_is_not_none_is_not_written_so() -> None:
+    unit = UNITS["accuracy"]
+    assert unit.write_mean([75.0, 75.0]) == "75.0 ± 0.0"
+    assert unit.write_mean([75.0, 75.06]) == "75.0 ± 0.03"
+    assert unit.write_mean([75.0, 75.002]) == "75.0 ± < 0.01"
+    assert unit.write_mean([75.0, 75.2]) == "75.1 ± 0.1"
+
+
+def test_a_p_value_beside_the_level_has_the_digits_that_tell() -> None:
+    assert [p_value(p) for p in (0.04996, 0.0504, 0.0123, 0.0001)] == ["= 0.04996", "= 0.0504", "= 0.012", "< 0.001"]
 
 
 def test_the_papers_figure_is_spoken_of_where_there_is_one() -> None:

@@ -86,4 +86,5 @@ def percent(share: float) -> str:
 
 def p_value(p: float) -> str:
     """A p-value as it follows the letter."""
-    return "< 0.001" if p < 0.001 else f"= {p:.{2 + (abs(p - SIGNIFICANT) < 0.005)}g}"
+    digits = 2 + sum(abs(p - SIGNIFICANT) < near for near in (5e-3, 5e-4))
+    return "< 0.001" if p < 0.001 else f"= {p:.{digits}g}"
