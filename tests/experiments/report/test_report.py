@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from run_folders import EXPERIMENTS, finish, grid_of
+from run_folders import EXPERIMENTS, diverge, finish, grid_of
 
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.grid import Cell, Grid
@@ -193,6 +193,18 @@ def test_a_chart_is_put_into_words() -> None:
     assert "FPT 60 at 1e-4 to 70 at 1e-2, chosen 1e-3 with 90; Random" in rates
     (steps,) = [label for label in labels if label.startswith("Steps")]
     assert "FPT 300 in the mean of 3; Random 300" in steps
+
+
+def test_a_rate_that_lost_a_seed_is_no_point_among_means() -> None:
+    grid = grid_of(protocol="fair", arms=["FPT"], tasks=["bit_xor"])
+    for (lr, seed), run in grid.cells[0].runs.items():
+        if (lr, seed) == (1e-2, 0):
+            diverge(run, 40)
+        else:
+            finish(run, validation={1e-4: 0.6, 1e-3: 0.8, 1e-2: 0.95}[lr])
+    page = _rendered(grid, "html")
+    assert "FPT 60 at 1e-4 to 80 at 1e-3, chosen 1e-3 with 80" in page
+    assert "lr 1e-3: validation 80.0 ± 0.0, 3 seeds" in page
 
 
 def test_a_missing_cell_says_why() -> None:
