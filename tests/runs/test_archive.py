@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.runs.archive import Archive, RunFolders, open_runs, write_archive
+from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.lock import lock_of
 from fpt_lightning.runs.outcome import Outcome, State, write_failure
 from fpt_lightning.runs.result import Probe
@@ -66,6 +68,25 @@ def test_an_archive_answers_as_the_folders_do() -> None:
     assert picture.read_bytes() == b"\x89PNG"
     assert archive.outcome("never made") == Outcome(State.MISSING)
     assert archive.config("never made") is archive.result("never made") is None
+
+
+def test_a_figure_that_is_not_finite_is_null_in_the_file_and_nan_to_who_reads_it() -> None:
+    figures = {"val_r2": math.nan, "test_r2": -math.inf, "baselines": {"linear": {"val": math.inf}}}
+    result = {name: value for name, value in RESULT.items() if name != "val_accuracy"} | figures
+    folder = RunFolder(_run("new"))
+    folder.write_result(result)
+    (_run("old") / "result.json").write_text(json.dumps(result))  # as up to 0.5
+    _archived("new", "old")
+    for text in (folder.result.read_text(), *Path("kept/runs.jsonl").read_text().splitlines()):
+        json.loads(text, parse_constant=pytest.fail)
+    for runs in (RunFolders(Path("runs")), open_runs(Path("kept"))):
+        new = runs.outcome("new").result
+        assert new is not None
+        assert runs.outcome("new").is_tested
+        assert all(map(math.isnan, (new.validation, new.test or 0, new.baselines["linear"]["val"])))
+        old = runs.outcome("old").result
+        assert old is not None
+        assert math.isnan(old.validation)
 
 
 def test_the_files_can_be_joined() -> None:

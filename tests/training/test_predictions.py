@@ -1,6 +1,8 @@
 """New data is read as the training data was: columns, words, classes, units, and not as it says itself."""
 
 import csv
+import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from conftest import Fpt, read_rows, write_table
 from fpt_lightning import FPTClassifier, FPTTrainer, HubDataset, SequenceFile, load
 from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.runs.result import read_json
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 from fpt_lightning.training.artifacts.predictions import PredictionWriter
 
@@ -67,6 +70,26 @@ def test_neither_the_training_table_nor_statistics_of_the_new_one_are_needed(fpt
     write_table(Path("one.csv"), _first({name: trained[name] for name in ("flow", "heat")}, 1))
     (row,) = _predict(fpt, "--data.predict_file=one.csv")
     assert float(row["probability"]) == pytest.approx(float(whole[0]["probability"]), abs=1e-6)
+
+
+def test_logits_that_are_not_finite_are_no_answer(
+    fpt: Fpt, tiny: list[str], trained: Columns, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of which torch makes class 0, here the right one of both."""
+    far = [*trained["flow"][:6], 1e30, 1e25]
+    write_table(Path("far.csv"), {"flow": far, "heat": [50.0] * 8, "state": [*trained["state"][:6], "idle", "idle"]})
+    words = ["--config=table.yaml", "--data.train_file=train.csv", "--data.target_column=state", "--data.batch_size=4"]
+    words += [*tiny, "--data.test_file=far.csv", "--trainer.limit_test_batches=null"]
+    assert fpt("run", *words, "--run_folder=far") == 0
+    assert caplog.text.count("test: 2 answers are wrong because their logits are not finite") == 1
+    rows = _predict(fpt, "--data.predict_file=far.csv", run="far")
+    assert "far/predictions.csv, 2 of them empty because the logits are not finite" in caplog.text
+    assert [(row["prediction"], row["probability"], row["target"]) for row in rows[6:]] == [("", "", "idle")] * 2
+    right = sum(row["prediction"] == row["target"] for row in rows)
+    text = Path("far/result.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["test_accuracy"] == pytest.approx(right / 8)
+    assert '"test_loss": null' in text
+    assert math.isnan((read_json(Path("far/result.json")) or {})["test_loss"])
 
 
 def test_a_model_loaded_in_python_hands_over_how_data_is_read(fpt: Fpt, trained: Columns) -> None:

@@ -127,8 +127,9 @@ class Prediction(NamedTuple):
     """What a model answers.
 
     Attributes:
-        answer: ``[batch, answers]`` int64 classes, or float64 numbers in the data's own units, these on the CPU.
-        probability: ``[batch, answers]`` of each of these classes; None where answers are numbers.
+        answer: ``[batch, answers]`` int64 classes, -1 where the logits are not finite; or float64 numbers in the data's
+            own units, these on the CPU.
+        probability: ``[batch, answers]`` of each of these classes, NaN of -1; None where answers are numbers.
     """
 
     answer: torch.Tensor

@@ -19,7 +19,7 @@ import yaml
 
 from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.files import whole_folder
-from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.folder import RunFolder, finite, with_nan
 from fpt_lightning.runs.metrics import Curve, curve_of, read_curve, read_rows, rows_hash, rows_of_all
 from fpt_lightning.runs.outcome import Outcome, State, read_outcome
 from fpt_lightning.runs.result import PROBED, DamagedResultError, Probe, Result, read_json, read_probe, read_result
@@ -147,7 +147,7 @@ class Archive:
         lines: dict[str, tuple[dict[str, Any], _Line]] = {}
         for number, text in enumerate(self._read(RUNS).rstrip("\n").split("\n"), 1):
             try:
-                content = json.loads(text)
+                content = with_nan(json.loads(text))
                 line = msgspec.convert(content, _Line)
             except (ValueError, RecursionError) as error:
                 way_out = "bring it back from where it is kept (git)"
@@ -290,7 +290,7 @@ def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequenc
         "folder": name,
         "state": State.STOPPED if outcome.state is State.RUNNING else outcome.state,
         "cause": outcome.cause,
-        "result": runs.result(name),
+        "result": finite(runs.result(name)),
         "config": runs.config(name),
         "curve": rows_hash(rows),
     }

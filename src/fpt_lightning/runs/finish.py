@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.errors import UsageError, first_line
 from fpt_lightning.machine import machine
-from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.folder import RunFolder, finite
 from fpt_lightning.runs.learning_curve import plot_learning_curve
 from fpt_lightning.runs.result import read_json
 from fpt_lightning.training.artifacts.checkpoint import chosen_step
@@ -81,7 +81,7 @@ def untested_result(folder: RunFolder, checkpoint: str | None) -> dict[str, Any]
     if tested := [name for name in result if name.startswith("test_")]:
         raise UsageError(f"{folder.path} was tested before; its result.json holds {', '.join(tested)}")
     figures = {} if checkpoint is None else chosen_step(checkpoint)
-    if any(repr(figure) != repr(result.get(name)) for name, figure in figures.items()):  # so that NaN is NaN
+    if any(figure != finite(result.get(name)) for name, figure in finite(figures).items()):
         raise UsageError(
             f"{checkpoint} is not the checkpoint that {folder.result} tells of, which is the best on validation: "
             f"fpt run {folder.path} --test only"

@@ -1,6 +1,7 @@
 """The run folder: ``config.yaml``, ``metrics.csv``, ``checkpoints/`` and, once the run is finished, ``result.json``."""
 
 import json
+import math
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -45,6 +46,21 @@ OWN = (
     "tensorboard/events.*",
 )
 """What is written over when a run is made anew; whatever else lies in its folder stays."""
+
+
+def finite(content: Any) -> Any:
+    """What JSON can hold of it: null in place of numbers that are not finite."""
+    return json.loads(json.dumps(content), parse_constant=lambda _: None)
+
+
+def with_nan(content: Any, name: str = "") -> Any:
+    """What was read of results, with NaN where :func:`finite` has put null in place of a figure."""
+    split, _, figure = name.partition("_")
+    if content is None and split in ("val", "test") and figure != "accuracy":  # which is finite, or was not measured
+        return math.nan
+    if isinstance(content, dict) and name != "config":  # of an archive
+        return {key: with_nan(value, key) for key, value in content.items()}
+    return content
 
 
 def kept(config: Any) -> dict[str, Path]:
@@ -111,9 +127,10 @@ class RunFolder:
         return file if is_chosen else file.with_stem(f"{file.stem}-{checkpoint.stem}")
 
     def write_result(self, result: dict[str, Any], status: str = "finished") -> None:
-        """Writes the result whole or not at all, with the versions of what made it."""
+        """Writes the result whole or not at all, with the versions of what made it; see :func:`finite`."""
         versions = {name: metadata.version(name) for name in PACKAGES}
-        write_whole(self.result, json.dumps({**result, "versions": versions, "status": status}, indent=2) + "\n")
+        content = finite({**result, "versions": versions, "status": status})
+        write_whole(self.result, json.dumps(content, indent=2) + "\n")
         self.has_begun = True
         for left in self.path.glob("hpc_ckpt_*.ckpt"):  # from which Lightning would go on unasked, under SLURM
             left.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from fpt_lightning.errors import FPTError
+from fpt_lightning.runs.folder import with_nan
 
 PROBED = 1000
 """Examples on which `fpt analyze` judges a probe unless it is told otherwise."""
@@ -99,13 +100,13 @@ def read_result(file: Path) -> Result | None:
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """Reads a file of a run that holds one object; None where there is none.
+    """Reads a file of a run that holds one object, a figure that is null as NaN; None where there is none.
 
     Raises:
         DamagedResultError: If it cannot be read or holds something else.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = with_nan(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, OSError, RecursionError) as error:

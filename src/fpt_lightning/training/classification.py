@@ -24,7 +24,7 @@ from fpt_lightning.training.alignment import FitInput
 from fpt_lightning.training.artifacts.export import load_trained
 from fpt_lightning.training.artifacts.portable import PortableModule
 from fpt_lightning.training.logger import is_logging_step
-from fpt_lightning.training.metrics import Accuracy, split_metrics, update
+from fpt_lightning.training.metrics import Accuracy, most_likely, split_metrics, update
 from fpt_lightning.training.optimizer import (
     build_optimizer,
     build_schedule,
@@ -224,8 +224,7 @@ class FPTClassifier(PortableModule):
         batch = as_batch(batch, self.task)
         logits = self(batch.tokens, batch.mask, self._places(batch)).float()  # [batch, answers, classes]
         if self.task.classes is not None:
-            probability, answer = logits.softmax(dim=-1).max(dim=-1)
-            return Prediction(answer, probability)
+            return Prediction(most_likely(logits), logits.softmax(dim=-1).amax(dim=-1))
         return Prediction(self.task.in_own_units(logits.squeeze(-1)))
 
     def on_validation_epoch_end(self) -> None:

@@ -1,12 +1,16 @@
 """What a split is judged by: loss and metrics, exact whatever share of it each device saw."""
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.regression import MeanAbsoluteError, R2Score
 
 from fpt_lightning.data.spec import TaskSpec
+
+NONE = -1
+"""The class of an answer that is none: its logits are not finite."""
 
 
 def split_metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
@@ -15,7 +19,7 @@ def split_metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
     if task.classes is None:
         metrics |= {"mae": MeanAbsoluteError(), "r2": R2Score()}
     else:
-        metrics["accuracy"] = Accuracy(task.classes)
+        metrics["accuracy"] = Accuracy(task.classes, prefix.rstrip("_"))
     return nn.ModuleDict({prefix + name: metric for name, metric in metrics.items()})
 
 
@@ -43,15 +47,34 @@ class Accuracy(MulticlassAccuracy):
 
     Args:
         classes: Classes that an answer chooses among.
+        split: What they are answers to, as a message names it.
 
     Attributes:
         kept_share: The share of the split's examples that were read.
+        lost: Answers that are none, see :func:`most_likely`.
     """
 
-    def __init__(self, classes: int) -> None:
+    lost: torch.Tensor
+
+    def __init__(self, classes: int, split: str) -> None:
         super().__init__(classes, average="micro", validate_args=False)
-        self.kept_share = 1.0
+        self.kept_share, self.split = 1.0, split
+        self.add_state("lost", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Adds answers, of their logits ``[answers, classes]`` and ``[answers]`` int64 classes."""
+        answer = most_likely(preds)
+        self.lost = self.lost + (answer == NONE).sum()  # anew: it may be a tensor of inference
+        super().update(answer, target)
 
     def compute(self) -> torch.Tensor:
-        """The accuracy over the whole split."""
+        """The accuracy over the whole split; says how many answers are none."""
+        if lost := int(self.lost):
+            rank_zero_info(f"{self.split}: {lost:,} answers are wrong because their logits are not finite")
         return super().compute() * self.kept_share
+
+
+def most_likely(logits: torch.Tensor) -> torch.Tensor:
+    """The likeliest class of answers ``[..., classes]``; :data:`NONE` where its logit is not finite."""
+    logit, answer = logits.max(dim=-1)  # NaN, where there is one
+    return answer.masked_fill(~logit.isfinite(), NONE)

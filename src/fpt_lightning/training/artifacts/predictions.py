@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from fpt_lightning.data.spec import Batch, Prediction, TaskSpec
 from fpt_lightning.files import whole_file
+from fpt_lightning.training.metrics import NONE
 
 # names of files need not be UTF-8
 TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
@@ -24,8 +25,8 @@ class PredictionWriter(callbacks.BasePredictionWriter):
     """Writes the answers of ``fpt predict`` to a CSV file, a row an example, several answers separated by spaces.
 
     ``example`` is its number in the data, counted from 0, or the path of its file; ``prediction`` the class by its
-    name, or the number in the data's units; ``probability`` that of the class; ``target`` is there where the data has
-    it.
+    name, or the number in the data's units; ``probability`` that of the class, both empty where the model's logits are
+    not finite; ``target`` is there where the data has it.
 
     Args:
         path: The file, by default ``predictions.csv`` in the folder of the run whose checkpoint answers, and here where
@@ -37,7 +38,7 @@ class PredictionWriter(callbacks.BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.asked = path
         self.path = Path(path or "predictions.csv")
-        self._rows = 0
+        self._rows = self._lost = 0
         self._file: Any = None
         self._open = ExitStack()
 
@@ -46,7 +47,7 @@ class PredictionWriter(callbacks.BasePredictionWriter):
         self.path = Path(self.asked or "predictions.csv")
         if self.asked is None and checkpoint.parent.name == "checkpoints":
             self.path = checkpoint.parent.parent / self.path.name
-        self._rows = 0
+        self._rows = self._lost = 0
         part = self._open.enter_context(whole_file(self._own(trainer.global_rank, trainer.world_size)))
         self._file = self._open.enter_context(part.open("w", **TEXT))
 
@@ -76,6 +77,8 @@ class PredictionWriter(callbacks.BasePredictionWriter):
             writer.writerow(written)
         writer.writerows(zip(*written.values(), strict=True))
         self._rows += len(answer)
+        if probability is not None:
+            self._lost += int((answer == NONE).sum())
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._open.close()
@@ -84,7 +87,11 @@ class PredictionWriter(callbacks.BasePredictionWriter):
         if len(parts) > 1 and trainer.is_global_zero and all(part.is_file() for part in parts):
             _join(parts, self.path)
         there = self.path if self.path.is_file() else ", ".join(map(str, parts))
-        rank_zero_info(f"predictions: {there}")
+        lost = torch.tensor(self._lost)
+        if len(parts) > 1:
+            lost = trainer.strategy.reduce(lost.to(trainer.strategy.root_device), reduce_op="sum")
+        empty = f", {int(lost):,} of them empty because the logits are not finite" if lost else ""
+        rank_zero_info(f"predictions: {there}{empty}")
 
     def _own(self, rank: int, processes: int) -> Path:
         return self.path.with_stem(f"{self.path.stem}-{rank}") if processes > 1 else self.path
@@ -119,6 +126,8 @@ def _words(values: torch.Tensor, names: Sequence[str] | None = None, answers: Ta
     """The values ``[batch, answers]`` of every example in a line; answers to a task in the digits that they are."""
 
     def word(value: Any) -> str:
+        if value == NONE if value.dtype == np.int64 else answers is None and value != value:
+            return ""
         if names is not None:
             return names[value]
         # numpy's numbers know their precision: 0.3 is written where Python would write 0.30000001192092896
