@@ -189,6 +189,21 @@ def test_a_pack_by_hand_goes_on_with_what_is_not_finished(
     assert "holds a finished run: choose another --run_folder, or add --overwrite" in capsys.readouterr().err
 
 
+def test_a_pack_does_not_join_finished_runs_of_other_options(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--config=bit_xor.yaml", *tiny, "--model.backbone_seed=1", "--run_folder=pack", "--pack"]
+    assert fpt(*words, "model.lr=[1e-3]") == 0
+    for option, said in (("--model.dropout=0", "model.dropout 0.1, here 0"), ("--trainer.max_steps=2", "max_steps 4")):
+        assert fpt(*words, "model.lr=[1e-3,1e-2]", option) == 2
+        error = capsys.readouterr().err
+        assert "pack/model.lr=0.001 is finished, with " in error
+        assert said in error
+        assert "choose another --run_folder" in error
+    assert fpt(*words, "model.lr=[1e-3,1e-2]", "--trainer.enable_progress_bar=true") == 0
+    assert len(results("pack")) == 2
+
+
 OWN = """
 import lightning as L
 import torch

@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
+from fpt_lightning.config_files import read_config
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
 from fpt_lightning.experiments.cells import Run
-from fpt_lightning.experiments.composition import PLACES, as_words, dotted, plain
+from fpt_lightning.experiments.composition import PLACES, as_words, dotted, is_place, plain
 from fpt_lightning.experiments.typed_yaml import expect_different
 from fpt_lightning.models.backbones.architectures import WITHOUT_WEIGHTS
 from fpt_lightning.models.parts import PAPER
+from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.lock import hold
 from fpt_lightning.runs.outcome import State, read_outcome
 
@@ -110,22 +112,38 @@ def run(words: Sequence[str]) -> None:
         chosen = dict(zip(lists, values, strict=True))
         folders.append(folder / ",".join(f"{name}={value}" for name, value in chosen.items()))
         commands.append(["run", *words, *as_words(chosen), f"--run_folder={folders[-1]}", "--ckpt_path=last"])
+    made = list[Path]()
     if "--overwrite" not in words and (left := [place for place in folders if not _is_made(place)]):
-        if made := len(folders) - len(left):
-            print(f"{made} of {len(folders)} runs are finished")
+        if made := [place for place in folders if place not in left]:
+            print(f"{len(made)} of {len(folders)} runs are finished")
         commands = [command for command, place in zip(commands, folders, strict=True) if place in left]
         folders = left
     with ExitStack() as held:
         for place in folders:
             place.mkdir(parents=True, exist_ok=True)
             held.enter_context(hold(place))
-        problems = run_together(commands, measured=False, unfit=lambda config: unfit(dotted(config)))
+        problems = run_together(
+            commands,
+            measured=False,
+            unfit=lambda config: unfit(dotted(config)) or _another(dotted(config), lists, made),
+        )
     if failed := [f"  {place}: {problem}" for place, problem in zip(folders, problems, strict=True) if problem]:
         raise FPTError(f"{len(failed)} of {len(folders)} did not end well:\n" + "\n".join(failed))
 
 
 def _is_made(folder: Path) -> bool:
     return read_outcome(folder).state in (State.FINISHED, State.DIVERGED)
+
+
+def _another(values: Mapping[str, Any], lists: Container[str], made: Sequence[Path]) -> str | None:
+    """Which option of a finished run, beside those in the lists, is not the pack's; None where all are."""
+    for folder in made:
+        before = dotted(read_config(RunFolder(folder).config))
+        for name in (name for name in before if name in values and name not in lists and not is_place(name)):
+            there, here = (json.dumps(plain(each[name]), sort_keys=True, default=str) for each in (before, values))
+            if there != here:
+                return f"{folder} is finished, with {name} {there}, here {here}: choose another --run_folder"
+    return None
 
 
 def _read(words: list[str]) -> tuple[list[str], dict[str, list[Any]], Path]:
