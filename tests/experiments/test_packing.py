@@ -194,12 +194,14 @@ def test_a_pack_does_not_join_finished_runs_of_other_options(
 ) -> None:
     words = ["run", "--config=bit_xor.yaml", *tiny, "--model.backbone_seed=1", "--run_folder=pack", "--pack"]
     assert fpt(*words, "model.lr=[1e-3]") == 0
+    before = sorted(Path().rglob("*"))
     for option, said in (("--model.dropout=0", "model.dropout 0.1, here 0"), ("--trainer.max_steps=2", "max_steps 4")):
         assert fpt(*words, "model.lr=[1e-3,1e-2]", option) == 2
         error = capsys.readouterr().err
         assert "pack/model.lr=0.001 is finished, with " in error
         assert said in error
         assert "choose another --run_folder" in error
+    assert sorted(Path().rglob("*")) == before
     assert fpt(*words, "model.lr=[1e-3,1e-2]", "--trainer.enable_progress_bar=true") == 0
     assert len(results("pack")) == 2
 
@@ -312,7 +314,10 @@ def test_a_pack_that_finds_no_memory_is_halved_and_keeps_what_is_made(
         ("model.lr=[1],model.lr=[2]", "lists: expected each once"),
         ("model.lr=[]", "--pack: model.lr has no value"),
         ("model.lr=[@a]", "--pack model.lr=[@a]: while scanning"),
-        ("seed_everything=[0,1]", "must have the same frozen weights"),
+        (
+            "seed_everything=[0,1]",
+            "must have the same frozen weights, which their seeds draw: add --model.backbone_seed 0",
+        ),
         ("model.part_lr=[{input: 1e-4},{layernorm: 1e-4}]", "must name the same parts in model.part_lr"),
         ("trainer.max_steps=[1,2,4]", "validate at the same steps, these every 1 and 2"),
     ],
@@ -324,7 +329,7 @@ def test_what_cannot_be_packed_is_said_in_a_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-    assert not results("pack")
+    assert not Path("pack").exists()
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from fpt_lightning.experiments.composition import PLACES, as_words, dotted, is_p
 from fpt_lightning.experiments.typed_yaml import expect_different
 from fpt_lightning.models.backbones.architectures import WITHOUT_WEIGHTS
 from fpt_lightning.models.parts import PAPER
+from fpt_lightning.runs.claim import hold_ahead
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.lock import hold
 from fpt_lightning.runs.outcome import State, read_outcome
 
 MAY_DIFFER = frozenset(
@@ -120,8 +120,7 @@ def run(words: Sequence[str]) -> None:
         folders = left
     with ExitStack() as held:
         for place in folders:
-            place.mkdir(parents=True, exist_ok=True)
-            held.enter_context(hold(place))
+            held.enter_context(hold_ahead(place))
         problems = run_together(
             commands,
             measured=False,

@@ -183,7 +183,9 @@ def share_frozen(first: FrozenPretrainedTransformer, model: FrozenPretrainedTran
     one, other = first.identity(), model.identity()
     for name, what in {"task": "task", "trained": "trained parts", "frozen": "frozen weights"}.items():
         if one[name] != other[name]:
-            raise FPTError(f"the runs of a pack must have the same {what}")
+            drawn = model.choice.resolved_initialization != "pretrained" and model.choice.backbone_seed is None
+            way_out = ", which their seeds draw: add --model.backbone_seed 0" if name == "frozen" and drawn else ""
+            raise FPTError(f"the runs of a pack must have the same {what}{way_out}")
     own = model.frozen_parameters()
     for name, parameter in first.frozen_parameters().items():
         own[name].data = parameter.data

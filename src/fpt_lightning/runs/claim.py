@@ -66,6 +66,26 @@ def claim(
                 _leave(run.files() - before, made)
 
 
+@contextmanager
+def hold_ahead(place: Path) -> Iterator[None]:
+    """Holds the lock of a run folder, made where it is missing, for those who claim it within the block.
+
+    If no run got as far as :meth:`RunFolder.begin`, it is afterwards as it was before, or not there.
+
+    Raises:
+        HeldError: If another process is at the run.
+        OSError: If it cannot be written.
+    """
+    made = [path for path in (place / HOLDER, place / LOCK, place, *place.parents) if not path.exists()]
+    place.mkdir(parents=True, exist_ok=True)
+    with hold(place):
+        try:
+            yield
+        finally:
+            if not RunFolder(place).config.exists():
+                _leave((), made)
+
+
 def _choose(name: str, folder: str | None, checkpoint: str | None, first: bool) -> tuple[Path, list[Path]]:
     """The folder, made where it is missing, and what was made: it first, then its parents."""
     if folder is None and checkpoint is not None and Path(checkpoint).parent.name == "checkpoints":
