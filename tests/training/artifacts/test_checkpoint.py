@@ -254,6 +254,36 @@ def test_a_run_goes_on_as_it_began(
     assert fpt("test", *words, change, f"--ckpt_path=run/{LAST}") == 0
 
 
+OWN = """
+from fpt_lightning import FPTClassifier
+
+class Focal(FPTClassifier):
+    def __init__(self, *args, gamma: float = 2.0, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.gamma = gamma
+
+class Other(Focal):
+    pass
+"""
+
+
+def test_a_run_goes_on_with_the_class_and_the_options_that_are_ones_own(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own_losses.py").write_text(OWN)
+    words = ["--config=bit_memory.yaml", *BITS, "--model=own_losses.Focal", *tiny, "--run_folder=run"]
+    assert fpt("fit", *words, "--model.gamma=1", "--trainer.max_steps=2") == 0
+    for change, message in (
+        (["--model.gamma=5"], "model.gamma was 1.0 up to this checkpoint and is 5.0 here"),
+        (["--model=own_losses.Other", "--model.gamma=1"], "model was Focal up to this checkpoint and is Other here"),
+        (["--model=FPTClassifier"], "model was Focal up to this checkpoint and is FPTClassifier here"),
+    ):
+        capsys.readouterr()
+        assert fpt("fit", *words, *change, f"--ckpt_path=run/{LAST}") == 2
+        assert message in capsys.readouterr().err
+    assert fpt("fit", *words, "--model.gamma=1", f"--ckpt_path=run/{LAST}") == 0
+
+
 def test_a_run_goes_on_with_its_data_and_its_steps(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
     last = _train(fpt, "run", 3, *BITS) / LAST
     words = ["--config=bit_memory.yaml", "--model.backbone=tiny", *BITS, "--trainer.accelerator=cpu"]

@@ -5,10 +5,11 @@ and a hash that names the frozen weights and the task. It holds tensors and plai
 ``weights_only=True``.
 """
 
+import inspect
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,39 +73,50 @@ def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None
     The model's sizes and frozen weights are compared elsewhere, by what they are; ``max_steps`` may change.
 
     Raises:
-        UsageError: If a rate, a dropout, a seed, what makes a step or the precision is another than it was, or the
-            training data is read otherwise, or the checkpoint holds weights alone.
+        UsageError: If the class, an option of one's own class, a rate, a dropout, a seed, what makes a step or the
+            precision is another than it was, or the training data is read otherwise, or the checkpoint holds weights
+            alone.
     """
     if module._trainer is None or module.trainer.state.fn != TrainerFn.FITTING:
         return
     if "optimizer_states" not in checkpoint:
         raise UsageError("this checkpoint holds weights alone: a training goes on from one with the optimizer's state")
-    before = _of_model(checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})) | checkpoint.get(SETTINGS, {})
-    now = _of_model(module.hparams) | _settings(module.trainer)
-    for name, own in now.items():
-        if name in before and (before[name] or None) != (own or None):
+    own = _own_names(module)
+    before = _of_model(checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {}), own) | checkpoint.get(SETTINGS, {})
+    now = _of_model(module.hparams, own) | _settings(module.trainer)
+    for name, here in now.items():
+        if name in before and (before[name] or None) != (here or None):
             raise UsageError(
-                f"{name} was {before[name]} up to this checkpoint and is {own} here: leave it as it was, or start "
+                f"{name} was {before[name]} up to this checkpoint and is {here} here: leave it as it was, or start "
                 "another run"
             )
     datamodule = getattr(module.trainer, "datamodule", None)
     saved = checkpoint.get(ENCODING, {})
-    own = datamodule.encoding() if isinstance(datamodule, FPTDataModule) and saved else {}
-    if any(saved[name] != value for name, value in own.items() if name in saved):  # older ones may hold more
+    encoding = datamodule.encoding() if isinstance(datamodule, FPTDataModule) and saved else {}
+    if any(saved[name] != value for name, value in encoding.items() if name in saved):  # older ones may hold more
         raise UsageError(
             "the training data has other classes, words or units than up to this checkpoint: leave it as it was, or "
             "start another run"
         )
 
 
-def _of_model(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model that no weights show."""
-    return {f"model.{name}": hparams[name] for name in UNSEEN if name in hparams}
+def _own_names(module: L.LightningModule) -> set[str]:
+    """The hyperparameters that a class of the user's own has beside those of ours."""
+    ours = next((each for each in type(module).__mro__ if each.__module__.startswith("fpt_lightning.")), type(module))
+    known = inspect.signature(ours).parameters
+    return {name for name in module.hparams if name not in known and name[0] != "_"}
+
+
+def _of_model(hparams: Mapping[str, Any], own: Collection[str]) -> dict[str, Any]:
+    """The options of a model that no weights show; those of the user's own, which may be tensors, in words."""
+    seen = {f"model.{name}": hparams[name] for name in UNSEEN if name in hparams}
+    return seen | {f"model.{name}": repr(hparams[name]) for name in own if name in hparams}
 
 
 def _settings(trainer: L.Trainer) -> dict[str, Any]:
     datamodule = getattr(trainer, "datamodule", None)  # None where loaders are passed
     settings = {
+        "model": type(trainer.lightning_module).__name__,
         "data.batch_size": getattr(datamodule, "batch_size", None),
         "trainer.precision": str(trainer.precision),
         "trainer.gradient_clip_val": trainer.gradient_clip_val,
