@@ -23,14 +23,11 @@ class DivergedError(FPTError):
     Args:
         step: Gradient steps done when it was seen.
         what: What is not finite.
-        lr: The learning rate, where the module has one.
+        way_out: What may help.
     """
 
-    def __init__(self, step: int, what: str, lr: float | None = None) -> None:
-        rate = "" if lr is None else f" than {lr:g}"
-        super().__init__(
-            f"the training diverged at step {step:,}: {what} is not finite; choose a smaller learning rate{rate}"
-        )
+    def __init__(self, step: int, what: str, way_out: str) -> None:
+        super().__init__(f"the training diverged at step {step:,}: {what} is not finite; {way_out}")
         self.step = step
 
 

@@ -72,6 +72,28 @@ def test_a_gradient_between_logged_steps_is_seen_by_the_next_look(
     assert error.value.step == step
 
 
+def test_where_the_parameters_are_finite_no_rate_is_blamed(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{number},{number % 2}" for number in range(40)]
+    for name, more in (("train", []), ("far", ["1e30,0"])):
+        Path(f"{name}.csv").write_text("\n".join(["x,y", *rows, *more]))
+    words = ["--config=table.yaml", "--data.train_file=train.csv", "--data.target_column=y", "--data.batch_size=4"]
+    words += ["--data.validation_file=far.csv", *tiny, "--trainer.limit_val_batches=null"]
+    assert fpt("run", *words) == 1
+    error = capsys.readouterr().err
+    assert "its loss on validation is not finite; all trained parameters are, the largest being 1" in error
+    assert "look for inputs far from those of training" in error
+    assert "rate" not in error
+
+
+def test_a_precision_of_few_numbers_is_named() -> None:
+    module = _module()
+    _spoil(module, after=1)
+    with pytest.raises(DivergedError, match=r"is not finite; trainer\.precision 16-true holds numbers up to 65,504"):
+        _fit(module, precision="16-true")
+
+
 def test_what_is_finite_goes_on() -> None:
     assert _fit(_module(), max_steps=2, log_every_n_steps=1).global_step == 2
 

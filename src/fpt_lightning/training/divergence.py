@@ -61,15 +61,31 @@ def _not_finite(trained: dict[str, torch.Tensor]) -> str | None:
     """What of the trained parameters is NaN or infinite, None where all are finite; waits for the device once."""
     if not trained:
         return None
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(trained.values()), torch.inf)])
+    norms = _largest(trained)
     if norms.isfinite().all():
         return None
     return f"the trained parameter {list(trained)[int((~norms.isfinite()).int().argmax())]}"
 
 
+def _largest(trained: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The largest number of every trained parameter."""
+    return torch.stack([norm.float() for norm in torch._foreach_norm(list(trained.values()), torch.inf)])
+
+
 def _refuse(trainer: L.Trainer, module: L.LightningModule, what: str | None) -> None:
     """Raises in every process if one of them has seen something: none waits for another that is gone."""
     if trainer.strategy.reduce_boolean_decision(what is not None, all=False):
-        lr = getattr(module, "lr", None)
         what = what or "the loss of another process"
-        raise DivergedError(trainer.global_step, what, lr if isinstance(lr, float) else None)
+        raise DivergedError(trainer.global_step, what, _way_out(trainer, module))
+
+
+def _way_out(trainer: L.Trainer, module: L.LightningModule) -> str:
+    """What the numbers that are not finite may come from."""
+    if trainer.precision == "16-true":
+        return "trainer.precision 16-true holds numbers up to 65,504 alone: choose bf16-mixed or 32-true"
+    if (trained := _trained(module)) and (largest := _largest(trained).max()).isfinite():
+        return (
+            f"all trained parameters are, the largest being {largest:.3g}: look for inputs far from those of training"
+        )
+    lr = getattr(module, "lr", None)
+    return f"choose a smaller learning rate{f' than {lr:g}' if isinstance(lr, float) else ''}"
