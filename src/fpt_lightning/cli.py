@@ -27,7 +27,7 @@ from fpt_lightning.command_line.defaults import (
 )
 from fpt_lightning.command_line.help_page import asked_for, show_help
 from fpt_lightning.command_line.noise import silence_what_no_user_can_mend
-from fpt_lightning.command_line.option_checks import check_options
+from fpt_lightning.command_line.option_checks import check_options, trainers_refusal
 from fpt_lightning.command_line.words import with_configs_found
 from fpt_lightning.data.datamodule import FPTDataModule
 from fpt_lightning.data.spec import TaskSpec
@@ -197,7 +197,7 @@ class FPTCLI(LightningCLI):
         try:
             built = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
-            raise UsageError(f"trainer: {first_line(error)}") from error
+            raise trainers_refusal(error) from error
         assert isinstance(built, FPTTrainer)
         if isinstance(built.accelerator, CPUAccelerator) and built.num_devices > max(8, visible_cores()):
             raise UsageError(f"trainer.devices {built.num_devices}: this machine has {visible_cores()} cores")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import Fpt
 
@@ -22,6 +23,7 @@ OPTIONS = {
     "trainer.devices=5000": "trainer.devices 5000: this machine has",
     "trainer.accelerator=nope": "trainer: You selected an invalid accelerator name",
     "trainer.accelerator=tpu": "trainer: Requirement 'torch_xla",
+    "trainer.val_check_interval=1.0": "; add for a share of an epoch --trainer.check_val_every_n_epoch 1",
     "trainer.strategy=nope": "trainer: You selected an invalid strategy name",
     "trainer.strategy=ddp_spawn": "trainer.strategy ddp_spawn trains in processes of its own: use ddp",
     "trainer.strategy=ddp_notebook": "trainer.strategy ddp_notebook trains in processes of its own: use ddp",
@@ -92,6 +94,12 @@ FILES = {
     "[1]": "a config holds options, such as `trainer: {max_steps: 100}`; got '[1]'",
     f"model: {{positions: {'x' * 3000}}}": "model.positions: expected 'backbone', 'whole' or 'new', got 'xxx",
 }
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="this machine has one")
+def test_a_machine_without_a_gpu(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fpt("fit", "bit_xor.yaml", "--model.backbone=tiny", "--config=trainer/gpu.yaml") == 2
+    assert "No supported gpu backend found!; add --trainer.accelerator cpu" in _error(capsys)
 
 
 @pytest.mark.parametrize("content", FILES, ids=lambda content: content[:40])

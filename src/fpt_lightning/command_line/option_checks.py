@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from fpt_lightning.errors import UsageError, at_least, brief, check_name
+from fpt_lightning.errors import UsageError, at_least, brief, check_name, first_line
 from fpt_lightning.training.optimizer import RATES
 
 AT_LEAST = {
@@ -32,6 +32,11 @@ LINKED = ("self", "task", "seed", "params", "optimizer", "lr_scheduler", "max_lr
 """What no config gives: the command line does."""
 ABOVE_ZERO = ("trainer.limit_train_batches", "trainer.val_check_interval")
 NO_LIMIT = ("trainer.max_steps", "trainer.max_epochs")  # -1 means none
+WAYS_OUT = {
+    "No supported gpu backend found": "--trainer.accelerator cpu",
+    "`val_check_interval` should be an integer": "for a share of an epoch --trainer.check_val_every_n_epoch 1",
+}
+"""What to add where Lightning's Trainer says so, by how its sentences begin."""
 CHOICES = {f"{name}.mode": ("min", "max") for name in ("checkpoint", "last_checkpoint", "early_stopping")}
 
 
@@ -63,6 +68,13 @@ def check_options(config: Mapping[str, Any], groups: Mapping[str, type]) -> None
         for option, spec in _classes(config[name], name):
             _refuse_null(spec["init_args"], option, imported(spec["class_path"]))
     _check_numbers(config)
+
+
+def trainers_refusal(error: Exception) -> UsageError:
+    """What Lightning's Trainer says of its options, and what to add where it does not say that."""
+    said = first_line(error)
+    add = next((f"; add {option}" for begin, option in WAYS_OUT.items() if said.startswith(begin)), "")
+    return UsageError(f"trainer: {said}{add}")
 
 
 def _refuse_odd_names(config: Mapping[str, Any]) -> None:
