@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import Fpt
-from fpt_lightning import CIFAR10LRA, MNIST, BitMemory, BitXOR, ListOps
+from conftest import Fpt, write_table
+from fpt_lightning import CIFAR10LRA, MNIST, BitMemory, BitXOR, ListOps, SequenceFile
+from fpt_lightning.analysis.attention import _batches
 from fpt_lightning.data.spec import Batch
 
 MEMORY = ["--data.n=20", "--data.patch_size=5", "--data.batch_size=4", "--data.test_examples=20"]
@@ -97,6 +98,18 @@ def test_images_and_sequences_of_differing_length(fpt: Fpt, tiny: list[str], mni
     assert fpt("run", "--config=listops.yaml", *tiny, *lists, "--run_folder=lists") == 0
     assert fpt("attention", "--checkpoint=lists", "--examples=5") == 0
     assert _figures("lists")["aligned_at"] == "last token"
+
+
+def test_examples_that_lie_class_by_class_are_of_all_classes() -> None:
+    classes: list[object] = ["cat"] * 30 + ["dog"] * 30
+    write_table(Path("rows.csv"), {"x": list(range(60)), "y": classes})
+    table = SequenceFile("y", "rows.csv", test_file="rows.csv")
+    targets = torch.cat([batch.target for batch, _ in _batches(table, 20)])
+    assert len(targets) == 20
+    assert targets.unique().tolist() == [0, 1]
+    bits = BitXOR(n=4, test_examples=30)
+    tokens = torch.cat([batch.tokens for batch, _ in _batches(bits, 20)])
+    assert torch.equal(tokens, bits.examples("test").__getitems__(range(20)).tokens)
 
 
 def test_what_a_run_folder_lacks_is_named(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from fpt_lightning.analysis.maps import MeanMaps, mean_maps
 from fpt_lightning.analysis.picture import draw_attention
 from fpt_lightning.analysis.rebuild import rebuild
 from fpt_lightning.data.datamodule import FPTDataModule
+from fpt_lightning.data.loading import CountedStream
 from fpt_lightning.data.spec import Batch
 from fpt_lightning.errors import UsageError, at_least
 from fpt_lightning.files import write_whole
@@ -51,9 +52,11 @@ def attention(words: Sequence[str]) -> None:
 
 
 def _batches(data: FPTDataModule, examples: int) -> Iterator[tuple[Batch, torch.Tensor | None]]:
-    """The first test examples, as a model meets them, with the tokens that they need."""
-    first = range(min(examples, len(data.examples("test"))))
-    for batch in data.met("test", first, max(1, min(32, TOGETHER // data.task.max_length**2))):
+    """Test examples as a model meets them, with the tokens that they need: those of a file may lie class by class."""
+    split = data.examples("test")
+    drawn = isinstance(split, CountedStream)  # each by itself
+    chosen = range(min(examples, len(split))) if drawn else data.some("test", examples)
+    for batch in data.met("test", chosen, max(1, min(32, TOGETHER // data.task.max_length**2))):
         yield batch, data.needed_tokens(batch)
 
 
