@@ -21,7 +21,7 @@ from fpt_lightning.data.loading import (
     expect_batch_fits,
     make_loader,
 )
-from fpt_lightning.data.options import MOST_WORKERS, check_batch_size, check_epochs, check_test, part_of
+from fpt_lightning.data.options import MOST_WORKERS, check_batch_size, check_epochs, check_test, part_of, shown
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords, Trivial
 from fpt_lightning.errors import UsageError, at_least
 
@@ -133,6 +133,10 @@ class FPTDataModule(L.LightningDataModule):
         """Examples of no split, to be predicted, with targets ``[examples, 0]`` where they have none; None without."""
         return None
 
+    def is_cut(self, split: Split) -> bool:
+        """Whether what is asked of a split is asked of a part that is cut from the training data."""
+        return False
+
     def kept_share(self, split: Split) -> float:
         """The share of a split's examples that is read; accuracy counts those left out as wrong."""
         return 1.0
@@ -187,7 +191,7 @@ class FPTDataModule(L.LightningDataModule):
     def describe(self) -> list[str]:
         """What ``fpt prepare`` says of the data, a line each."""
         task = self.task
-        sizes = ", ".join(f"{_size(len(self.examples(split)))} {split}" for split in SPLITS)
+        sizes = ", ".join(f"{shown(len(self.examples(split)))} {split}" for split in SPLITS)
         tokens = f"{task.token_width} numbers each" if task.token_width else f"ids below {task.vocabulary_size}"
         answers = (
             f"{task.answers} answers of {task.classes} classes"
@@ -294,7 +298,3 @@ class FPTDataModule(L.LightningDataModule):
     @property
     def _processes(self) -> int:
         return self.trainer.world_size if self.trainer else 1
-
-
-def _size(examples: int) -> str:
-    return "endless" if examples >= ENDLESS else f"{examples:,}"

@@ -11,6 +11,11 @@ MOST_WORKERS = 1000
 """Processes that a loader may start; each takes half a second and 200 MB."""
 
 
+def shown(examples: int) -> str:
+    """A number of examples as it is shown."""
+    return "endless" if examples >= ENDLESS else f"{examples:,}"
+
+
 def check_batch_size(batch_size: int, processes: int, examples: int) -> None:
     """Refuses a batch that devices cannot share, or that is larger than the training split.
 

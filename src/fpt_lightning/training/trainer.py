@@ -16,7 +16,8 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 
 from fpt_lightning.errors import UsageError
 from fpt_lightning.signals import Ending
-from fpt_lightning.training.artifacts.checkpoint import FollowFolder, SameData, WholeCheckpointIO
+from fpt_lightning.training.artifacts.checkpoint import FollowFolder, WholeCheckpointIO
+from fpt_lightning.training.artifacts.same_data import SameData
 from fpt_lightning.training.callbacks import SkipIdle, Throughput
 from fpt_lightning.training.captured import CaptureSteps
 from fpt_lightning.training.choice import check_choice, chosen
@@ -156,8 +157,15 @@ class FPTTrainer(L.Trainer):
         if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
             # what a run leaves is written by the process that began it, which would have trained nothing
             raise UsageError(f"trainer.strategy {kwargs['strategy']} trains in processes of its own: use ddp")
-        self.throughput, self.pause = Throughput(), Pause()
-        own = [FollowFolder(), SameData(), self.throughput, StopWhenDiverged(), StopWhenTold(), RecommendPrecision()]
+        self.throughput, self.pause, self.same_data = Throughput(), Pause(), SameData()
+        own = [
+            FollowFolder(),
+            self.same_data,
+            self.throughput,
+            StopWhenDiverged(),
+            StopWhenTold(),
+            RecommendPrecision(),
+        ]
         own += [SkipIdle()]
         own += [CaptureSteps()] if captured else []
         own += [CountSteps(), CountRows(), UnfinishedStep()]
@@ -202,12 +210,13 @@ class FPTTrainer(L.Trainer):
         Raises:
             FPTError: If the run never validated, so that there is no checkpoint to choose, or it was replaced.
             DivergedError: If its numbers are not finite any more.
-            UsageError: If only a test is asked for, and of no checkpoint; or there are none to choose among, or none
-                that can be chosen among.
+            UsageError: If only a test is asked for, and of no checkpoint or on other data; or there are none to choose
+                among, or none that can be chosen among.
         """
         if test == "only" and ckpt_path is None:
             raise UsageError("--test only tests a checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
         chooser, measured = self.chooser(test), dict[str, Any]()
+        self.same_data.tests_only = test == "only"
         if chooser is not None:
             self.pause.at = pause_at
             self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)

@@ -50,6 +50,7 @@ def test_the_folders_make_the_task(image_root: Path) -> None:
 
 def test_splits_are_the_folders_and_validation_is_cut_from_train(image_root: Path) -> None:
     data = _prepared(image_root)
+    assert [split for split in SPLITS[1:] if data.is_cut(split)] == ["validation"]
     parts = {split: data.rows(split).tolist() for split in SPLITS}
     assert {split: len(rows) for split, rows in parts.items()} == {"train": 36, "validation": 4, "test": 20}
     assert sorted(itertools.chain(*parts.values())) == list(range(60))

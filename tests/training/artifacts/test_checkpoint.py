@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import Fpt, read_rows
+from conftest import Fpt, read_rows, write_table
 from fpt_lightning.errors import FPTError
 from fpt_lightning.main import main
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
@@ -313,3 +313,38 @@ def test_a_schedule_of_accumulation_is_gone_on_with(fpt: Fpt, mnist_root: Path) 
     last = _train(fpt, "run", 13, *words, config="mnist.yaml") / LAST
     _train(fpt, "run", 15, *words, f"--ckpt_path={last}", config="mnist.yaml")
     assert _load(last)["global_step"] == 15
+
+
+def test_a_split_that_is_cut_from_the_training_data_is_not_judged_on_other_data(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def table(name: str, rows: int) -> Path:
+        columns: dict[str, list[object]] = {"x": list(range(rows)), "label": ["a", "b"] * (rows // 2)}
+        return write_table(Path(name), columns)
+
+    table("train.csv", 60)
+    words = ["--config=table.yaml", *tiny, "--data.batch_size=4", "--run_folder=run", "--test=never"]
+    assert fpt("run", *words) == 0
+    untested = Path("run/result.json").read_bytes()
+    assert fpt("predict", "run") == 0
+    table("train.csv", 80)
+    for words, split, way_out in (
+        (["run", "run", "--test=only"], "test", "test RUN --data.test_file"),
+        (["test", "run"], "test", "test RUN --data.test_file"),
+        (["validate", "run"], "validation", "validate RUN --data.validation_file"),
+        (["predict", "run"], "test", "predict RUN --data.predict_file"),
+    ):
+        capsys.readouterr()
+        assert fpt(*words) == 2
+        error = capsys.readouterr().err
+        assert f"the {split} split may hold what was trained on" in error
+        assert f"put it back as it was, or name other data: `fpt {way_out} FILE`" in error
+    assert Path("run/result.json").read_bytes() == untested
+    new = table("new.csv", 10)
+    assert fpt("test", "run", f"--data.test_file={new}") == 0
+    assert fpt("validate", "run", f"--data.validation_file={new}") == 0
+    assert fpt("predict", "run", f"--data.predict_file={new}") == 0
+    assert fpt("run", "run", "--test=only", f"--data.test_file={new}") == 2  # which would be the run's own figure
+    table("train.csv", 60)
+    assert fpt("test", "run") == 0
+    assert fpt("run", "run", "--test=only") == 0

@@ -178,8 +178,15 @@ class TableTask(FPTDataModule):
         return Content(task, codes, units, tables, shortened, facts)
 
     def prepare_data(self) -> None:
-        if not (self._predicts and self.new_source() is not None):
+        if not self._predicts_new:
             _ = self.content  # so that a wrong cell is named before a run begins
+
+    @property
+    def _predicts_new(self) -> bool:
+        return self._predicts and self.new_source() is not None
+
+    def is_cut(self, split: Split) -> bool:
+        return self.source(split) is None and not self._predicts_new
 
     def new_examples(self) -> SequenceTable | None:
         """The rows of :meth:`new_source` in their order, read as the training table was."""
@@ -206,7 +213,7 @@ class TableTask(FPTDataModule):
             lines.append(textwrap.shorten(f"classes: {', '.join(classes)}", 120))
             if 2 * len(classes) > len(self.examples("train")) and all(map(_is_number, classes)):
                 lines.append("most answers are a number of their own: data.regression true learns them as numbers")
-        if cut := [split for split in SPLITS[1:] if self.source(split) is None]:
+        if cut := [split for split in SPLITS[1:] if self.is_cut(split)]:
             lines.append(f"{' and '.join(cut)} cut from the training table, split_seed {self.split_seed}")
         if self.limit is not None:
             lines.append(f"limit {self.limit}: {self.content.shortened:,} sequences lost their end")

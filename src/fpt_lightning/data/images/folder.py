@@ -109,8 +109,15 @@ class ImageFolder(ImageTask):
         return {**super().encoding(), "mean": mean, "std": std}
 
     def prepare_data(self) -> None:
-        if not (self.predict_folder and self._predicts):
+        if not self._predicts_new:
             _ = self.table
+
+    @property
+    def _predicts_new(self) -> bool:
+        return self._predicts and self.predict_folder is not None
+
+    def is_cut(self, split: Split) -> bool:
+        return not self._predicts_new and all(file.split != split for file in self.files)
 
     def new_examples(self) -> NewImages | None:
         """The images of ``predict_folder``, by path.

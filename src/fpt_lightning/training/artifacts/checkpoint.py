@@ -158,33 +158,6 @@ def _follow(folder: Any, state: dict[str, Any] | None) -> None:
         state |= {**paths, "best_k_models": kept, "dirpath": folder}
 
 
-class SameData(L.Callback):
-    """Refuses to go on with a training on other data, of which the result would name the last alone.
-
-    Attributes:
-        fingerprint: What :meth:`FPTDataModule.fingerprint` says of the data of a training, once, since it may take
-            seconds; None where nothing trains or the data has none.
-    """
-
-    fingerprint: str | None = None
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        datamodule = getattr(trainer, "datamodule", None)
-        trains = stage == TrainerFn.FITTING
-        self.fingerprint = datamodule.fingerprint() if trains and isinstance(datamodule, FPTDataModule) else None
-
-    def state_dict(self) -> dict[str, str | None]:
-        return {"fingerprint": self.fingerprint}
-
-    def load_state_dict(self, state_dict: dict[str, str | None]) -> None:
-        before, now = state_dict["fingerprint"], self.fingerprint
-        if before is not None and now is not None and before != now:
-            raise UsageError(
-                f"the data was {before} up to this checkpoint and is {now} here, as result.json names it: leave it as "
-                "it was, or start another run"
-            )
-
-
 def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> None:
     """Compares a checkpoint with the model it is loaded into.
 
