@@ -64,6 +64,15 @@ def test_rows_without_a_target_in_another_order_beside_other_columns(fpt: Fpt, t
     assert list(labelled[0]) == ["example", "prediction", "probability", "target"]
 
 
+def test_rows_that_are_cut_from_the_training_table_have_its_numbers(fpt: Fpt, trained: Columns) -> None:
+    rows, whole = _predict(fpt), _predict(fpt, "--data.predict_file=train.csv")
+    assert len(rows) == 6
+    for row in rows:
+        same = whole[int(row["example"])]
+        assert (row["target"], row["prediction"]) == (same["target"], same["prediction"])
+        assert float(row["probability"]) == pytest.approx(float(same["probability"]), abs=1e-6)
+
+
 def test_neither_the_training_table_nor_statistics_of_the_new_one_are_needed(fpt: Fpt, trained: Columns) -> None:
     whole = _predict(fpt, "--data.predict_file=train.csv")
     Path("train.csv").unlink()

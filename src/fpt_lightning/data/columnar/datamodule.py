@@ -157,7 +157,7 @@ class TableTask(FPTDataModule):
         read = {split: self._read(source, sizes) for split in SPLITS if (source := self.source(split)) is not None}
         codes = Codes.from_plain(learnt) if learnt else Codes.of(read["train"], self.kind, unknown=self.unknown)
         encoded = {split: codes.encode(columns, self.token_width) for split, columns in read.items()}
-        splits = cut(encoded, self.shares, self.split_seed, self.default_name, regression=self.regression)
+        splits, drawn = cut(encoded, self.shares, self.split_seed, self.default_name, regression=self.regression)
         facts = {
             "examples": {split: digest(part) for split, part in splits.items()},
             "vocabulary": None if codes.words is None else codes.words.to_pylist(),
@@ -175,6 +175,8 @@ class TableTask(FPTDataModule):
             splits = {split: units.standardized(part) for split, part in splits.items()}
         shortened = sum(columns.shortened for columns in read.values())
         tables = {split: part.table() for split, part in splits.items()}
+        for split, rows in drawn.items():
+            tables[split].names = [str(row) for row in rows]
         return Content(task, codes, units, tables, shortened, facts)
 
     def prepare_data(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from fpt_lightning.data.datamodule import SPLITS, Split
@@ -16,8 +17,8 @@ def cut(
     name: str,
     *,
     regression: bool,
-) -> dict[Split, LabelledSequences]:
-    """All splits: those that have no table of their own are drawn from the training table.
+) -> tuple[dict[Split, LabelledSequences], dict[Split, np.ndarray]]:
+    """All splits, and for those that are drawn from the training table, for want of their own, its rows they have.
 
     Args:
         examples: The tables that there are.
@@ -33,11 +34,12 @@ def cut(
     least = 2 if regression else 1  # R2 of a single number is not defined
     whole, rows = examples["train"], len(examples["train"].lengths)
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).numpy()
-    splits = dict(examples)
+    splits, drawn = dict(examples), dict[Split, np.ndarray]()
     for split in SPLITS[1:]:
         if split not in splits:
             count = max(least, round(shares[split] * rows))
-            splits[split], order = whole.take(order[:count]), order[count:]
+            drawn[split], order = order[:count], order[count:]
+            splits[split] = whole.take(drawn[split])
         if len(splits[split].lengths) < least:
             raise FPTError(f"{name}: a regression needs two rows for {split}, to measure R2 on")
     if len(order) == 0:
@@ -45,4 +47,4 @@ def cut(
     if len(order) < rows:
         order.sort()  # as they stand in the table
         splits["train"] = whole.take(order)
-    return {split: splits[split] for split in SPLITS}
+    return {split: splits[split] for split in SPLITS}, drawn
