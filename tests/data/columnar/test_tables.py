@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from conftest import write_table
+from conftest import Fpt, write_table
 from fpt_lightning import FPTClassifier
 from fpt_lightning.data.columnar.sequence_file import SequenceFile
 from fpt_lightning.data.datamodule import SPLITS
@@ -314,3 +314,40 @@ def test_some_batches_stand_for_all_and_all_begin_with_the_longest(limit: float,
     trainer = L.Trainer(logger=False, limit_test_batches=limit, callbacks=[seen], accelerator="cpu")
     trainer.test(FPTClassifier(data.task, backbone="tiny"), data, verbose=False)
     assert (len(seen.first.unique()) == 2) == few
+
+
+def test_a_class_without_a_row_to_train_on_is_refused_and_one_that_is_not_measured_told(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["--config=table.yaml", "--data.train_file=rare.csv", "--data.batch_size=4"]
+    file = write_table(Path("rare.csv"), {"x": [*range(40)], "label": ["a", "b"] * 19 + ["b", "rare"]})
+    seeds: dict[str, list[int]] = {
+        split: [] for split in SPLITS
+    }  # the only row of the class falls into one split or another
+    for seed in range(40):
+        targets = {split: SequenceFile("label", str(file), split_seed=seed).dataset(split).targets for split in SPLITS}
+        seeds[next(split for split in SPLITS if (targets[split] == 2).any())].append(seed)
+    for command in (["prepare", *words], ["fit", *words, *tiny]):
+        assert fpt(*command, f"--data.split_seed={seeds['test'][0]}") == 2
+        error = capsys.readouterr().err
+        assert "rare, column 'label': class 'rare' has no row left to train on (1 of 3 classes)" in error
+        assert "add rows of it, choose another data.split_seed, or give tables of their own" in error
+        assert fpt(*command, f"--data.split_seed={seeds['train'][0]}") == 0
+        told = capsys.readouterr().out + caplog.text
+        for split in SPLITS[1:]:
+            assert told.count(f"{split} has no row of 1 of 3 classes: rare") == 1
+
+
+def test_classes_that_are_numbers_of_their_own_are_told_whoever_asks(
+    fpt: Fpt,
+    tiny: list[str],
+    weights_csv: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = ["--config=table.yaml", *tiny, "--data.target_column=weight", "--data.batch_size=4"]
+    assert fpt("fit", *words, f"--data.train_file={weights_csv}") == 2
+    assert "and data.regression true learns them as numbers" in capsys.readouterr().err
+    files = [f"--data.{split}_file={weights_csv}" for split in ("train", "validation", "test")]
+    assert fpt("fit", *words, *files) == 0
+    assert "most answers are a number of their own: data.regression true" in caplog.text

@@ -2,11 +2,14 @@
 
 import textwrap
 from abc import abstractmethod
-from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+
+from fpt_lightning.data.columnar.classes import expect_trained, remarks
 from fpt_lightning.data.columnar.columns import Kind, TableSource, read_sequences, read_targets
 from fpt_lightning.data.columnar.encoding import Codes, Columns, Units, digest, mean_and_std
 from fpt_lightning.data.columnar.splits import cut
@@ -181,7 +184,15 @@ class TableTask(FPTDataModule):
 
     def prepare_data(self) -> None:
         if not self._predicts_new:
-            _ = self.content  # so that a wrong cell is named before a run begins
+            classes = self.content.facts["classes"]  # so that a wrong cell is named before a run begins
+            if classes and (self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING):
+                expect_trained(f"{self.default_name}, column '{self.target_column}'", classes, self.content.splits)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == TrainerFn.FITTING and (classes := self.content.facts["classes"]):
+            for line in remarks(classes, self.content.splits):
+                rank_zero_info(f"{self.default_name}: {line}")
 
     @property
     def _predicts_new(self) -> bool:
@@ -213,8 +224,7 @@ class TableTask(FPTDataModule):
         lines = super().describe()
         if classes := self.content.facts["classes"]:
             lines.append(textwrap.shorten(f"classes: {', '.join(classes)}", 120))
-            if 2 * len(classes) > len(self.examples("train")) and all(map(_is_number, classes)):
-                lines.append("most answers are a number of their own: data.regression true learns them as numbers")
+            lines += remarks(classes, self.content.splits)
         if cut := [split for split in SPLITS[1:] if self.is_cut(split)]:
             lines.append(f"{' and '.join(cut)} cut from the training table, split_seed {self.split_seed}")
         if self.limit is not None:
@@ -288,10 +298,3 @@ class TableTask(FPTDataModule):
             target_mean=mean,
             target_std=std,
         )
-
-
-def _is_number(word: str) -> bool:
-    with suppress(ValueError):
-        float(word)
-        return True
-    return False
