@@ -65,6 +65,11 @@ CSV = {
     "an empty cell of several": (b"x,y,label\n1,2,a\n1,,b\n", "", "train.csv, line 3, column 'y': is empty"),
     "an empty word of several": (b"x,y,label\n1,2,a\n1, ,b\n", "kind=words", "line 3, column 'y': is empty"),
     "a label that is empty": (b"x,label\n1,a\n2,\n", "", "train.csv, line 3, column 'label': is empty"),
+    "no answer among numbers": (
+        b"x,label\n1,0\n2,1\n3,NaN\n",
+        "",
+        "train.csv, line 4, column 'label': 'NaN' among numbers is a missing answer: fill it, drop the row, or",
+    ),
     "a row too short": (b"x,label\n1,a\n\n2\n", "", "train.csv, line 4 has 1 cells where the first line names 2"),
     "a row too long": (b"x,label\n1,a\n2,b,c\n", "", "train.csv, line 3 has 3 cells where the first line names 2"),
     "no number": (b"x,label\n1 2,a\n3 four 5,b\n", "", "train.csv, line 3, column 'x': 'four' is not a number"),

@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fpt_lightning.data.columnar.classes import is_number
 from fpt_lightning.data.columnar.columns import ElementSequences, Kind, TableSource
 from fpt_lightning.data.sequences import LabelledSequences
 from fpt_lightning.errors import FPTError
+
+MISSING = frozenset({"nan", "na", "n/a", "<na>", "null", "none"})
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Codes:
         """Takes tokens and classes from a training table: in sorted order, classes in the table's where it has one.
 
         Raises:
-            FPTError: If there is only one class.
+            FPTError: If there is only one class, or one among numbers is called as a missing number is.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -68,6 +71,7 @@ class Codes:
             size = pc.max(train.sequences.values).as_py() + 1 + unknown
         if not isinstance(train.targets, np.ndarray):
             labels, order = set(pc.unique(train.targets).to_pylist()), train.source.classes
+            _expect_answers(train, labels)
             in_order = _sorted_labels(labels) if order is None else [label for label in order if label in labels]
             classes = pa.array(in_order, pa.large_string())
             if len(classes) < 2:
@@ -181,6 +185,17 @@ def _places(words: Any, known: Any) -> Any:
 
 def _to_numpy(values: Any, dtype: type[np.generic]) -> np.ndarray:
     return np.asarray(values.to_numpy(zero_copy_only=False).astype(dtype))
+
+
+def _expect_answers(train: Columns, labels: Collection[str]) -> None:
+    """Refuses what programs write for a missing number where all other labels are numbers."""
+    import pyarrow.compute as pc
+
+    missing = [label for label in sorted(labels) if label.casefold() in MISSING]
+    if missing and len(labels) > len(missing) and all(is_number(label) for label in set(labels).difference(missing)):
+        row = pc.index(train.targets, missing[0]).as_py()
+        way_out = "fill it, drop the row, or call the class otherwise"
+        raise train.source.fault(train.target, row, f"{missing[0]!r} among numbers is a missing answer: {way_out}")
 
 
 def _sorted_labels(labels: Collection[str]) -> list[str]:
