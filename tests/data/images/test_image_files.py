@@ -152,7 +152,7 @@ def test_classes_are_sorted_with_or_without_splits() -> None:
         ("cat", 0, None),
         ("dog", 1, None),
     ]
-    for name in ("train/a", "train/b", "test/a", "test/b", "val/a", "val/b"):
+    for name in ("train/a", "train/b", "test/a", "test/b", "val/a", "val/b", "notes/c"):
         _folders(f"split/{name}")
     listed = list_images(root / "split")
     assert [file.split for file in listed] == ["train", "train", "validation", "validation", "test", "test"]
@@ -192,6 +192,11 @@ BAD = {
     "a class that is only trained": (("train/a", "train/b", "val/a"), "class 'b' is in root/train but not in root/val"),
     "two validation folders": (("train/a", "train/b", "val/a", "valid/a"), "root/val and root/valid would both be"),
     "splits of another name": (("Training/a", "Training/b", "Testing/a"), "folders of folders.*none .* called train"),
+    "a split of no known name": (
+        ("train/a", "train/b", "testing/a", "testing/b"),
+        r"root/testing has folders of the classes.*\(train, validation, val, valid, test\), or move it out of root",
+    ),
+    "a split in capitals": (("train/a", "train/b", "Test/b"), "root/Test has folders of the classes"),
     "no image in a split": (("train/a", "train/b", "test/a", "test/b", "-test/b"), "root/test/b has no image"),
 }
 

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from fpt_lightning.data.datamodule import Split
 from fpt_lightning.data.loading import BatchDataset, unchanged
-from fpt_lightning.errors import FPTError
+from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.files import files_below
 from fpt_lightning.machine import expect_memory, visible_cores
 
@@ -46,6 +46,7 @@ def split_folders(root: Path) -> dict[Split | None, Path]:
 
     Raises:
         FPTError: If there is no such folder, or there are two for validation.
+        UsageError: If a folder beside them has folders of the same classes, and the name of no split.
     """
     if not root.is_dir():
         raise FPTError(f"data.root: there is no folder {root}")
@@ -59,7 +60,23 @@ def split_folders(root: Path) -> dict[Split | None, Path]:
             raise FPTError(f"{there[0]} and {there[1]} would both be the validation split; take one away")
         if there:
             folders[split] = there[0]
+    _refuse_other_names(root, folders)
     return folders
+
+
+def _refuse_other_names(root: Path, folders: Mapping[Split | None, Path]) -> None:
+    classes = _folders(folders["train"])
+    for other in [root / name for name in _folders(root)]:
+        # samefile: where names differ by case alone on the disk, test is found as Test; isdir: lost+found may be closed
+        if not any(other.samefile(folder) for folder in folders.values()) and any(
+            os.path.isdir(other / name)  # noqa: PTH112
+            for name in classes
+        ):
+            known = ", ".join(name for names in SPLIT_FOLDERS.values() for name in names)
+            raise UsageError(
+                f"{other} has folders of the classes, and the name of no split: call it as one is called ({known}), or "
+                f"move it out of {root}"
+            )
 
 
 def find_classes(root: Path) -> list[str]:
