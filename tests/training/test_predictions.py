@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from torch.utils.data import DataLoader, IterableDataset
 
 from conftest import Fpt, read_rows, write_table
@@ -146,7 +148,7 @@ def test_words_are_those_of_the_training_table(fpt: Fpt, tiny: list[str], capsys
     assert float(row["probability"]) == pytest.approx(float(known["3"]["probability"]), abs=1e-6)
     capsys.readouterr()
     for text, message in (
-        ("awful", "no token 'awful'"),
+        ("awful", "no token 'awful'; a training with data.unknown true gives such tokens an id of their own"),
         ("bad bad bad bad", "4 tokens, where the model has met at most 3"),
     ):
         write_table(Path("new.csv"), {"text": ["good", text]})
@@ -155,6 +157,24 @@ def test_words_are_those_of_the_training_table(fpt: Fpt, tiny: list[str], capsys
         assert "new.csv, line 3, column 'text'" in error
         assert message in error
     assert len(_predict(fpt, "--data.predict_file=new.csv", "--data.limit=3")) == 2
+
+
+def test_a_column_for_answers_that_nobody_knows_may_be_empty(
+    fpt: Fpt, trained: Columns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = _first(trained, 3)
+    write_table(Path("new.csv"), {**new, "state": [""] * 3})
+    rows = _predict(fpt, "--data.predict_file=new.csv")
+    assert list(rows[0]) == ["example", "prediction", "probability"]
+    parquet.write_table(pa.table({**new, "state": pa.nulls(3)}), "new.parquet")
+    assert _predict(fpt, "--data.predict_file=new.parquet") == rows
+    for answers, message in ((["idle", "", ""], "line 3, column 'state': is empty"), (["?"] * 3, "has no class '?'")):
+        write_table(Path("new.csv"), {**new, "state": [*answers]})
+        capsys.readouterr()
+        assert fpt("predict", "--config=run/config.yaml", BEST, "--data.predict_file=new.csv") == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert "rows to predict need no such column: leave it out" in error
 
 
 def test_numbers_come_in_the_units_of_the_data(fpt: Fpt, tiny: list[str], weights_csv: Path) -> None:

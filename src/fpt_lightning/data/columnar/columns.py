@@ -34,6 +34,7 @@ class TableSource:
         place: Says where a row stands: ``line 7``.
         index: Columns by which a table says that it was indexed.
         classes: The order of class labels, where the table says it.
+        optional: A column that may be left out, as errors then say.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TableSource:
     place: Callable[[int], str]
     index: Sequence[str] = ()
     classes: Sequence[str] | None = None
+    optional: str | None = None
 
     @property
     def numbering(self) -> set[str]:
@@ -66,7 +68,8 @@ class TableSource:
                 raise UsageError(f"{self.name} has two columns called '{column}'; rename one")
 
     def fault(self, column: str, row: int, what: str) -> FPTError:
-        return FPTError(f"{self.name}, {self.place(row)}, column '{column}': {what}")
+        way_out = "; rows to predict need no such column: leave it out" if column == self.optional else ""
+        return FPTError(f"{self.name}, {self.place(row)}, column '{column}': {what}{way_out}")
 
 
 class ElementSequences(NamedTuple):
@@ -111,6 +114,18 @@ def read_targets(source: TableSource, table: Any, column: str, kind: Kind) -> An
     """
     values = _elements(table[column], kind, partial(source.fault, column))
     return values.to_numpy(zero_copy_only=False) if kind == "numbers" else values
+
+
+def is_blank(column: Any) -> bool:
+    """Whether no cell of a column holds anything."""
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    values = _plain(column)
+    empty = pc.is_null(values, nan_is_null=True)
+    if types.is_large_string(values.type):
+        empty = pc.or_(empty, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(values), ""), True))
+    return bool(pc.all(empty).as_py())
 
 
 def _across(source: TableSource, table: Any, columns: Sequence[str], kind: Kind) -> ElementSequences:

@@ -2,32 +2,22 @@
 
 import textwrap
 from abc import abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from fpt_lightning.data.columnar.classes import expect_trained, remarks
-from fpt_lightning.data.columnar.columns import Kind, TableSource, read_sequences, read_targets
-from fpt_lightning.data.columnar.encoding import Codes, Columns, Units, digest, mean_and_std
+from fpt_lightning.data.columnar.columns import Kind, TableSource, is_blank, read_sequences, read_targets
+from fpt_lightning.data.columnar.encoding import Codes, Columns, Content, Units, digest, mean_and_std
 from fpt_lightning.data.columnar.splits import cut
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError, are_shares, at_least
-
-
-class Content(NamedTuple):
-    """Everything that the tables of a task hold."""
-
-    task: TaskSpec
-    codes: Codes
-    units: Units | None  # where numbers are standardized
-    splits: dict[Split, SequenceTable]
-    shortened: int  # sequences that lost their end to ``limit``
-    facts: dict[str, Any]
 
 
 class TableTask(FPTDataModule):
@@ -206,6 +196,7 @@ class TableTask(FPTDataModule):
         if (source := self.new_source()) is None:
             return None
         learnt = self.encoding()
+        source = replace(source, optional=self.target_column)
         columns = self._read(source, TaskSpec(**learnt["task"]), is_new=True)
         encoded, units = Codes.from_plain(learnt).encode(columns, self.token_width), Units.from_plain(learnt["units"])
         table = (encoded if units is None else units.standardized(encoded)).table()
@@ -236,6 +227,7 @@ class TableTask(FPTDataModule):
         has_targets = not is_new or self.target_column in source.columns
         inputs = self._inputs(source, self.target_column if has_targets else None)
         table = source.load([*inputs, *([self.target_column] if has_targets else [])])
+        has_targets = has_targets and not (is_new and is_blank(table[self.target_column]))
         if table.num_rows == 0:
             raise FPTError(f"{source.name} has no rows")
         sequences = read_sequences(source, table, inputs, self.kind)

@@ -10,7 +10,9 @@ import numpy as np
 
 from fpt_lightning.data.columnar.classes import is_number
 from fpt_lightning.data.columnar.columns import ElementSequences, Kind, TableSource
-from fpt_lightning.data.sequences import LabelledSequences
+from fpt_lightning.data.datamodule import Split
+from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
+from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError
 
 MISSING = frozenset({"nan", "na", "n/a", "<na>", "null", "none"})
@@ -121,7 +123,9 @@ class Codes:
         if missing.any():
             first = int(missing.argmax())
             what = f"the training table has no token '{elements[first]}'"
-            raise columns.fault(first, f"{what}; data.unknown true gives such tokens an id of their own")
+            raise columns.fault(
+                first, f"{what}; a training with data.unknown true gives such tokens an id of their own"
+            )
         return ids
 
     def _classes(self, columns: Columns) -> np.ndarray:
@@ -160,6 +164,17 @@ class Units(NamedTuple):
         """Sequences in these units."""
         values = (part.values.reshape(-1, *self.mean.shape) - self.mean) / self.std
         return part._replace(values=values.reshape(part.values.shape))
+
+
+class Content(NamedTuple):
+    """Everything that the tables of a task hold."""
+
+    task: TaskSpec
+    codes: Codes
+    units: Units | None  # where numbers are standardized
+    splits: dict[Split, SequenceTable]
+    shortened: int  # sequences that lost their end to ``limit``
+    facts: dict[str, Any]
 
 
 def digest(examples: LabelledSequences) -> str:
