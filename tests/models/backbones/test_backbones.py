@@ -91,7 +91,7 @@ def test_a_choice_that_contradicts_itself_is_refused(
 
 
 def test_a_sequence_longer_than_the_positions_is_refused(gpt2_folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"the task has 41 tokens.*only 40 positions"):
+    with pytest.raises(UsageError, match=r"the task has 41 tokens.*only 40 positions.*as data\.limit 40 where"):
         build_backbone(BackboneChoice(str(gpt2_folder)), max_length=41, dropout=0.1)
 
 

@@ -102,7 +102,8 @@ def _check_positions(choice: BackboneChoice, family: HubFamily, max_length: int)
     elif available is not None and max_length > available:
         raise UsageError(
             f"the task has {max_length} tokens, backbone '{choice.name}' only {available} positions: choose smaller "
-            f"sizes under data, a backbone with more positions{', or model.positions new' if learned else ''}"
+            f"sizes under data, as data.limit {available} where there is one, a backbone with more positions"
+            f"{', or model.positions new' if learned else ''}"
         )
 
 
