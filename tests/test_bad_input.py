@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Fpt
+from conftest import Fpt, write_table
 
 XOR = "--config=bit_xor.yaml"
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
@@ -273,6 +273,15 @@ def test_a_batch_that_no_memory_holds(fpt: Fpt, capsys: pytest.CaptureFixture[st
     words = ["--model.backbone=tiny", "--data.batch_size=2147483648", "--run_folder=other"]
     assert fpt("fit", XOR, *words, *QUIET) == 2
     assert "a batch of 2,147,483,648 examples takes at least 240 GiB of memory" in _error(capsys)
+
+
+def test_ids_that_no_memory_has_room_for(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_table(Path("ids.csv"), {"x": [*range(19), 2**31 - 2], "label": ["a", "b"] * 10})
+    words = ["--config=table.yaml", "--data.kind=ids", "--data.unknown=true", f"--data.train_file={file}", *QUIET]
+    assert fpt("fit", *words) == 2
+    error = _error(capsys)
+    assert "an embedding for every id below 2,147,483,648" in error
+    assert "data.kind words" in error
 
 
 def test_debug_shows_the_traceback(fpt: Fpt) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.machine import expect_memory
 from fpt_lightning.random_streams import drawn_from, generator
 
 InputInitialization = Literal["orthogonal", "gaussian", "moments"]
@@ -27,6 +28,9 @@ def build_input_layer(
             a bit 0 or a black patch would be the zero vector, at which every RMS norm multiplies the gradient by the
             inverse root of its epsilon, so that it overflows in a deep body: the bias of a linear map is then drawn
             with standard deviation 0.02.
+
+    Raises:
+        UsageError: If there are more ids than the memory has room for.
     """
     with drawn_from(seed, "input"):
         layer = _new_layer(task, width)
@@ -39,6 +43,10 @@ def build_input_layer(
 
 def _new_layer(task: TaskSpec, width: int) -> nn.Linear | nn.Embedding:
     if task.vocabulary_size is not None:
+        what = (
+            f"an embedding for every id below {task.vocabulary_size:,} (data.kind words numbers just those of a table)"
+        )
+        expect_memory(4 * task.vocabulary_size * width, what)
         return nn.Embedding(task.vocabulary_size, width)
     assert task.token_width is not None
     layer = nn.Linear(task.token_width, width)
