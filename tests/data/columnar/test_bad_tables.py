@@ -59,12 +59,20 @@ CSV = {
     "a missing column": (b"x,lable\n1,a\n", "", "train.csv has no column 'label'; did you mean 'lable'?"),
     "a column twice": (b"x,x,label\n1,1,a\n", "input_columns=x", "train.csv has two columns called 'x'"),
     "a target alone": (b"label\na\nb\n", "", "there is no input column beside the target"),
-    "an empty cell": (b"x,label\n1,a\n,b\n", "", "train.csv, line 3, column 'x': the sequence is empty"),
+    "an empty cell": (b"x,label\n1,a\n,b\n", "", "line 3, column 'x': the sequence is empty: fill it or drop the row"),
     "a blank sequence": (b"x,label\n1,a\n  ,b\n", "kind=words", "line 3, column 'x': the sequence is empty"),
     "no characters": (b'x,label\n1,a\n"",b\n', "kind=characters", "line 3, column 'x': the sequence is empty"),
-    "an empty cell of several": (b"x,y,label\n1,2,a\n1,,b\n", "", "train.csv, line 3, column 'y': is empty"),
+    "an empty cell of several": (
+        b"x,y,label\n1,2,a\n1,,b\n",
+        "",
+        "train.csv, line 3, column 'y': is empty: fill it, drop the row, or leave the column out of data.input_columns",
+    ),
     "an empty word of several": (b"x,y,label\n1,2,a\n1, ,b\n", "kind=words", "line 3, column 'y': is empty"),
-    "a label that is empty": (b"x,label\n1,a\n2,\n", "", "train.csv, line 3, column 'label': is empty"),
+    "a label that is empty": (
+        b"x,label\n1,a\n2,\n",
+        "",
+        "train.csv, line 3, column 'label': is empty: fill it or drop the row",
+    ),
     "no answer among numbers": (
         b"x,label\n1,0\n2,1\n3,NaN\n",
         "",

@@ -19,6 +19,7 @@ NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 WHOLE_NUMBER = r"^-?\d{1,18}$"
 UNNAMED_INDEX = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 """What pandas calls row numbers: in CSV nothing, read from there the second, in Parquet the third."""
+MEND = "fill it or drop the row"
 LARGEST_ID = 2**31 - 2  # in 32 bits there is one more, for tokens that are unknown
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
@@ -131,7 +132,9 @@ def is_blank(column: Any) -> bool:
 def _across(source: TableSource, table: Any, columns: Sequence[str], kind: Kind) -> ElementSequences:
     import pyarrow as pa
 
-    parts = [_elements(table[column], kind, partial(source.fault, column)) for column in columns]
+    # the columns of rows to predict are those of the training
+    mend = MEND if source.optional else "fill it, drop the row, or leave the column out of data.input_columns"
+    parts = [_elements(table[column], kind, partial(source.fault, column), mend) for column in columns]
     order = np.arange(len(columns) * table.num_rows).reshape(len(columns), -1).T.ravel()
     lengths = np.full(table.num_rows, len(columns), dtype=np.int64)
     return ElementSequences(pa.concat_arrays(parts).take(order), lengths)
@@ -148,7 +151,7 @@ def _split(values: Any, kind: Kind, fault: Fault) -> ElementSequences | None:
     if types.is_large_string(values.type):
         values = values if kind == "characters" else pc.utf8_trim_whitespace(values)
         if (empty := _first(pc.fill_null(pc.equal(values, ""), True))) is not None:
-            raise fault(empty, "the sequence is empty")
+            raise fault(empty, f"the sequence is empty: {MEND}")
         lists = (
             pa.array([list(text) for text in values.to_pylist()], pa.large_list(pa.large_string()))
             if kind == "characters"
@@ -160,26 +163,26 @@ def _split(values: Any, kind: Kind, fault: Fault) -> ElementSequences | None:
         return None
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     if not lengths.all():
-        raise fault(int(lengths.argmin()), "the sequence is empty")
+        raise fault(int(lengths.argmin()), f"the sequence is empty: {MEND}")
     return ElementSequences(pc.list_flatten(lists), lengths)
 
 
-def _elements(values: Any, kind: Kind, fault: Fault) -> Any:
-    """Converts an array, element by element, to float64, int64 or text."""
+def _elements(values: Any, kind: Kind, fault: Fault, mend: str = MEND) -> Any:
+    """Converts an array, element by element, to float64, int64 or text; an empty one is told how to ``mend`` it."""
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import types
 
     values = _plain(values)
     if (empty := _first(pc.is_null(values, nan_is_null=True))) is not None:
-        raise fault(empty, "is empty")
+        raise fault(empty, f"is empty: {mend}")
     text = types.is_large_string(values.type)
     if not (text or types.is_boolean(values.type) or types.is_integer(values.type) or types.is_floating(values.type)):
         raise fault(0, f"holds {values.type}, neither numbers nor text")
     if text and kind != "characters":
         values = pc.utf8_trim_whitespace(values)
     if text and (empty := _first(pc.equal(values, ""))) is not None:
-        raise fault(empty, "is empty")
+        raise fault(empty, f"is empty: {mend}")
     if kind in ("words", "characters"):
         return values.cast(pa.large_string())
     wanted, pattern, name = (
