@@ -125,6 +125,18 @@ def test_a_row_without_a_label_is_named() -> None:
         _labelled("nulls", ["yes", "no"], [0, 1, None, 1, 0, 1]).prepare_data()
 
 
+def test_labels_that_nobody_gives_away_are_none() -> None:
+    learnt = _labelled("known", ["yes", "no"], [0, 1] * 10)
+    secret = _labelled("secret", ["yes", "no"], [-1] * 6)
+    secret.use_encoding(learnt.encoding())
+    new = secret.new_examples()
+    assert new is not None
+    assert new.targets is not None
+    assert new.targets.shape == (6, 0)
+    with pytest.raises(FPTError, match=r"row 0 counted from 0, column 'label': is empty"):
+        _labelled("nothing", ["yes", "no"], [-1] * 6).prepare_data()
+
+
 def test_named_labels_are_numbers_where_a_number_is_the_answer() -> None:
     _labelled("stars", ["1 star", "2 stars", "3 stars"], [0, 1, 2, 1, 0, 2] * 3)
     assert _reviews("stars", regression=True).dataset("train").targets.unique().tolist() == [0.0, 1.0, 2.0]
