@@ -3,10 +3,11 @@
     python tools/figures.py
 
 `NUMBER<!-- = PLACE -->` is a figure, rounded as it stands. PLACE is a cell of a table in `results/laptop` or
-`results/atlas` (`table2 / FPT / bit-memory`; `atlas/pocket` where both have one; behind it ` / error`, ` / paper`,
-` / rate`, ` / equal`, its validation at equal arithmetic, or ` / layer / 3`, what a probe reads there), or an entry of
-a JSON in `benchmarks/results` (`train_step-avx512 / steps / 0 / ratio`). Two may be subtracted (`A - B`, the larger
-first: a negative figure is an error, as its sentence would be wrong), one made percent (`A * 100`).
+`results/atlas` (`table2 / FPT / bit-memory`; `atlas/pocket` where both have one, and `night/table2`; behind it
+` / error`, ` / paper`, ` / rate`, ` / equal`, its validation at equal arithmetic, or ` / layer / 3`, what a probe reads
+there), or an entry of a JSON in `benchmarks/results` (`train_step-avx512 / steps / 0 / ratio`). Two may be subtracted
+(`A - B`, the larger first: a negative figure is an error, as its sentence would be wrong), one made percent
+(`A * 100`).
 
 `<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it; with `NAME with rates` its
 learning rates follow, with `NAME with variance` the split of its variance.
@@ -85,7 +86,8 @@ def _cells(row: str) -> list[str]:
 
 def _folder(table: str) -> Path | None:
     """Where a table is archived, None where it is not."""
-    found = sorted((ROOT / "results").glob(f"{table}/" if "/" in table else f"*/{table}/"))
+    places = (table,) if "/" in table else (f"atlas/{table}", f"laptop/{table}")
+    found = [folder for place in places if (folder := ROOT / "results" / place).is_dir()]
     if len(found) > 1:
         raise ValueError(f"{' or '.join(f'{folder.parent.name}/{table}' for folder in found)}?")
     return found[0] if found else None

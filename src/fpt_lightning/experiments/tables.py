@@ -105,10 +105,9 @@ class Protocol(Configured, frozen=True):
         seeds = self.seeds[: self.grid_seeds], self.seeds
         first, every = (f"{len(some)} seeds" if len(some) > 1 else "one seed" for some in seeds)
         worth = f"mean best validation {metric} so far over {first}"
-        halved = (
-            f"by successive halving keeps {rungs}, by {worth}, of equal ones the middle, and of those " if rungs else ""
-        )
-        return halved + self._how_taken(metric, first, every)
+        halved = f"by successive halving keeps {rungs}, by {worth}, and of those " if rungs else ""
+        taken = self._how_taken(metric, first, every)
+        return halved + taken + (", at a rung the middle" if rungs and self.finalists == 1 and first != every else "")
 
     def _how_taken(self, metric: str, first: str, every: str) -> str:
         if self.finalists == 1 and first != every:
