@@ -17,7 +17,7 @@ class RunLogger(Logger):
     """Appends metrics to the ``metrics.csv`` of a run folder, each at once, so that a kill loses none.
 
     Lightning's CSVLogger deletes the file of an earlier session; this one goes on with it and drops only the rows that
-    are now made again: those behind the checkpoint, see :class:`CountRows`.
+    are now made again: those behind the checkpoint, see :class:`CountRows`, and not of a step before the first one.
 
     Args:
         folder: The run folder.
@@ -26,7 +26,7 @@ class RunLogger(Logger):
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
-        self.keep: int | None = None
+        self.keep = 0
         self._rows: int | None = None  # known from the first one on
         self._columns = ["step"]
 
@@ -57,10 +57,8 @@ class RunLogger(Logger):
         row = {"step": step or 0} | {name: float(value) for name, value in metrics.items() if name != "epoch"}
         if self._rows is None or not row.keys() <= set(self._columns):
             rows = self._read()
-            if self._rows is None and self.keep is None:  # a checkpoint of version 0.4 does not say how many
-                rows = [kept for kept in rows if int(kept["step"]) < row["step"]]
-            elif self._rows is None:
-                rows = rows[: self.keep]
+            if self._rows is None:  # the row of a step is written behind a checkpoint in it
+                rows = rows[: self.keep] + [kept for kept in rows[self.keep :] if int(kept["step"]) < row["step"]]
             old_columns = sorted({name for kept in rows for name in kept})
             self._columns = list(dict.fromkeys([*self._columns, *old_columns, *row]))
             self._rows = len(rows)
@@ -95,7 +93,7 @@ class CountRows(L.Callback):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             for logger in _own(trainer):
-                logger.keep = checkpoint.get("rows")
+                logger.keep = checkpoint.get("rows", 0)  # those of version 0.4 do not say it
 
 
 def _own(trainer: L.Trainer) -> list[RunLogger]:
