@@ -11,7 +11,7 @@ from fpt_lightning.experiments.halving import Rung, going_on
 from fpt_lightning.runs.outcome import Outcome, State
 
 ROUNDING = 2**-22
-"""Means of validation that differ by a smaller share are equal: results hold numbers of 24 bits."""
+"""Figures that differ by a smaller share are equal: results hold numbers of 24 bits."""
 
 
 @dataclass(frozen=True)

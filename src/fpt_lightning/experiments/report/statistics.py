@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from fpt_lightning.experiments.cells import ROUNDING
+
 SIGNIFICANT = 0.05
 """The corrected p-value below which a difference is called significant."""
 
 CONFIDENCE = 0.95
 """How often such intervals hold the true difference, where differences are normally distributed."""
-
-ROUNDING = 2**-22
-"""Figures that differ by a smaller share of the largest are equal: results hold numbers of 24 bits."""
 
 
 @dataclass(frozen=True)
