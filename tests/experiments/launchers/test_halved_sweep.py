@@ -76,7 +76,7 @@ def test_a_halved_sweep_leaves_rates_behind_and_goes_on_as_the_whole_grid(capsys
     assert main(_words("report")) == 0
     report = capsys.readouterr().out
     assert (
-        "of 4 learning rates from 1e-3 to 3e-2 every arm by successive halving keeps 2 from 25% of the steps on and 1 "
+        "of 4 learning rates from 1e-3 to 3e-2 every arm by successive halving keeps 2 from 33% of the steps on and 1 "
         "from 50% of the steps on, by mean best validation accuracy so far over one seed, and of those takes the best"
     ) in report.replace("\\", "")
     # archived, it says the same
