@@ -9,8 +9,8 @@ there), or an entry of a JSON in `benchmarks/results` (`train_step-avx512 / step
 (`A - B`, the larger first: a negative figure is an error, as its sentence would be wrong), one made percent
 (`A * 100`).
 
-`<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it; with `NAME with rates` its
-learning rates follow, with `NAME with variance` the split of its variance.
+`<!-- table: NAME -->` to `<!-- end -->` is a table with what it says of how to read it and of its contrasts; with
+`NAME with rates` its learning rates follow, with `NAME with variance` the split of its variance.
 """
 
 import json
@@ -109,6 +109,9 @@ def _blocks(table: str) -> list[str]:
 def _table(table: str, behind: str | None) -> str:
     page = _page(table).rstrip("\n").split("\n\n")
     shown = page[2 : next(place for place, block in enumerate(page) if block.startswith(("Profile ", "Sizes and")))]
+    if "Contrasts:" in page:
+        place = page.index("Contrasts:")
+        shown += page[place : place + 2]
     if behind is not None:
         place = next(place for place, block in enumerate(page) if block.startswith(FIRST[behind]))
         shown += page[place : place + (3 if behind == "variance" else 2)]  # a split has a note

@@ -46,6 +46,7 @@ tables:
     configs: [train/paper.yaml]
     settings: {model.dropout: 0.1}
     baseline: B
+    contrasts: [[A, linear]]
     attention: false
     note: A sentence.
     arms:

@@ -15,6 +15,7 @@ LARGEST = 1e30  # of a number: msgspec has no other way to refuse infinity
 
 Name = Annotated[str, Meta(min_length=1)]
 Names = tuple[Name, ...]
+Pair = tuple[Name, Name]
 Rate = Annotated[float, Meta(gt=0, le=LARGEST)]
 Rates = Annotated[tuple[Rate, ...], Meta(min_length=1)]
 Seeds = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**32)], ...], Meta(min_length=1)]

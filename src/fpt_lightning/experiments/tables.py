@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from fpt_lightning.config_files import shipped
 from fpt_lightning.errors import UsageError, did_you_mean
-from fpt_lightning.experiments.arms import Arm, Backbone, Configured, Names, Rates, Reference, Seeds, Task
+from fpt_lightning.experiments.arms import Arm, Backbone, Configured, Names, Pair, Rates, Reference, Seeds, Task
 from fpt_lightning.experiments.crossing import expect_crossed
 from fpt_lightning.experiments.typed_yaml import Entry, convert, expect_different, expect_known, read_yaml
 
@@ -33,6 +33,7 @@ class Table(Configured, frozen=True):
         protocol: The protocol where the command line names none.
         configs: Configs behind those of the backbone.
         baseline: The arm that others are compared with; the first where it is None.
+        contrasts: Pairs of other arms to be compared too, the first with the second; in one correction with the rest.
         attention: Whether every run leaves its attention maps.
         variance: Options of which the arms are every combination, otherwise alike: draws, whose variance is split.
         note: A sentence below the table.
@@ -48,6 +49,7 @@ class Table(Configured, frozen=True):
     configs: Names = ()
     settings: Mapping[str, Any] = {}
     baseline: str | None = None
+    contrasts: tuple[Pair, ...] = ()
     attention: bool = False
     variance: Names = ()
     note: str = ""
@@ -209,6 +211,7 @@ class Experiments(Entry, frozen=True):
         expect_different(table.variance, f"{path}.variance")
         if table.variance:
             self._check_draws(table, path)
+        self._check_contrasts(table, f"{path}.contrasts")
         columns = len(table.tasks) * len(table.measures)
         for arm in table.arms.values():
             within = f"{path}.arms.{arm.name}"
@@ -218,6 +221,18 @@ class Experiments(Entry, frozen=True):
             self._check_arm(arm, table.tasks, within)
             if self.table(table.name).arms[arm.name] is not arm:
                 raise ValueError(f"{within}: expected another name, a baseline of another backbone is called so")
+
+    def _check_contrasts(self, table: Table, path: str) -> None:
+        arms = self.table(table.name).arms
+        baseline = table.baseline or next(iter(arms))
+        expect_different([sorted(pair) for pair in table.contrasts], path)
+        for pair in table.contrasts:
+            expect_known(pair, arms, path, "arm")
+            expect_different(pair, path)
+            if baseline in pair:
+                raise ValueError(f"{path}: every arm is compared with {baseline}, the baseline: leave {list(pair)} out")
+        if table.contrasts and table.variance:
+            raise ValueError(f"{path}: arms that are draws (variance) are not compared")
 
     def _check_draws(self, table: Table, path: str) -> None:
         if "accuracy" not in table.measures:

@@ -96,7 +96,7 @@ def test_where_there_is_nothing_to_compare_nothing_is_drawn() -> None:
 
 def test_what_cannot_be_tested_is_a_mark_alone() -> None:
     section = _section(_finished(seeds=(0,)), "Against FPT")
-    assert "not tested: one seed in common with the baseline" in section
+    assert "not tested: one seed in common, a test needs two" in section
     assert 'class="error"' not in section
     assert section.count('class="dot"') == 2
 

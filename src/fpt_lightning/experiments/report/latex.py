@@ -38,6 +38,7 @@ def frame(page: Page) -> str:
         escaped(f"{page.how_to_read('in the row below')} {page.table.note} {page.about}"),
         *([escaped(about(page.metric))] if page.variance else []),
         *(escaped(f"{split.task}: {split.note}") for split in page.variance if split.note),
+        *(escaped(f"Contrast: {line}.") for line in page.contrasts),
         *(escaped(f"Options on {line}.") for line in page.options),
         *(escaped(f"Learning rates of {line}.") for line in page.rates),
         *(escaped(f"{page.at_equal_arithmetic}, {line}.") for line in page.equal_arithmetic),

@@ -25,6 +25,7 @@ def frame(page: Page) -> str:
         escaped(page.table.note),
         escaped(page.about),
         *_variance(page),
+        _list("Contrasts", page.contrasts),
         _list("Sizes and budgets", page.options),
         _list("Learning rates", page.rates),
         _list(page.at_equal_arithmetic, page.equal_arithmetic),

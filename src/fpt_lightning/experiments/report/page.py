@@ -14,7 +14,7 @@ from fpt_lightning.experiments.report.arithmetic import equal_arithmetic
 from fpt_lightning.experiments.report.checks import warnings_of
 from fpt_lightning.experiments.report.layers import layers
 from fpt_lightning.experiments.report.pictures.charts import Picture, charts_of
-from fpt_lightning.experiments.report.reading import compared, options, rates, reading
+from fpt_lightning.experiments.report.reading import compared, contrasts, options, rates, reading
 from fpt_lightning.experiments.report.results import Column, Entry, Results
 from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
 from fpt_lightning.experiments.report.variance import SplitText, in_words, splits
@@ -91,6 +91,7 @@ class Page:
         over: What a figure is the mean of.
         baseline: The arm that the others are tested against.
         reading: How to read the table, a sentence each.
+        contrasts: What other pairs of arms came to than those with the baseline, a line each.
         options: What the profile and the protocol change of the tasks' configs, a line each.
         rates: The learning rates of every arm on every task, an arm a line; none where nothing is chosen yet.
         equal_arithmetic: What every arm reaches with the operations of the cheapest; none where steps are alike.
@@ -110,6 +111,7 @@ class Page:
     over: str
     baseline: str
     reading: list[str]
+    contrasts: list[str]
     options: list[str]
     rates: list[str]
     equal_arithmetic: list[str]
@@ -159,6 +161,7 @@ def page_of(results: Results, folder: Path) -> Page:
         over=f"Mean ± standard error over {seeds} seeds" if seeds > 1 else "One seed",
         baseline=results.baseline,
         reading=list(reading(results, metric)),
+        contrasts=list(contrasts(results)),
         options=list(options(results)),
         rates=list(rates(results)),
         equal_arithmetic=list(equal_arithmetic(results)),
@@ -177,7 +180,7 @@ def _figure(results: Results, arm: str, column: Column, notes: list[str]) -> Fig
     values = list(results.values[arm, column.name].values())
     reference, unit = entry.cell.reference.get(column.measure), column.unit
     count, seeds = len(values), len(entry.cell.seeds)
-    comparison = results.comparisons.get((arm, column.name))
+    comparison = results.comparison(arm, column)
     return FigureText(
         mean=_mean(values, column),
         reference="" if reference is None else _reference(reference, unit),

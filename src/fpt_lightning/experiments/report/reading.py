@@ -135,6 +135,15 @@ def _left_out(results: Results) -> Iterator[str]:
             yield f"Left out here: the {kind}{'s' * (len(names) > 1)} {', '.join(names)} of the table."
 
 
+def contrasts(results: Results) -> Iterator[str]:
+    """What the contrasts of the table came to, a pair on a column a line."""
+    for column in results.columns:
+        for (arm, other, name), comparison in results.comparisons.items():
+            if name == column.name and other != results.baseline and comparison.seeds:
+                found = filter(None, [results.verdict(arm, column, other), compared(comparison, column.unit, other)])
+                yield f"{arm} on {column.heading}: {', '.join(found)}"
+
+
 def options(results: Results) -> Iterator[str]:
     """What is changed of the tasks' configs for all arms, a line for tasks with the same changes.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -15,6 +15,8 @@ from fpt_lightning.experiments.tables import MEASURES, Table
 from fpt_lightning.runs.metrics import Curve
 from fpt_lightning.runs.outcome import Outcome, State
 from fpt_lightning.runs.result import Result
+
+Compared = tuple[str, str, str]
 
 COUNTS = ("steps_to_convergence", "trained_parameters")
 """Measures that are not of the task's metric."""
@@ -109,8 +111,9 @@ class Results:
 
     Attributes:
         baselines: By name of the task.
-        values: By arm and name of the column; so are ``comparisons``.
-        to_come: Comparisons that the arms and columns ask for and that lack the runs; the correction counts them.
+        values: By arm and name of the column.
+        comparisons: By arm, the other arm, which is the baseline or that of a contrast, and name of the column.
+        to_come: Comparisons that are asked for and that lack the runs; the correction counts them.
     """
 
     grid: Grid
@@ -122,15 +125,20 @@ class Results:
     baselines: Mapping[str, Sequence[Baseline]]
     entries: Mapping[tuple[str, str], Entry]
     values: Mapping[tuple[str, str], Mapping[int, float]]
-    comparisons: Mapping[tuple[str, str], Comparison]
+    comparisons: Mapping[Compared, Comparison]
     to_come: int
 
-    def verdict(self, arm: str, column: Column) -> str:
-        """``better`` or ``worse`` than the baseline, or empty; who learns less is not better for ending sooner."""
-        comparison = self.comparisons.get((arm, column.name))
+    def comparison(self, arm: str, column: Column, other: str | None = None) -> Comparison | None:
+        """With another arm, by default the baseline."""
+        return self.comparisons.get((arm, other or self.baseline, column.name))
+
+    def verdict(self, arm: str, column: Column, other: str | None = None) -> str:
+        """``better`` or ``worse`` than it, or empty; who learns less is not better for ending sooner."""
+        other = other or self.baseline
+        comparison = self.comparison(arm, column, other)
         verdict = "" if comparison is None else comparison.verdict(column.fewer_is_better)
         if verdict == "better" and column.fewer_is_better:
-            ours, others = (self.entries[one, column.task.name].measured("accuracy") for one in (arm, self.baseline))
+            ours, others = (self.entries[one, column.task.name].measured("accuracy") for one in (arm, other))
             return verdict if ours and others and fmean(ours.values()) >= fmean(others.values()) else ""
         return verdict
 
@@ -165,21 +173,46 @@ def collect(grid: Grid, outcomes: Mapping[str, Outcome]) -> Results:
     }
     entries = {(cell.arm.name, cell.task): _entry(cell, floors[cell.task], grid, outcomes) for cell in grid.cells}
     values: dict[tuple[str, str], Mapping[int, float]] = {}
-    comparisons: dict[tuple[str, str], Comparison] = {}
-    to_come = 0
     for column in columns:
         measured = {arm: entries[arm, column.task.name].measured(column.measure) for arm in arms}
         values |= {(arm, column.name): by_seed for arm, by_seed in measured.items()}
-        # the number of parameters does not vary with the seed; arms that are draws have nothing to be compared for
-        if column.measure != "trained_parameters" and not grid.table.variance:
-            others = [arm for arm in arms if arm != baseline and entries[arm, column.task.name].cell.missing is None]
-            made = {arm: compare(measured[arm], measured[baseline]) for arm in others if measured[arm]}
-            comparisons |= {(arm, column.name): comparison for arm, comparison in made.items()}
-            to_come += len(others) - sum(comparison.seeds > 1 for comparison in made.values())
-    tested = {place: comparison.p for place, comparison in comparisons.items() if comparison.p is not None}
-    for place, corrected in zip(tested, holm(list(tested.values()), to_come), strict=True):
-        comparisons[place] = replace(comparisons[place], corrected=corrected)
+    pairs = list(_pairs(grid.table, arms, baseline, columns, entries))
+    comparisons, to_come = _comparisons(pairs, values)
     return Results(grid, outcomes, tasks, columns, arms, baseline, baselines, entries, values, comparisons, to_come)
+
+
+def _pairs(
+    table: Table,
+    arms: Sequence[str],
+    baseline: str,
+    columns: Iterable[Column],
+    entries: Mapping[tuple[str, str], Entry],
+) -> Iterator[Compared]:
+    """What is to be compared: every arm with the baseline, and the contrasts of the arms that are asked for."""
+    if table.variance:  # draws have nothing to be compared for
+        return
+    of_arms = [(arm, baseline) for arm in arms if arm != baseline]
+    of_arms += [pair for pair in table.contrasts if set(pair) <= {*arms} and baseline not in pair]
+    for column in columns:
+        if column.measure != "trained_parameters":  # which does not vary with the seed
+            for arm, other in of_arms:
+                if all(entries[one, column.task.name].cell.missing is None for one in {arm, other} - {baseline}):
+                    yield arm, other, column.name
+
+
+def _comparisons(
+    pairs: Sequence[Compared], values: Mapping[tuple[str, str], Mapping[int, float]]
+) -> tuple[dict[Compared, Comparison], int]:
+    """Those that have runs, corrected with all the others, and how many lack them."""
+    made = {
+        (arm, other, column): compare(values[arm, column], values[other, column])
+        for arm, other, column in pairs
+        if values[arm, column]
+    }
+    to_come = len(pairs) - sum(comparison.seeds > 1 for comparison in made.values())
+    tested = {place: comparison.p for place, comparison in made.items() if comparison.p is not None}
+    corrected = zip(tested, holm(list(tested.values()), to_come), strict=True)
+    return made | {place: replace(made[place], corrected=p) for place, p in corrected}, to_come
 
 
 def _heading(task: Task, measure: str, table: Table) -> str:

@@ -16,11 +16,11 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm beside the baseline, over the seeds that both have.
+    """An arm beside another, in most cases the baseline, over the seeds that both have.
 
     Attributes:
         seeds: How many seeds both have.
-        difference: Mean of arm minus baseline; None without a common seed.
+        difference: Mean of the arm minus that of the other; None without a common seed.
         p: Two-sided p-value of the paired t-test; None where there is nothing to test.
         untested: Why there is no p-value.
         corrected: The p-value after Holm's correction over the table.
@@ -35,7 +35,7 @@ class Comparison:
     interval: tuple[float, float] | None = None
 
     def verdict(self, fewer_is_better: bool) -> str:
-        """``better`` or ``worse`` than the baseline; empty where chance explains the difference."""
+        """``better`` or ``worse`` than the other; empty where chance explains the difference."""
         if self.corrected is None or self.corrected >= SIGNIFICANT:
             return ""
         return "better" if ((self.difference or 0) < 0) == fewer_is_better else "worse"
@@ -48,26 +48,26 @@ def standard_error(values: Sequence[float]) -> float | None:
     return stdev(values) / math.sqrt(len(values))
 
 
-def compare(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison:
-    """Paired t-test over the seeds that arm and baseline, each with its values by seed, have in common.
+def compare(arm: Mapping[int, float], other: Mapping[int, float]) -> Comparison:
+    """Paired t-test over the seeds that an arm and another, each with its values by seed, have in common.
 
     Fewer than two common seeds, or differences that are the same on every seed, leave nothing to estimate a variance
     from: a t-test would give no value there, or p = 0 from two seeds that happen to agree.
     """
-    seeds = sorted(arm.keys() & baseline.keys())
-    differences = [arm[seed] - baseline[seed] for seed in seeds]
+    seeds = sorted(arm.keys() & other.keys())
+    differences = [arm[seed] - other[seed] for seed in seeds]
     if not seeds:
-        return Comparison(0, untested="no seed in common with the baseline")
+        return Comparison(0, untested="no seed in common")
     difference = fmean(differences)
-    equal = ROUNDING * max(abs(of[seed]) for of in (arm, baseline) for seed in seeds)
+    equal = ROUNDING * max(abs(of[seed]) for of in (arm, other) for seed in seeds)
     if len(seeds) < 2:
-        return Comparison(1, difference, untested="one seed in common with the baseline, a test needs two")
+        return Comparison(1, difference, untested="one seed in common, a test needs two")
     if max(differences) - min(differences) <= equal:
         same = "no difference" if abs(difference) <= equal else "the same difference"
         return Comparison(len(seeds), difference, untested=f"{same} on every seed: no variance to test with")
     from scipy import stats  # most of a second
 
-    found = stats.ttest_rel([arm[seed] for seed in seeds], [baseline[seed] for seed in seeds])
+    found = stats.ttest_rel([arm[seed] for seed in seeds], [other[seed] for seed in seeds])
     low, high = found.confidence_interval(CONFIDENCE)
     return Comparison(len(seeds), difference, float(found.pvalue), interval=(float(low), float(high)))
 

@@ -65,7 +65,7 @@ def effects(results: Results, column: Column) -> Effects | None:
     """The differences of a column; None where no arm has one."""
     rows = []
     for style, arm in enumerate(results.arms):
-        comparison = results.comparisons.get((arm, column.name))
+        comparison = results.comparison(arm, column)
         if comparison is not None and comparison.difference is not None:
             difference, verdict = comparison.difference, results.verdict(arm, column)
             written, told = column.unit.write_signed(difference), compared(comparison, column.unit, results.baseline)
