@@ -290,6 +290,23 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_comes_to_the_same(damaged
 
 
 @pytest.mark.usefixtures("warm")
+def test_checkpoints_of_other_names_are_tested_and_set_aside() -> None:
+    names = ["--checkpoint.filename=chosen", "--last_checkpoint.filename=newest"]
+    run = _unfinished("run", *names)
+    last = Path("run/checkpoints/newest.ckpt")
+    last.write_bytes(last.read_bytes()[:-2000])
+    with LocalLauncher(jobs=1, threads=1) as launcher:
+        launcher.submit([replace(run, test=False)])
+        made = _verdicts(launcher, 1)["run"]
+        assert not read_outcome(run.folder).is_tested
+        launcher.submit([run])
+        tested = _verdicts(launcher, 1)["run"]
+    assert str(made.cause).endswith("; it was set aside")
+    assert tested == Verdict("run", State.FINISHED)
+    assert read_outcome(run.folder).is_tested
+
+
+@pytest.mark.usefixtures("warm")
 def test_a_sweep_says_what_it_sets_aside() -> None:
     experiments = write_experiments(Path("experiments.yaml"), seeds=1)
     assert sweep(experiments, "runs", "--jobs", "1").returncode == 0

@@ -53,7 +53,7 @@ def _carry_out(run: Run) -> Verdict:
     from fpt_lightning.cli import FPTCLI
     from fpt_lightning.runs.resume import set_damaged_aside
 
-    files = RunFolder(run.folder)
+    files = RunFolder(run.folder).as_configured()
     try:
         result = read_finished(run.folder, run.makes_backbone)
     except DamagedResultError:
@@ -122,7 +122,7 @@ def _is_begun_here(run: Run, held: ExitStack) -> bool:
             return False
     except (HeldError, DamagedResultError, OSError):
         return False  # of which the run alone says more, as of a damaged checkpoint
-    return not damaged(RunFolder(run.folder))
+    return not damaged(RunFolder(run.folder).as_configured())
 
 
 def _pauses(run: Run) -> bool:
@@ -137,7 +137,7 @@ def _of_one_step(runs: Sequence[Run]) -> list[list[Run]]:
 
     groups: dict[int, list[Run]] = {}
     for run in runs:
-        files = RunFolder(run.folder)
+        files = RunFolder(run.folder).as_configured()
         newest = files.newest_checkpoint(files.last, files.best)
         groups.setdefault(read_checkpoint(newest)["global_step"] if newest else 0, []).append(run)
     return [group for group in groups.values() if len(group) > 1]
