@@ -35,7 +35,7 @@ from fpt_lightning.errors import DivergedError, FPTError, UsageError, first_line
 from fpt_lightning.machine import visible_cores
 from fpt_lightning.runs.baselines import baselines
 from fpt_lightning.runs.claim import claim
-from fpt_lightning.runs.finish import finish, finish_wandb, leave_paused, untested_result, what_ran
+from fpt_lightning.runs.finish import finish, leave_paused, own_wandb_run, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, kept
 from fpt_lightning.runs.resume import add_what_is_left, way_on
 from fpt_lightning.runs.saved_config import SaveRunConfig
@@ -272,7 +272,7 @@ class FPTCLI(LightningCLI):
             tests_only=tests_only, files=kept(config), first=getattr(rank_zero_only, "rank", 0) == 0,
         )  # fmt: skip
         self.run_folder = self._held.enter_context(claimed)
-        self._held.callback(finish_wandb)
+        self._held.enter_context(own_wandb_run())
         self.save_config_kwargs["begin"] = self.run_folder.begin
         trainer.default_root_dir = str(self.run_folder.path)
         for key in ("checkpoint", "last_checkpoint"):

@@ -78,6 +78,20 @@ def test_a_run_whose_checkpoints_lie_elsewhere(
     assert "checkpoint.filename best-{step} is a pattern, by which no run folder is read" in capsys.readouterr().err
 
 
+def test_the_chosen_checkpoint_is_that_of_the_run_whatever_its_name(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["--checkpoint.filename=chosen", "--last_checkpoint.filename=best"]
+    assert fpt("run", "--config=bit_xor.yaml", *tiny, *names, "--run_folder=run") == 0
+    assert "run: result.json, metrics.csv, checkpoints/chosen.ckpt, trained.safetensors" in capsys.readouterr().out
+    assert fpt("attention", "run") == 0
+    assert _figures()["checkpoint"] == "checkpoints/chosen.ckpt"
+    assert fpt("attention", "run/checkpoints/best.ckpt", "--examples=10") == 0
+    assert _figures(name="attention-best")["checkpoint"] == "checkpoints/best.ckpt"
+    assert fpt("attention", "run/checkpoints/chosen.ckpt", "--examples=20") == 0
+    assert _figures()["examples"] == 20
+
+
 def test_a_run_may_be_called_as_its_backbone(fpt: Fpt, tiny: list[str]) -> None:
     words = ["--config=bit_xor.yaml", *tiny, "--model.backbone=gpt2", "--model.initialization=random"]
     words += ["--model.architecture={n_embd: 32, n_layer: 1, n_head: 2}"]

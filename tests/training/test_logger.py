@@ -1,4 +1,5 @@
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,10 +43,16 @@ def test_a_run_folder_is_named_after_itself() -> None:
     assert (logger.name, logger.save_dir) == ("003", "runs/mnist/003")
 
 
+@pytest.mark.parametrize("own", [None, "the caller's"])
 def test_the_next_run_of_a_process_has_a_run_of_weights_and_biases_of_its_own(
-    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch, own: str | None
 ) -> None:
-    wandb = SimpleNamespace(run="one", finish=lambda: setattr(wandb, "run", None))
+    """And the caller's, who calls `main`, goes on."""
+    import_module("fpt_lightning.cli")  # before a library asks whether the stand-in is installed
+    wandb = SimpleNamespace(run=own, finish=lambda: setattr(wandb, "run", None))
     monkeypatch.setitem(sys.modules, "wandb", wandb)
+    # as Lightning's logger, which joins one that is open
+    begin = lambda *_: setattr(wandb, "run", wandb.run or "one")  # noqa: E731
+    monkeypatch.setattr(RunLogger, "log_hyperparams", begin)
     assert fpt("run", "--config=bit_xor.yaml", *tiny, "--run_folder=run") == 0
-    assert wandb.run is None
+    assert wandb.run == own

@@ -35,11 +35,12 @@ def find_run(path: Path) -> tuple[RunFolder, Path]:
     Raises:
         FPTError: If it is neither.
     """
-    folder = find_folder(path)
+    plain = find_folder(path)
+    folder = plain.as_configured()
+    if not folder.best.is_file() and plain.best.is_file():  # where a config says another place it may be gone
+        folder = plain
     if path.is_file():
         return folder, path
-    if not folder.best.is_file():
-        folder = folder.as_configured()
     if not folder.best.is_file():
         again = f"fpt run --config {folder.config} --run_folder {folder.path}"
         way_out = f"`fpt run {folder.path}` goes on with it" if folder.last.is_file() else f"`{again}` starts it again"

@@ -1,7 +1,10 @@
 """The end of a run: what ran and what it measured become its result, learning curve and exported parts."""
 
 import math
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -100,7 +103,7 @@ def finish(folder: RunFolder, result: dict[str, Any], model: FPTClassifier | Lan
     names = {"test": "test", "val": "validation"}
     scores = {name: result[f"{split}_{metric}"] for split, name in names.items() if f"{split}_{metric}" in result}
     split, score = next(iter(scores.items()))
-    files = ["result.json", "metrics.csv", "checkpoints/best.ckpt"]
+    files = ["result.json", "metrics.csv", os.path.relpath(folder.best, folder.path)]
     if "test" in scores and isinstance(model, FPTClassifier):  # which has put the model back to the best checkpoint
         export_trained(model.model, folder.path / "trained.safetensors", model.encoding.get("class_names"))
         files.append("trained.safetensors")
@@ -138,8 +141,20 @@ def _beside(worth: dict[str, float], split: str, score: float) -> str:
     return f"{split} without a backbone: {said}{verdict}\n" if said else ""
 
 
-def finish_wandb() -> None:
-    """Ends the run of Weights & Biases that is open in this process, which the next run's figures would join."""
-    wandb: Any = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish()
+@contextmanager
+def own_wandb_run() -> Iterator[None]:
+    """Ends a run of Weights & Biases that the block has opened, which the next run's figures would join.
+
+    One that was open before is that of whoever called.
+    """
+    before = _wandb_run()
+    try:
+        yield
+    finally:
+        if _wandb_run() not in (None, before):
+            sys.modules["wandb"].finish()
+
+
+def _wandb_run() -> Any:
+    """The run that is open in this process; None where none is."""
+    return getattr(sys.modules.get("wandb"), "run", None)
