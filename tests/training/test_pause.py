@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 
 from conftest import Fpt, read_rows, write_mnist
 from fpt_lightning import load
+from fpt_lightning.cli import FPTCLI
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 
 
@@ -113,6 +115,26 @@ def test_a_pause_between_the_batches_of_a_step_loses_none(fpt: Fpt, words: list[
     assert _same(_trained("paused"), _trained("whole"))
     assert _course("paused") == _course("whole")
     assert "gradients" not in read_checkpoint("paused/checkpoints/last.ckpt")
+
+
+def test_a_test_between_two_fits_leaves_the_second_nothing_of_its_checkpoint(words: list[str]) -> None:
+    """Whose gradients and random numbers are of the middle of the first."""
+    words += ["--trainer.accumulate_grad_batches=4", "--trainer.val_check_interval=6", "--run_folder=run"]
+    cli = FPTCLI(["fit", *words[1:]])
+    best = "run/checkpoints/best.ckpt"
+    assert "gradients" in read_checkpoint(best)
+    begun = []
+    spy = Callback()
+    spy.on_train_start = lambda trainer, module: begun.append(  # type: ignore[method-assign]
+        (torch.get_rng_state(), [each.grad for each in module.parameters() if each.grad is not None])
+    )
+    cli.trainer.callbacks.append(spy)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    cli.trainer.fit_loop.epoch_loop.max_steps += 1
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    ((drawn, gradients),) = begun
+    assert gradients == []
+    assert not drawn.equal(read_checkpoint(best)["random_states"][0]["torch"])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from fpt_lightning.random_streams import key
 
@@ -29,7 +30,8 @@ class RandomState(L.Callback):
         checkpoint[RANDOM_STATES] = of_every_process(current_state(), trainer)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._saved = checkpoint.get(RANDOM_STATES)
+        if trainer.state.fn in (None, TrainerFn.FITTING):  # a test goes on with nothing
+            self._saved = checkpoint.get(RANDOM_STATES)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Sets the generators as late as possible: what is drawn while a run is set up does not count."""

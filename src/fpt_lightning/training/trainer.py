@@ -13,6 +13,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
+from lightning.pytorch.trainer.states import TrainerFn
 
 from fpt_lightning.errors import UsageError
 from fpt_lightning.signals import Ending
@@ -123,7 +124,8 @@ class UnfinishedStep(L.Callback):
         checkpoint[GRADIENTS] = of_every_process(own, trainer)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._saved = checkpoint.get(GRADIENTS, [])
+        if trainer.state.fn == TrainerFn.FITTING:  # a test goes on with nothing
+            self._saved = checkpoint.get(GRADIENTS, [])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         saved, self._saved = self._saved, []  # once: a second fit goes on from the first
