@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fpt_lightning.runs.folder import RunFolder
+from fpt_lightning.runs.folder import RunFolder, kept
 
 
 def test_a_result_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +27,11 @@ def test_what_kills_left_is_taken_away_when_a_run_begins(tmp_path: Path) -> None
     run.metrics.touch()
     run.begin()
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "metrics.csv"]
+
+
+def test_what_was_made_of_the_last_checkpoint_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, kept({"last_checkpoint": {"filename": "newest"}}))
+    for name in ("attention.png", "attention-newest.json", "analysis-newest.png", "attention-step4.png", "mine.png"):
+        (tmp_path / name).touch()
+    run.begin()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attention-step4.png", "mine.png"]

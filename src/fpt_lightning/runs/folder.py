@@ -168,7 +168,8 @@ class RunFolder:
         Only for whoever holds the folder, once nothing is left that could refuse the run.
         """
         self.has_begun = True
-        for name in OUTCOME:
+        of_last = [f"{kind}-{self.last.stem}.{end}" for kind in ("analysis", "attention") for end in ("json", "png")]
+        for name in (*OUTCOME, *of_last):  # the training goes on from the last, and writes over it
             (self.path / name).unlink(missing_ok=True)
         for path in self.overwritten:
             path.unlink(missing_ok=True)

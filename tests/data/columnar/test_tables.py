@@ -117,6 +117,19 @@ def test_nor_are_they_in_a_file_of_text_or_one_that_was_read_from_there() -> Non
         assert _sequences(_whole(file, kind="ids", input_columns=["Unnamed: 0", "x"])) == [[7, 1], [9, 2]]
 
 
+@pytest.mark.parametrize(
+    ("header", "inputs"),
+    [
+        ("x,Unnamed: 1,Unnamed: 0,label", [1, 2]),  # the second is what a column without a name holds
+        ("Unnamed: 0.1,Unnamed: 0,x,label", [3]),  # written and read twice
+        ("Unnamed: 0,Unnamed: 1,x,label", [3]),  # an index of two levels
+    ],
+)
+def test_a_column_without_a_name_is_an_input_where_it_numbers_no_rows(header: str, inputs: list[int]) -> None:
+    Path("t.csv").write_text(f"{header}\n1,2,3,x\n1,2,3,y\n")
+    assert _sequences(_whole("t.csv", kind="ids")) == [inputs, inputs]
+
+
 def test_whole_numbers_that_no_double_holds_are_rounded_as_those_of_a_text_are() -> None:
     columns: dict[str, list[object]] = {"x": [2**53 + 1, 3], "y": [2**62 + 1, 5], "label": [2**60 + 1, 7]}
     parquet.write_table(pa.table(columns), "t.parquet")

@@ -1,5 +1,6 @@
 """Columns of a table as sequences and targets; every fault is named with the row it stands in."""
 
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -17,8 +18,10 @@ Fault = Callable[[int, str], FPTError]
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 WHOLE_NUMBER = r"^-?\d{1,18}$"
-UNNAMED_INDEX = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
+UNNAMED_INDEX = re.compile(r"|Unnamed: 0(\.\d+)?|__index_level_\d+__")
 """What pandas calls row numbers: in CSV nothing, read from there the second, in Parquet the third."""
+UNNAMED = re.compile(r"|Unnamed: \d+(\.\d+)?")
+"""What it calls every column whose header was empty: of several that stand first they are levels of an index."""
 MEND = "fill it or drop the row"
 LARGEST_ID = 2**31 - 2  # in 32 bits there is one more, for tokens that are unknown
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
@@ -49,7 +52,8 @@ class TableSource:
     @property
     def numbering(self) -> set[str]:
         """Those of the columns that only number the rows: no input unless they are asked for."""
-        return {*self.index, *filter(UNNAMED_INDEX.fullmatch, self.columns)}
+        levels = itertools.takewhile(UNNAMED.fullmatch, self.columns)
+        return {*self.index, *levels, *filter(UNNAMED_INDEX.fullmatch, self.columns)}
 
     def require(self, columns: Sequence[str]) -> None:
         """Checks that every column is there, once.
