@@ -275,8 +275,9 @@ class FPTCLI(LightningCLI):
         self._held.enter_context(own_wandb_run())
         self.save_config_kwargs["begin"] = self.run_folder.begin
         trainer.default_root_dir = str(self.run_folder.path)
-        for key in ("checkpoint", "last_checkpoint"):
+        for key, word in (("checkpoint", "best"), ("last_checkpoint", "last")):
             callback: ModelCheckpoint = self._get(self.config_init, key)
+            callback.filename = callback.filename or word  # where every other command looks
             if callback.dirpath is None:
                 callback.dirpath = str(self.run_folder.checkpoints.absolute())
         own: list[Logger] = [RunLogger(self.run_folder.path)]

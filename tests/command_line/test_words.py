@@ -46,11 +46,34 @@ def test_a_word_that_is_nothing_is_said_to_be_no_config() -> None:
         with_configs_found(["test", "folder"])
 
 
+def test_a_command_is_about_one_run() -> None:
+    for name in ("one", "other"):
+        Path(name, "checkpoints").mkdir(parents=True)
+        Path(name, "config.yaml").write_text("{}")
+        Path(name, "checkpoints", "best.ckpt").touch()
+    with pytest.raises(UsageError, match="fpt test is about one run, got one and other"):
+        with_configs_found(["test", "one", "other"])
+    words = ["--config", "one/config.yaml", "--run_folder", "one", "--ckpt_path", "last"]
+    assert with_configs_found(["run", "one", "one/checkpoints/best.ckpt"])[1:7] == words
+
+
 @pytest.fixture
 def run_folder(fpt: Fpt, tiny: list[str]) -> Path:
     words = ["--data.validation_examples=20", "--data.test_examples=20", "--arm=mine", "--protocol=fair"]
     assert fpt("run", "bit_xor.yaml", *tiny, *words, "--run_folder=RUN") == 0
     return Path("RUN")
+
+
+def test_answers_of_another_checkpoint_lie_beside_those_of_the_run(fpt: Fpt, run_folder: Path) -> None:
+    assert fpt("predict", run_folder / "checkpoints" / "last.ckpt") == 0
+    assert [path.name for path in run_folder.glob("predictions*")] == ["predictions-last.csv"]
+
+
+def test_a_checkpoint_without_a_name_has_its_usual_one(fpt: Fpt, tiny: list[str]) -> None:
+    names = ["--checkpoint.filename=null", "--last_checkpoint.filename=null"]
+    assert fpt("run", "bit_xor.yaml", *tiny, *names, "--run_folder=RUN") == 0
+    assert {path.name for path in Path("RUN/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert fpt("test", "RUN") == 0
 
 
 def test_a_run_folder_is_enough_for_every_command(

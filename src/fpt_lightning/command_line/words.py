@@ -1,9 +1,11 @@
 """The words of a command line: configs are found by name, and a config or a run needs no option before it."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from fpt_lightning.config_files import find_config
+from fpt_lightning.errors import UsageError
 from fpt_lightning.runs.find import find_folder, find_run
 
 CONFIG = ("--config", "-c")
@@ -22,11 +24,15 @@ def with_configs_found(words: Sequence[str]) -> list[str]:
         words: The command and what follows it.
 
     Raises:
-        UsageError: If there is no such config.
+        UsageError: If there is no such config, or more runs than one.
         FPTError: If it is a folder, but not of a run; or its run has no such checkpoint.
     """
     of_run: list[str] = []
     others = [*_located(words[0], words[1:], of_run)]
+    runs = dict.fromkeys(config for option, config in pairwise(of_run) if option == "--config")
+    if len(runs) > 1:
+        named = " and ".join(str(Path(config).parent) for config in runs)
+        raise UsageError(f"fpt {words[0]} is about one run, got {named}")
     return [words[0], *of_run, *others]
 
 
@@ -63,5 +69,6 @@ def _of_run(command: str, path: Path) -> list[str]:
         folder = find_folder(path)
         return ["--config", str(folder.config), "--run_folder", str(folder.path), "--ckpt_path", "last"]
     folder, checkpoint = find_run(path)
-    answers = [f"--predictions.path={folder.path / 'predictions.csv'}"] if command == "predict" else []
+    file = folder.of_checkpoint(folder.path / "predictions.csv", checkpoint)
+    answers = [f"--predictions.path={file}"] if command == "predict" else []
     return ["--config", str(folder.config), "--ckpt_path", str(checkpoint), *answers]

@@ -21,6 +21,9 @@ PACKAGES = (
     "jsonargparse",
 )
 
+OF_CHECKPOINT = ("attention.png", "attention.json", "analysis.png", "analysis.json", "predictions.csv")
+"""What is made of a checkpoint, see :meth:`RunFolder.of_checkpoint`."""
+
 OUTCOME = (
     "result.json",
     "failure.json",
@@ -28,11 +31,7 @@ OUTCOME = (
     "learning_curve.png",
     "trained.safetensors",
     "trained.json",
-    "attention.png",
-    "attention.json",
-    "analysis.png",
-    "analysis.json",
-    "predictions.csv",
+    *OF_CHECKPOINT,
 )
 """What the end of a run leaves, and what is made of it."""
 
@@ -40,6 +39,7 @@ OWN = (
     *OUTCOME,
     "analysis-*",
     "attention-*",
+    "predictions-*",
     "metrics.csv",
     "hpc_ckpt_*.ckpt",
     "checkpoints/*.ckpt",
@@ -168,9 +168,10 @@ class RunFolder:
         Only for whoever holds the folder, once nothing is left that could refuse the run.
         """
         self.has_begun = True
-        of_last = [f"{kind}-{self.last.stem}.{end}" for kind in ("analysis", "attention") for end in ("json", "png")]
-        for name in (*OUTCOME, *of_last):  # the training goes on from the last, and writes over it
+        for name in OUTCOME:
             (self.path / name).unlink(missing_ok=True)
+        for name in OF_CHECKPOINT:  # the training goes on from the last, and writes over it
+            self.of_checkpoint(self.path / name, self.last).unlink(missing_ok=True)
         for path in self.overwritten:
             path.unlink(missing_ok=True)
         self.clear_parts()
