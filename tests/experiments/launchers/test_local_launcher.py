@@ -18,7 +18,7 @@ from fpt_lightning.errors import UsageError
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.commands import sweep as sweep_command
 from fpt_lightning.experiments.launchers.local import LocalLauncher, visible_gpus
-from fpt_lightning.experiments.launchers.process import OUT_OF_MEMORY
+from fpt_lightning.experiments.launchers.process import OUT_OF_MEMORY, WorkerProcess
 from fpt_lightning.experiments.launchers.verdict import Verdict, _is_begun_here, fail
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.lock import lock_of
@@ -111,6 +111,22 @@ def test_a_killed_worker_is_named_and_replaced() -> None:
         verdicts = _verdicts(launcher, 2)
     assert (verdicts["killed"].state, verdicts["killed"].cause) == (State.FAILED, OUT_OF_MEMORY)
     assert verdicts["next"].state is State.FINISHED
+
+
+def test_a_process_that_dies_before_its_run_begins_says_nothing_of_an_earlier_attempt() -> None:
+    Path("run").mkdir()
+    Path("run/log.txt").write_text("fpt: error: no such file, the day before\n")
+    Path("sitecustomize.py").write_text("import sys\nsys.exit('torch is not installed on this node')\n")
+    worker = WorkerProcess(1, {"PYTHONPATH": os.getcwd()})  # noqa: PTH109
+    try:
+        worker.give(_run("run"))
+        verdict, alive = worker.verdict()
+    finally:
+        worker.kill()
+    assert not alive
+    assert verdict.state is State.FAILED
+    assert "the day before" not in str(verdict.cause)
+    assert "torch is not installed on this node" in str(verdict.cause)
 
 
 @pytest.mark.usefixtures("warm")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
+from pathlib import Path
 
 from fpt_lightning.errors import FPTError
 from fpt_lightning.experiments.cells import Run
@@ -39,6 +40,7 @@ class WorkerProcess:
         )
         theirs.close()
         self.run: Run | None = None
+        self._before: int | None = None
 
     def fileno(self) -> int:
         """What to wait on: readable once there is a verdict, or the process is dead."""
@@ -46,7 +48,7 @@ class WorkerProcess:
 
     def give(self, run: Run) -> None:
         """Hands over a run."""
-        self.run = run
+        self.run, self._before = run, _last_change(_log_of(run))
         self._send(run)
 
     def verdict(self) -> tuple[Verdict, bool]:
@@ -91,13 +93,22 @@ class WorkerProcess:
         number = -code if code < 0 else code - 128
         if number in set(signal.Signals):  # a status of 255 is none: the log knows more
             return f"killed by {signal.Signals(number).name}"
-        log = run.folder / "log.txt"
-        return last_words(log) if log.is_file() else self._last_error()
+        is_told = _last_change(_log_of(run)) != self._before  # else the log is of an earlier attempt
+        return last_words(_log_of(run)) if is_told else self._last_error()
 
     def _last_error(self) -> str:
         assert self._process.stderr is not None
         lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"the worker ended with status {self._process.wait()}"
+
+
+def _log_of(run: Run) -> Path:
+    return run.folder / "log.txt"
+
+
+def _last_change(file: Path) -> int | None:
+    """When a file was written to, in nanoseconds; None where there is none."""
+    return file.stat().st_mtime_ns if file.is_file() else None
 
 
 def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
