@@ -92,6 +92,20 @@ def test_fewer_steps_to_a_lower_accuracy_are_not_better_in_a_contrast() -> None:
     assert re.search(r"- Random on MNIST, gradient steps to convergence: .[\d,]+ against FPT, 95 %", _told(grid))
 
 
+@pytest.mark.parametrize(("test", "verdict"), [(0.95, ""), (0.5, "worse, ")])
+def test_more_steps_to_a_higher_accuracy_are_not_worse(test: float, verdict: str) -> None:
+    """Or which arm of a pair stands first would say who is better."""
+    arms = "    measures: [steps_to_convergence]\n    baseline: LSTM*\n    contrasts: [[FPT, Random]]\n"
+    grid = grid_of(declared=EXPERIMENTS.replace(NOTE, NOTE + arms, 1), arms=["FPT", "Random", "LSTM*"], tasks=["mnist"])
+    for arm, steps, reached in (("FPT", 40, test), ("Random", 2, 0.6), ("LSTM*", 5, 0.7)):
+        cell = next(cell for cell in grid.cells if cell.arm.name == arm)
+        for (_, seed), run in cell.runs.items():
+            finish(run, reached + seed / 1000, curve=[0.5] * (steps + seed * (steps > 5)) + [0.9])
+    told = _told(grid)
+    assert f"- FPT on MNIST, gradient steps to convergence: {verdict}+3,900 against Random, 95 %" in told
+    assert "Nor are more to a higher one called worse." in told
+
+
 @pytest.mark.parametrize(
     ("contrasts", "said"),
     [

@@ -52,7 +52,7 @@ def reading(results: Results, metric: str) -> Iterator[str]:
             f"{counted}."
         )
         if steps:
-            yield "Fewer steps to a lower accuracy are not called better."
+            yield "Fewer steps to a lower accuracy are not called better. Nor are more to a higher one called worse."
     yield from _left_out(results)
 
 

@@ -137,10 +137,11 @@ class Results:
         other = other or self.baseline
         comparison = self.comparison(arm, column, other)
         verdict = "" if comparison is None else comparison.verdict(column.fewer_is_better)
-        if verdict == "better" and column.fewer_is_better:
-            ours, others = (self.entries[one, column.task.name].measured("accuracy") for one in (arm, other))
-            return verdict if ours and others and fmean(ours.values()) >= fmean(others.values()) else ""
-        return verdict
+        if not verdict or not column.fewer_is_better:
+            return verdict
+        sooner, later = (arm, other) if verdict == "better" else (other, arm)
+        ours, others = (self.entries[one, column.task.name].measured("accuracy") for one in (sooner, later))
+        return verdict if ours and others and fmean(ours.values()) >= fmean(others.values()) else ""
 
     def entries_of(self, task: Task) -> list[Entry]:
         """The cells of a task, by rows."""
