@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers as hf
 
 from conftest import Fpt
 from fpt_lightning.data.spec import Batch, TaskSpec
@@ -13,6 +14,7 @@ from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.input_layer import match_moments
 from fpt_lightning.training.alignment import align, sliced_wasserstein
 from fpt_lightning.training.classification import FPTClassifier
+from fpt_lightning.training.language.export_backbone import save_body
 
 NUMBERS = TaskSpec("bits", max_length=10, classes=2, token_width=5)
 IDS = TaskSpec("words", max_length=10, classes=2, vocabulary_size=30)
@@ -40,6 +42,33 @@ def test_the_vocabulary_is_the_backbones_own(gpt2_folder: Path) -> None:
     assert vocabulary is not None
     assert sorted(vocabulary.tolist()) == sorted(table.tolist())
     assert FrozenPretrainedTransformer(NUMBERS, BackboneChoice(str(gpt2_folder))).vocabulary is None
+
+
+@pytest.mark.parametrize("initialization", ["pretrained", "random"])
+def test_the_vocabulary_is_what_the_body_reads_where_its_table_scales(initialization: str) -> None:
+    config = hf.Gemma3TextConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=3, num_key_value_heads=1, intermediate_size=40,
+        head_dim=8, vocab_size=500, max_position_embeddings=64,
+    )  # fmt: skip
+    reference = hf.Gemma3TextModel(config).eval()
+    reference.save_pretrained("gemma")
+    read = reference.get_input_embeddings()(torch.arange(500))
+    model = FrozenPretrainedTransformer(NUMBERS, BackboneChoice("gemma", initialization), keep_vocabulary=True)
+    assert model.vocabulary is not None
+    assert model.vocabulary.std().item() == pytest.approx(read.std().item(), rel=0.05)
+    if initialization == "pretrained":
+        assert sorted(model.vocabulary.tolist()) == sorted(read.tolist())
+
+
+@pytest.mark.parametrize("initialization", ["pretrained", "statistics"])
+def test_the_one_token_of_a_body_that_was_written_is_no_vocabulary(initialization: str) -> None:
+    """Its embedding is 0: an input layer with its moments is blind."""
+    save_body(FrozenPretrainedTransformer(NUMBERS, BackboneChoice("tiny")), Path("body"))
+    with pytest.raises(UsageError, match="has no token embeddings to fit the input layer to"):
+        FrozenPretrainedTransformer(NUMBERS, BackboneChoice("body", initialization), keep_vocabulary=True)
+    random = FrozenPretrainedTransformer(NUMBERS, BackboneChoice("body", "random"), keep_vocabulary=True)
+    assert random.vocabulary is not None
+    assert random.vocabulary.std() > 0
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -123,6 +123,10 @@ def _vocabulary(choice: BackboneChoice, family: HubFamily, body: Any) -> torch.T
         return None
     stream = generator(choice.seed, "vocabulary")
     if choice.resolved_initialization == "random":  # its own table was never drawn: it would be like this one
-        return draw_embeddings(family, VOCABULARY_SAMPLE, stream)
-    rows = torch.randperm(len(table.weight), generator=stream)
-    return table.weight.detach()[rows[:VOCABULARY_SAMPLE]].clone()
+        table.weight = nn.Parameter(draw_embeddings(family, VOCABULARY_SAMPLE, stream))
+        rows = torch.arange(VOCABULARY_SAMPLE)
+    elif len(table.weight) == 1:  # of a body that was written here, whose token stands for none
+        return None
+    else:
+        rows = torch.randperm(len(table.weight), generator=stream)[:VOCABULARY_SAMPLE]
+    return table(rows).detach().clone()  # Gemma's scales what it holds, and the body reads that
