@@ -6,10 +6,13 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from torchmetrics import MeanMetric
 
 from fpt_lightning.data.bits import BitMemory
+from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import UsageError
 from fpt_lightning.training.classification import FPTClassifier
+from fpt_lightning.training.metrics import split_metrics, update
 
 SMALL = {"n": 8, "patterns": 2, "patch_size": 4, "validation_examples": 10, "test_examples": 10}
 
@@ -88,6 +91,18 @@ def test_validation_counts_every_answer_once() -> None:
     measured = trainer.test(model, data, verbose=False)[0]["test_accuracy"]
     correct = [(model(batch.tokens).argmax(-1) == batch.target).float() for batch in data.test_dataloader()]
     assert measured == pytest.approx(torch.cat(correct).mean().item(), abs=1e-6)
+
+
+def test_a_batch_whose_loss_is_no_number_counts() -> None:
+    """Left out of the mean, as torchmetrics does unless told otherwise, it would make a broken model look sound."""
+    loss = split_metrics(TaskSpec("bits", max_length=4, classes=3, token_width=2), "val_")["val_loss"]
+    assert isinstance(loss, MeanMetric)
+    for size, value in ((2, 0.5), (1, 0.8)):
+        update(loss, torch.zeros(size, 3), torch.zeros(size), torch.tensor(value))
+    assert loss.compute().item() == pytest.approx(0.6)
+    update(loss, torch.zeros(2, 3), torch.zeros(2), torch.tensor(torch.nan))
+    update(loss, torch.zeros(2, 3), torch.zeros(2), torch.tensor(0.5))
+    assert loss.compute().isnan()
 
 
 def test_bf16_trains_what_stays_in_fp32() -> None:

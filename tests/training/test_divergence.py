@@ -87,6 +87,17 @@ def test_where_the_parameters_are_finite_no_rate_is_blamed(
     assert "rate" not in error
 
 
+def test_one_batch_of_a_validation_is_enough(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside others whose loss is a number."""
+    rows = [f"{number},{number % 2}" for number in range(40)]
+    for name, more in (("train", []), ("far", ["1e30,0"])):
+        Path(f"{name}.csv").write_text("\n".join(["x,y", *rows, *more]))
+    words = ["--config=table.yaml", "--data.train_file=train.csv", "--data.target_column=y", "--data.batch_size=4"]
+    words += ["--data.validation_file=far.csv", *tiny, "--trainer.limit_val_batches=null", "--data.eval_batch_size=8"]
+    assert fpt("run", *words) == 1
+    assert "its loss on validation is not finite" in capsys.readouterr().err
+
+
 def test_a_precision_of_few_numbers_is_named() -> None:
     module = _module()
     _spoil(module, after=1)

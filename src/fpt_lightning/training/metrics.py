@@ -15,7 +15,8 @@ NONE = -1
 
 def split_metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
     """Loss and metrics over a split, exact whatever share of it each device saw, under names with a prefix."""
-    metrics: dict[str, Metric] = {"loss": MeanMetric()}
+    # by default it leaves batches out whose loss is NaN, and what would disable that forgets the weights
+    metrics: dict[str, Metric] = {"loss": MeanMetric(nan_strategy=torch.nan)}
     if task.classes is None:
         metrics |= {"mae": MeanAbsoluteError(), "r2": R2Score()}
     else:
