@@ -10,6 +10,7 @@ from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.backbones.architectures import ARCHITECTURES
 from fpt_lightning.models.backbones.build import build_backbone
 from fpt_lightning.models.backbones.choice import BackboneChoice, Initialization
+from fpt_lightning.models.backbones.hub import read_config
 
 
 def test_pretrained_weights_are_those_of_the_folder(gpt2_folder: Path) -> None:
@@ -55,6 +56,20 @@ def test_gpt2s_sizes_are_the_papers() -> None:
     assert sizes["gpt2"] == (12, 768)
     assert sizes["gpt2-medium"] == (24, 1024)
     assert sizes["gpt2-large"] == (36, 1280)
+
+
+@pytest.mark.parametrize(
+    ("name", "theta", "share"),
+    [
+        ("EleutherAI/pythia-160m", 1e4, 0.25),
+        ("Qwen/Qwen2.5-0.5B", 1e6, 1.0),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", 1e5, 1.0),
+    ],
+)
+def test_rotary_positions_turn_as_fast_as_in_the_published_model(name: str, theta: float, share: float) -> None:
+    """Or a random arm differs from the pretrained one in more than its weights: as the hub's config.json has it."""
+    rope = read_config(BackboneChoice(name, "random")).rope_parameters
+    assert (rope["rope_theta"], rope.get("partial_rotary_factor", 1.0)) == (theta, share)
 
 
 def test_dropout_is_set_everywhere() -> None:

@@ -47,6 +47,7 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "num_attention_heads": 14,
             "num_key_value_heads": 2,
             "intermediate_size": 4864,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
         },
     ),
     "HuggingFaceTB/SmolLM2-135M-Instruct": (
