@@ -61,6 +61,42 @@ def test_tables_of_a_body_keep_their_sizes(name: str, sizes: dict[str, object], 
     torch.testing.assert_close(again.family.hidden(again.backbone, embeddings, None), expected)
 
 
+DECODER = {**SIZES, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("smollm3", {"no_rope_layers": [1, 1, 0, 1]}),
+        ("mistral", {}),
+        ("mellum", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}),
+    ],
+)
+@pytest.mark.parametrize("layers", ["1:3", "2:4"])
+def test_some_blocks_of_a_body_stay_what_they_were(name: str, more: dict[str, object], layers: str) -> None:
+    """What a config says of every block is said of those that are kept."""
+    choice = BackboneChoice(name, "random", DECODER | more, layers=layers)
+    model = FrozenPretrainedTransformer(TASK, choice, dropout=0.0)
+    save_body(model, Path("body"))
+    again = FrozenPretrainedTransformer(TASK, BackboneChoice("body"), dropout=0.0)
+    embeddings = torch.randn(2, 12, 24)
+    expected = model.family.hidden(model.backbone, embeddings, None)
+    torch.testing.assert_close(again.family.hidden(again.backbone, embeddings, None), expected)
+
+
+@pytest.mark.parametrize("layers", ["2", "1:3"])
+def test_blocks_that_scale_by_their_number_are_written_where_it_stays(layers: str) -> None:
+    sizes = {"n_embd": 24, "n_layer": 3, "n_head": 3, "scale_attn_by_inverse_layer_idx": True}
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice("gpt2", "random", sizes, layers=layers), dropout=0.0)
+    if layers == "2":
+        whole_body(model)
+        return
+    with pytest.raises(
+        UsageError, match=r"a gpt2 trained in this way .*\(h\.0\.attn.*set export_backbone\.enabled false"
+    ):
+        whole_body(model)
+
+
 @pytest.mark.parametrize("name", ["vit", "roberta"])
 def test_a_body_that_lost_what_transformers_asks_for_is_refused(name: str) -> None:
     model = FrozenPretrainedTransformer(TASK, BackboneChoice(name, "random", SIZES))

@@ -84,7 +84,7 @@ def whole_body(model: FrozenPretrainedTransformer) -> nn.Module:
     """The model of transformers that a body was, without values.
 
     Raises:
-        UsageError: If there is none: the body is not one of transformers, or has other parameters or shapes.
+        UsageError: If there is none: the body is not one of transformers, or has other parameters, shapes or scales.
     """
     body, family = model.backbone, model.family
     if not isinstance(family, HubFamily):
@@ -104,9 +104,15 @@ def whole_body(model: FrozenPretrainedTransformer) -> nn.Module:
     theirs, ours = whole.state_dict(), body.state_dict()
     different = [name for name in ours if name not in theirs or theirs[name].shape != ours[name].shape]
     different += [name for name in theirs if name not in ours and not family.drops(name)]
+    modules = dict(body.named_modules())  # attention may hang on what the number of a block was before some were left
+    different += [name for name, each in whole.named_modules() if _scaling(each) != _scaling(modules.get(name, each))]
     if different:
         raise _not_theirs(body, different[0])
     return whole
+
+
+def _scaling(module: nn.Module) -> Any:
+    return getattr(module, "scaling", None)
 
 
 def _not_theirs(body: Any, why: str) -> UsageError:

@@ -151,10 +151,13 @@ class HubFamily(Family):
             body.set_submodule(self.position_table, trained_table(rows))
 
     def keep_blocks(self, body: Any, chosen: range) -> None:
+        """Keeps of the config, too, what it says of these blocks alone, such as which windows they have."""
+        depth = self.depth(body)
         super().keep_blocks(body, chosen)
         body.config.num_hidden_layers = len(chosen)
-        if isinstance(kinds := getattr(body.config, "layer_types", None), list):
-            body.config.layer_types = [kinds[index] for index in chosen]
+        for field, said in list(vars(body.config).items()):
+            if isinstance(said, list) and len(said) == depth:
+                setattr(body.config, field, [said[index] for index in chosen])
 
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         if mask is None and self.asks_for_attention:

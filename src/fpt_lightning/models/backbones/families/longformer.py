@@ -40,10 +40,6 @@ class Longformer(RoBERTa):
             for name in ("query_global", "key_global", "value_global"):
                 delattr(layer.attention.self, name)
 
-    def keep_blocks(self, body: Any, chosen: range) -> None:
-        super().keep_blocks(body, chosen)
-        body.config.attention_window = [body.config.attention_window[index] for index in chosen]
-
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Pads to a multiple of all windows, and cuts the padding off again."""
         batch, length, _ = embeddings.shape
