@@ -1,6 +1,7 @@
 """An output layer alone trains on features that are computed once."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,20 @@ def test_other_weights_data_or_splits_have_other_features(mnist_root: Path) -> N
     assert len(list(Path("kept").glob("features-*"))) == 9
     # of which no weight tells
     assert not torch.equal(features()["test"], features(architecture={"activation_function": "relu"})["test"])
+
+
+def test_a_folder_whose_config_was_changed_has_other_features(mnist_root: Path, gpt2_folder: Path) -> None:
+    """Its weights and its name are the same."""
+    folder, found = Path(shutil.copytree(gpt2_folder, "body")), []
+    config = json.loads((folder / "config.json").read_text())
+    for epsilon in (1e-5, 0.5):
+        (folder / "config.json").write_text(json.dumps(config | {"layer_norm_epsilon": epsilon}))
+        data = MNIST(root=str(mnist_root), validation_examples=20, cache_folder="kept", patch_size=8)
+        model = FPTClassifier(data.task, "body", trainable=["output"], dropout=0.0)
+        wrapped = FeatureData(data, model)
+        wrapped.prepare_data()
+        found.append(wrapped.dataset("validation").features)
+    assert not torch.equal(*found)
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ class FeatureTable(BatchDataset):
 class FeatureData(FPTDataModule):
     """The examples of another datamodule as the features of a model, which then reads them instead of tokens.
 
-    They are kept in the cache folder, keyed by the backbone, its frozen weights, the data, the precision and the split,
-    so all runs of a sweep share them.
+    They are kept in the cache folder, keyed by the backbone, its config, its frozen weights, the data, the precision
+    and the split, so all runs of a sweep share them.
 
     Args:
         data: The task.
@@ -79,8 +79,11 @@ class FeatureData(FPTDataModule):
             raise UsageError(f"cache_features: the training data of {self.task.name} {why}")
         plugin = self.trainer.precision_plugin if self.trainer else Precision()
         plugin.convert_module(self.model.model)  # whose features they are; the Trainer does so later
+        config = getattr(self.model.model.backbone, "config", None)
         key = {
-            "backbone": str(self.model.model.choice),  # heads and activations leave no trace in weights
+            "backbone": str(self.model.model.choice),
+            # heads and activations leave no trace in weights
+            "config": config and config.to_json_string(use_diff=False),
             "frozen": self.model.model.frozen_hash(),
             "data": self.data.fingerprint(),
             "split": split,
