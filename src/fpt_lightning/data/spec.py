@@ -104,7 +104,8 @@ def as_batch(batch: Any, task: TaskSpec) -> Batch:
     """A batch of a loader that is not ours, ``(tokens, target)`` or ``(tokens, target, mask)``, as a :class:`Batch`.
 
     Raises:
-        UsageError: If it is something else, or its tensors have other shapes than the task says.
+        UsageError: If it is something else, its tensors have other shapes than the task says, or padding is not behind
+            the real tokens, of which the last would not be those that answer.
     """
     if isinstance(batch, Batch):
         return batch
@@ -120,7 +121,19 @@ def as_batch(batch: Any, task: TaskSpec) -> Batch:
     if target.numel() != len(tokens) * task.answers or target.is_floating_point() != (task.classes is None):
         kind = "float" if task.classes is None else "int64"
         raise UsageError(f"{says} targets [batch, {task.answers}] {kind}, got {list(target.shape)} {target.dtype}")
-    return Batch(tokens, target.reshape(len(tokens), task.answers), *mask)
+    real = mask[0].bool() if mask and mask[0] is not None else None
+    if real is not None and not _ends_in_padding(real, tokens, task.answer_tokens):
+        raise UsageError(
+            f"{says} masks [batch, length], true for real tokens, of which there are at least {task.answer_tokens}, "
+            f"and then false for padding, got {list(real.shape)}"
+        )
+    return Batch(tokens, target.reshape(len(tokens), task.answers), real)
+
+
+def _ends_in_padding(mask: torch.Tensor, tokens: torch.Tensor, least: int) -> bool:
+    if mask.shape != tokens.shape[:2]:
+        return False
+    return bool(mask[:, :least].all() & (mask[:, :-1] | ~mask[:, 1:]).all())
 
 
 class Prediction(NamedTuple):

@@ -182,7 +182,7 @@ class Throughput(callbacks.Callback):
         tokens, _, mask = (*batch, None)[:3]  # a Batch, or a tuple of a loader that is not ours
         self.tokens += tokens.shape[:2].numel()
         if mask is not None:
-            self.padding = self.padding + (~mask).sum()
+            self.padding = self.padding + (mask == 0).sum()  # that of others need not be bool
         if self._mark is not None:
             self.samples += tokens.size(0) * trainer.world_size
             self.training_seconds += now - self._mark

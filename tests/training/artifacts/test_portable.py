@@ -210,6 +210,24 @@ def test_tuples_of_others_are_batches() -> None:
     assert issubclass(Batch, tuple)
 
 
+ANSWERS = torch.ones(5, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.float32])
+def test_masks_of_others_are_of_any_kind(kind: torch.dtype) -> None:
+    assert _fit_on(Foreign(ANSWERS, (torch.arange(10) < 7).to(kind))).throughput.padding_share == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [torch.arange(10) >= 3, torch.arange(10) >= 7, torch.arange(10) < 4, torch.ones(9), torch.ones(10, 1)],
+    ids=["padded before", "true for padding", "fewer than answer", "shorter", "of another shape"],
+)
+def test_a_mask_by_which_other_tokens_would_answer_is_refused(mask: torch.Tensor) -> None:
+    with pytest.raises(UsageError, match=r"has masks \[batch, length\], true for real tokens, .* at least 5"):
+        _fit_on(Foreign(ANSWERS, mask))
+
+
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
