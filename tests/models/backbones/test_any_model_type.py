@@ -1,5 +1,10 @@
 """Whatever architecture transformers knows is a backbone, or says in a line why it cannot be one."""
 
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import transformers as hf
@@ -47,6 +52,28 @@ def test_none_is_a_bug_of_ours() -> None:
             refused[name] = str(error)
     assert {name for name, said in refused.items() if len(said) > 400} == set()
     assert len(names) - len(refused) > 60
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"attention_bias": False}, r"8 weights .*, model\.layers\.0\.self_attn\.k_proj\.bias first"),
+        ({"num_hidden_layers": 1}, r"13 weights .*, model\.layers\.1\.input_layernorm\.weight first"),
+        ({}, None),
+    ],
+    ids=["biases", "blocks", "none"],
+)
+def test_weights_that_the_config_leaves_out_are_no_others_to_miss(
+    change: dict[str, object], first: str | None, tmp_path: Path
+) -> None:
+    """transformers warns of them, among those of a head."""
+    sizes: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "vocab_size": 11}
+    config = hf.LlamaConfig(**sizes, intermediate_size=40, attention_bias=True, num_key_value_heads=3)
+    hf.LlamaForCausalLM(config).save_pretrained(str(tmp_path))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(FPTError, match=first) if first else nullcontext():
+        FrozenPretrainedTransformer(TASK, BackboneChoice(str(tmp_path)))
 
 
 def test_a_router_of_experts_keeps_its_own_forward(tmp_path: object) -> None:

@@ -175,9 +175,20 @@ def read_weights(name: str, family: HubFamily) -> nn.Module:
             f"backbone '{name}' lacks {len(missing)} of its weights, {missing[0]} first: the file is not whole, "
             "or of another architecture than config.json says"
         )
+    if left := sorted(key for key in loaded["unexpected_keys"] if _is_of_body(key, family, body)):
+        raise FPTError(
+            f"backbone '{name}' has {len(left)} weights that config.json has no place for, {left[0]} first: "
+            "it is of another architecture; of fewer blocks than there are, model.layers makes a body"
+        )
     if arguments:
         del body.config.quantization_config  # it is no longer quantised
     return body
+
+
+def _is_of_body(key: str, family: HubFamily, body: nn.Module) -> bool:
+    """Whether a weight of a file, such as one of a head, is one of those that a body of the family is made of."""
+    name = key.removeprefix(f"{body.base_model_prefix}.")
+    return name.endswith((".weight", ".bias")) and any(re.fullmatch(pattern, name) for pattern, _ in family.parts)
 
 
 @contextmanager
