@@ -79,6 +79,11 @@ def test_adapters_follow_the_seed() -> None:
         (LoraOptions(rank=0), "rank must be at least 1"),
         (LoraOptions(parts=["layernorm"]), "no linear layers there"),
         (LoraOptions(parts=["atention"]), "no linear layers there"),
+        (
+            LoraOptions(parts=["attention", "feed_forward"]),
+            r"model\.lora\.parts feed_forward: .* no linear layers there",
+        ),
+        (LoraOptions(parts=[]), "no linear layers there"),
     ],
 )
 def test_wrong_options(options: LoraOptions, message: str) -> None:

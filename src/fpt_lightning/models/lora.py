@@ -38,19 +38,18 @@ def add_adapters(body: nn.Module, places: Mapping[str, Place], options: LoraOpti
 
     Raises:
         FPTError: If peft is not installed.
-        UsageError: If the parts have no linear layers, or the rank is below 1.
+        UsageError: If there are no parts, one of them has no linear layers, or the rank is below 1.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise FPTError('model.lora needs peft: pip install "fpt-lightning[lora]"') from error
     at_least(1, "model.lora.", rank=options.rank)
-    chosen = {name for name, place in places.items() if place.part in options.parts}
-    adapted = [
-        name for name, module in body.named_modules() if is_linear(module) and f"backbone.{name}.weight" in chosen
-    ]
-    if not adapted:
-        raise UsageError(f"model.lora.parts {', '.join(options.parts)}: the backbone has no linear layers there")
+    found = {part: _linear_layers(body, places, part) for part in options.parts}
+    missed = [part for part, names in found.items() if not names]
+    if missed or not found:
+        raise UsageError(f"model.lora.parts {', '.join(missed)}: the backbone has no linear layers there")
+    adapted = [name for names in found.values() for name in names]
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -59,3 +58,8 @@ def add_adapters(body: nn.Module, places: Mapping[str, Place], options: LoraOpti
     )
     with drawn_from(seed, "lora"):
         inject_adapter_in_model(config, body)
+
+
+def _linear_layers(body: nn.Module, places: Mapping[str, Place], part: str) -> list[str]:
+    linear = (name for name, module in body.named_modules() if is_linear(module))
+    return [name for name in linear if (place := places.get(f"backbone.{name}.weight")) and place.part == part]
