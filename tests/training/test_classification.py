@@ -1,12 +1,13 @@
 """What a training step touches, and what it never touches."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from fpt_lightning.data.bits import BitMemory
 from fpt_lightning.data.spec import TaskSpec
@@ -103,6 +104,34 @@ def test_a_batch_whose_loss_is_no_number_counts() -> None:
     update(loss, torch.zeros(2, 3), torch.zeros(2), torch.tensor(torch.nan))
     update(loss, torch.zeros(2, 3), torch.zeros(2), torch.tensor(0.5))
     assert loss.compute().isnan()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "16-true", "64-true"])
+def test_the_loss_of_a_split_is_summed_in_fp32_at_least(precision: Any) -> None:
+    """In 16 bits a sum stops to grow: bf16 counts to 256."""
+    data = BitMemory(**{**SMALL, "test_examples": 300}, batch_size=4, eval_batch_size=1)
+    model = FPTClassifier(data.task, backbone="tiny", dropout=0.0).eval()
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, precision=precision
+    )
+    measured = trainer.test(model, data, verbose=False)[0]
+    model.float()
+    batches = list(data.test_dataloader())
+    losses = [model.loss(model(batch.tokens).flatten(0, 1), batch.target.flatten()) for batch in batches]
+    assert measured["test_loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=5e-3)
+    assert len(batches) == 300
+
+
+@pytest.mark.parametrize("name", ["mae", "r2"])
+def test_figures_of_a_regression_are_summed_in_fp32_at_least(name: str) -> None:
+    task = TaskSpec("numbers", max_length=4, classes=None, token_width=2)
+    narrow, wide = split_metrics(task, "").to(torch.bfloat16)[name], split_metrics(task, "")[name]
+    numbers = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    for metric in (narrow, wide):
+        assert isinstance(metric, Metric)
+        for answers, target in zip(numbers.split(2), (numbers + 0.1).split(2), strict=True):
+            update(metric, answers.flatten(), target.flatten(), torch.zeros(()))
+    assert narrow.compute() == wide.compute()  # type: ignore[operator]
 
 
 def test_bf16_trains_what_stays_in_fp32() -> None:

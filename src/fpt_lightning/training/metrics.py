@@ -1,5 +1,8 @@
 """What a split is judged by: loss and metrics, exact whatever share of it each device saw."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
@@ -21,7 +24,14 @@ def split_metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
         metrics |= {"mae": MeanAbsoluteError(), "r2": R2Score()}
     else:
         metrics["accuracy"] = Accuracy(task.classes, prefix.rstrip("_"))
-    return nn.ModuleDict({prefix + name: metric for name, metric in metrics.items()})
+    return _WideMetrics({prefix + name: metric for name, metric in metrics.items()})
+
+
+class _WideMetrics(nn.ModuleDict):
+    """Metrics whose sums stay as wide as they are, whatever a model is cast to: in bf16 a count ends at 256."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        return super()._apply(lambda x: fn(x).to(x.dtype), recurse)
 
 
 def update(metric: Metric, answers: torch.Tensor, target: torch.Tensor, loss: torch.Tensor, std: float = 1.0) -> None:
