@@ -189,7 +189,16 @@ class FrozenPretrainedTransformer(nn.Module):
             known = dtypes != {torch.float32} and self._hashed is not None and self._hashed[0] == self._versions()
             if known or any(dtype != now for dtype, now in become.items()):
                 hashed = self.frozen_hash()
+        frequencies = {name: each for name, each in self.named_buffers() if name.endswith("inv_freq")}
         super()._apply(fn, recurse)
+        for name, wide in frequencies.items():
+            self._widen(name, wide)
         if hashed is not None:
             self.keep_hash(hashed)
         return self
+
+    def _widen(self, name: str, wide: torch.Tensor) -> None:
+        """Takes back the rounding of a buffer, which transformers keeps in fp32: by rotary positions it grows."""
+        narrow, (path, _, leaf) = self.get_buffer(name), name.rpartition(".")
+        if narrow.element_size() < wide.element_size():
+            setattr(self.get_submodule(path), leaf, wide.to(narrow.device))

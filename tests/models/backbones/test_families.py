@@ -164,6 +164,23 @@ def test_frozen_matrices_kept_in_bf16_change_nothing_of_bf16_autocast(folders: d
         torch.testing.assert_close(narrow(tokens, mask), wide(tokens, mask), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt_neox", "phi3"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_positions_turn_as_ever_where_all_is_in_16_bits(
+    folders: dict[str, Path], name: str, dtype: torch.dtype
+) -> None:
+    """transformers keeps their frequencies in fp32: at token 1,000 one that is rounded to bf16 is two radians off."""
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice(str(folders[name])))
+    before = {key: value.clone() for key, value in model.named_buffers() if "inv_freq" in key}
+    model.to(dtype)
+    assert before
+    for key, value in before.items():
+        assert torch.equal(model.get_buffer(key), value), key
+        assert key not in model.state_dict()
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert model(_batch(TASK, padded=True)[0]).dtype == dtype
+
+
 def _each(template: str, layers: int = 3) -> Iterator[str]:
     return (template.format(layer) for layer in range(layers))
 
