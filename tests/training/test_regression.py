@@ -51,6 +51,24 @@ def _trainer(steps: int = 0) -> L.Trainer:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "16-true"])
+def test_answers_are_judged_by_targets_as_they_are(precision: Any) -> None:
+    """Years, of which bf16 knows every eighth alone, and numbers that 16 bits do not reach."""
+    for mean, std in ((2000.0, 10.0), (1e6, 300.0)):
+        data = Sums(mean, std, examples=40)
+        model = FPTClassifier(data.task, backbone="tiny", dropout=0.0).eval()
+        trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                            enable_model_summary=False, precision=precision)  # fmt: skip
+        measured = trainer.test(model, data, verbose=False)[0]
+        (batch,) = data.test_dataloader()
+        with trainer.precision_plugin.forward_context():
+            answers = data.task.in_own_units(model(batch.tokens.to(model.dtype)).squeeze(-1).float())
+        assert measured["test_mae"] == pytest.approx((answers - batch.target).abs().mean().item(), rel=1e-3)
+        assert measured["test_r2"] == pytest.approx(
+            data.task.score(answers.flatten(), batch.target.flatten()), rel=1e-3
+        )
+
+
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (250.0, 30.0)])
 def test_a_step_is_adam_on_the_squared_error_in_standard_units(mean: float, std: float) -> None:
     data = Sums(mean, std, batch_size=4)

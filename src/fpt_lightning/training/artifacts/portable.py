@@ -19,6 +19,7 @@ from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.training.artifacts import checkpoint as checkpoints
 from fpt_lightning.training.artifacts.export import load_trained, write_trained
+from fpt_lightning.training.precision import spare_targets
 
 LIBRARY = "fpt-lightning"
 CHOICES = ("optimizer", "lr_scheduler")
@@ -65,9 +66,12 @@ class PortableModule(L.LightningModule, ModelHubMixin, library_name=LIBRARY):
         """Tells the datamodule how the training data was read; a training asks it, and leaves no figure as it was."""
         if stage == TrainerFn.FITTING:
             self.figures = {}
-        if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision | HalfPrecision):
+        plugin = None if self._trainer is None else self.trainer.precision_plugin
+        if isinstance(plugin, DoublePrecision | HalfPrecision):
             # the Trainer would behind a checkpoint's values, which would lose by it
-            self.trainer.precision_plugin.convert_module(self.model)
+            plugin.convert_module(self.model)
+        if plugin is not None and str(plugin.precision).endswith("16-true"):
+            spare_targets(plugin)
         if (datamodule := self._datamodule()) is None:
             return
         if stage == TrainerFn.FITTING:
