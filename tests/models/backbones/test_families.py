@@ -108,6 +108,15 @@ def test_logits_equal_transformers(folders: dict[str, Path], name: str, task: Ta
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_a_single_token_is_a_sequence(folders: dict[str, Path], name: str) -> None:
+    task = TaskSpec("bit", max_length=1, classes=2, token_width=5)
+    model = FrozenPretrainedTransformer(task, BackboneChoice(str(folders[name])), dropout=0.0)
+    tokens = torch.randn(1, 1, 5, generator=torch.Generator().manual_seed(2))
+    expected = model.output(_reference(name, folders[name], model.input(tokens), None)[:, -1:])
+    torch.testing.assert_close(model(tokens), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_what_a_padded_token_holds_does_not_matter(folders: dict[str, Path], name: str) -> None:
     model = FrozenPretrainedTransformer(NUMBERS, BackboneChoice(str(folders[name])), dropout=0.0).eval()
     tokens, mask = _batch(NUMBERS, padded=True)

@@ -29,8 +29,9 @@ class Longformer(RoBERTa):
         windows = self.config.attention_window
         if isinstance(windows, int):
             windows = [windows] * self.config.num_hidden_layers
-        others = lcm(*(window for window in windows if window <= 2 * max_length))
-        widest = -(-2 * max_length // others) * others
+        widest = 2 * max(2, max_length)  # transformers computes none that is narrower
+        others = lcm(*(window for window in windows if window <= widest))
+        widest = -(-widest // others) * others
         self.config.attention_window = [min(window, widest) for window in windows]
 
     def enter(self, body: Any, rows: torch.Tensor | None) -> None:
