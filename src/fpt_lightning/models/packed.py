@@ -186,9 +186,9 @@ def share_frozen(first: FrozenPretrainedTransformer, model: FrozenPretrainedTran
             drawn = model.choice.resolved_initialization != "pretrained" and model.choice.backbone_seed is None
             way_out = ", which their seeds draw: add --model.backbone_seed 0" if name == "frozen" and drawn else ""
             raise FPTError(f"the runs of a pack must have the same {what}{way_out}")
-    own = model.frozen_parameters()
     for name, parameter in first.frozen_parameters().items():
-        own[name].data = parameter.data
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, parameter)  # not its data alone: each would move a copy to a device
     model.keep_hash(one["frozen"])
 
 

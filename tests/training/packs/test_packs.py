@@ -22,7 +22,7 @@ from fpt_lightning.data.images.mnist import MNIST
 from fpt_lightning.data.proteins.datamodule import RemoteHomology
 from fpt_lightning.errors import DivergedError, FPTError
 from fpt_lightning.models.lora import LoraOptions
-from fpt_lightning.models.packed import PackedTransformer
+from fpt_lightning.models.packed import PackedTransformer, share_frozen
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
 from fpt_lightning.training.callbacks import StopEarly
 from fpt_lightning.training.classification import FPTClassifier
@@ -366,6 +366,16 @@ def taken(model: torch.nn.Module) -> list[torch.Tensor]:
             gradients.append(parameter.grad)
             parameter.grad = None
     return gradients
+
+
+def test_runs_share_one_body_wherever_it_is_moved() -> None:
+    models = [parts(Path(), lr, seed)[0].model for lr, seed in RUNS]
+    for model in models[1:]:
+        share_frozen(models[0], model)
+    torch.nn.ModuleList(models).to(torch.float64)  # which copies, as a move to a device does
+    for name, value in models[0].named_parameters():
+        places = {model.get_parameter(name).data_ptr() for model in models}
+        assert len(places) == (len(models) if value.requires_grad else 1), name
 
 
 def test_runs_of_other_bodies_or_parts_are_refused() -> None:
