@@ -18,8 +18,7 @@ NONE = -1
 
 def split_metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
     """Loss and metrics over a split, exact whatever share of it each device saw, under names with a prefix."""
-    # by default it leaves batches out whose loss is NaN, and what would disable that forgets the weights
-    metrics: dict[str, Metric] = {"loss": MeanMetric(nan_strategy=torch.nan)}
+    metrics: dict[str, Metric] = {"loss": MeanLoss()}
     if task.classes is None:
         metrics |= {"mae": MeanAbsoluteError(), "r2": R2Score()}
     else:
@@ -28,10 +27,27 @@ def split_metrics(task: TaskSpec, prefix: str) -> nn.ModuleDict:
 
 
 class _WideMetrics(nn.ModuleDict):
-    """Metrics whose sums stay as wide as they are, whatever a model is cast to: in bf16 a count ends at 256."""
+    """Metrics whose sums are in fp32 at least, whatever a model is cast to: in bf16 a count ends at 256."""
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        return super()._apply(lambda x: fn(x).to(x.dtype), recurse)
+        return super()._apply(lambda x: _wide(fn(x)), recurse)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x
+
+
+class MeanLoss(MeanMetric):
+    """The mean over a split, in fp32 at least; NaN where a batch's is."""
+
+    def __init__(self) -> None:
+        # by default batches whose loss is NaN are left out, and what would disable that forgets the weights
+        super().__init__(nan_strategy=torch.nan)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is added is rounded to it; its own would be torch's default of the moment, 16 bits within a step."""
+        return self.mean_value.dtype
 
 
 def update(metric: Metric, answers: torch.Tensor, target: torch.Tensor, loss: torch.Tensor, std: float = 1.0) -> None:
