@@ -68,7 +68,11 @@ def serve(listener: socket.socket) -> Asked:
                     os._exit(0)
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
-                    asked = _receive(connection)
+                    try:
+                        asked = _receive(connection)
+                    except (OSError, ValueError):  # a client that was killed before it could ask
+                        connection.close()
+                        continue
                     if (process := os.fork()) == 0:
                         connection.close()
                         for client in clients:
@@ -77,7 +81,8 @@ def serve(listener: socket.socket) -> Asked:
                         return asked
                     for file in asked.received:
                         os.close(file)
-                    connection.sendall(process.to_bytes(4, "big"))
+                    with suppress(OSError):  # killed by now: its socket says so below
+                        connection.sendall(process.to_bytes(4, "big"))
                     client = Client(connection, process, os.pidfd_open(process))
                     clients.append(client)
                     selector.register(client.handle, selectors.EVENT_READ, client)

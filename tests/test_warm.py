@@ -1,0 +1,22 @@
+"""The process that tests start others from outlives whoever asks it."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ASKED = json.dumps({"words": ["-c", "import time; time.sleep(60)"], "files": [], "folder": "/", "environment": {}})
+QUESTION = len(ASKED).to_bytes(4, "big") + ASKED.encode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is warm")
+@pytest.mark.parametrize("length", [0, 2, 4, 20, len(QUESTION)])
+def test_a_client_that_is_killed_leaves_the_others_theirs(_warm_folder: Path, length: int) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(_warm_folder / "door"))
+        client.send(QUESTION[:length])
+    done = subprocess.run([_warm_folder / "python", "-c", "print(6 * 7)"], capture_output=True, text=True, check=True)
+    assert done.stdout == "42\n"
