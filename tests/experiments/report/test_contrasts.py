@@ -53,6 +53,14 @@ def test_a_contrast_is_a_paired_test_of_its_two_arms(kind: str) -> None:
     assert told.count("Contrast") == 1
 
 
+def test_the_forest_plot_has_a_row_for_a_contrast() -> None:
+    page = _told(_grid("[[Random, LSTM*]]"), "html")
+    section = page[page.index("<h2>Against FPT</h2>") :]
+    names = re.findall(r'<text class="row-name"[^>]*>([^<]*)</text>', section[: section.index("</section>")])
+    assert names == ["Random", "LSTM*", "Random against LSTM*"]
+    assert "and of contrasts to the arm that they name," in section
+
+
 def test_the_correction_counts_contrasts() -> None:
     """A p of 0.02 is below the level beside one that finds nothing, and not beside two."""
     without = _told(_grid("[]", WIDE))

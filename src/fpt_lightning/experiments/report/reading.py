@@ -138,10 +138,9 @@ def _left_out(results: Results) -> Iterator[str]:
 def contrasts(results: Results) -> Iterator[str]:
     """What the contrasts of the table came to, a pair on a column a line."""
     for column in results.columns:
-        for (arm, other, name), comparison in results.comparisons.items():
-            if name == column.name and other != results.baseline and comparison.seeds:
-                found = filter(None, [results.verdict(arm, column, other), compared(comparison, column.unit, other)])
-                yield f"{arm} on {column.heading}: {', '.join(found)}"
+        for arm, other in results.contrasts(column):
+            told = compared(results.comparisons[arm, other, column.name], column.unit, other)
+            yield f"{arm} on {column.heading}: {', '.join(filter(None, [results.verdict(arm, column, other), told]))}"
 
 
 def options(results: Results) -> Iterator[str]:

@@ -132,6 +132,14 @@ class Results:
         """With another arm, by default the baseline."""
         return self.comparisons.get((arm, other or self.baseline, column.name))
 
+    def contrasts(self, column: Column) -> list[tuple[str, str]]:
+        """Pairs of arms beside the baseline that both have runs."""
+        return [
+            (arm, other)
+            for (arm, other, name), found in self.comparisons.items()
+            if name == column.name and other != self.baseline and found.seeds
+        ]
+
     def verdict(self, arm: str, column: Column, other: str | None = None) -> str:
         """``better`` or ``worse`` than it, or empty; who learns less is not better for ending sooner."""
         other = other or self.baseline

@@ -1,4 +1,4 @@
-"""How far every arm lies from the baseline, with its interval: the forest plot of a table."""
+"""How far arms lie from the baseline, or from each other, with intervals: the forest plot of a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ WIDEST = 4
 
 @dataclass(frozen=True)
 class Effect:
-    """An arm's difference to the baseline.
+    """An arm's difference to the baseline, or to another.
 
     Attributes:
-        name: Of the arm.
-        style: Number of its marker.
+        name: Of the arm, and of the other in a contrast.
+        style: Number of the arm's marker.
         difference: In the unit of the axis.
         interval: Where the difference lies; None where there is nothing to estimate it from.
         written: The difference as it is written.
@@ -38,7 +38,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Effects:
-    """A row for every arm over one axis, on which zero is the baseline."""
+    """A row for every arm over one axis, on which zero is the baseline; behind them the contrasts."""
 
     title: str
     x: Axis
@@ -63,19 +63,29 @@ class Effects:
 
 def effects(results: Results, column: Column) -> Effects | None:
     """The differences of a column; None where no arm has one."""
-    rows = []
-    for style, arm in enumerate(results.arms):
-        comparison = results.comparison(arm, column)
-        if comparison is not None and comparison.difference is not None:
-            difference, verdict = comparison.difference, results.verdict(arm, column)
-            written, told = column.unit.write_signed(difference), compared(comparison, column.unit, results.baseline)
-            rows.append(Effect(arm, style, difference, comparison.interval, written, verdict, told))
+    pairs = [(arm, results.baseline) for arm in results.arms] + results.contrasts(column)
+    rows = [row for arm, other in pairs if (row := _effect(results, column, arm, other)) is not None]
     if not rows:
         return None
     label = f"difference to {results.baseline}, {column.unit.difference}"
     numbers = short if column.fewer_is_better else "{:g}".format
     x = x_axis(label, _shown(rows, column), False, numbers, column.unit.least_height / 10 or 0.5)
     return Effects(f"Differences on {column.heading}", x, rows)
+
+
+def _effect(results: Results, column: Column, arm: str, other: str) -> Effect | None:
+    comparison = results.comparison(arm, column, other)
+    if comparison is None or comparison.difference is None:
+        return None
+    return Effect(
+        name=arm if other == results.baseline else f"{arm} against {other}",
+        style=results.arms.index(arm),
+        difference=comparison.difference,
+        interval=comparison.interval,
+        written=column.unit.write_signed(comparison.difference),
+        verdict=results.verdict(arm, column, other),
+        tooltip=compared(comparison, column.unit, other),
+    )
 
 
 def _shown(rows: Sequence[Effect], column: Column) -> list[float]:
