@@ -11,6 +11,7 @@ from scipy import stats
 
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report import FORMATS, render
+from fpt_lightning.experiments.report.units import MINUS
 from fpt_lightning.main import main
 
 NOTE = "    note: Read as released.\n"
@@ -57,8 +58,9 @@ def test_the_forest_plot_has_a_row_for_a_contrast() -> None:
     page = _told(_grid("[[Random, LSTM*]]"), "html")
     section = page[page.index("<h2>Against FPT</h2>") :]
     names = re.findall(r'<text class="row-name"[^>]*>([^<]*)</text>', section[: section.index("</section>")])
-    assert names == ["Random", "LSTM*", "Random against LSTM*"]
-    assert "and of contrasts to the arm that they name," in section
+    assert names == ["Random", "LSTM*", f"Random {MINUS} LSTM*"]
+    assert ">difference, points<" in section
+    assert "and behind them of two other arms," in section
 
 
 def test_the_correction_counts_contrasts() -> None:

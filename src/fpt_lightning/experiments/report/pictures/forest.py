@@ -7,7 +7,7 @@ from typing import ClassVar
 from fpt_lightning.experiments.report.pictures.svg import Axis, sentence, x_axis
 from fpt_lightning.experiments.report.reading import compared
 from fpt_lightning.experiments.report.results import Column, Results
-from fpt_lightning.experiments.report.units import short
+from fpt_lightning.experiments.report.units import MINUS, short
 
 WIDEST = 4
 """How many times the room of all differences their intervals may take: beyond, they end in an arrow."""
@@ -67,7 +67,8 @@ def effects(results: Results, column: Column) -> Effects | None:
     rows = [row for arm, other in pairs if (row := _effect(results, column, arm, other)) is not None]
     if not rows:
         return None
-    label = f"difference to {results.baseline}, {column.unit.difference}"
+    to = "" if results.contrasts(column) else f" to {results.baseline}"
+    label = f"difference{to}, {column.unit.difference}"
     numbers = short if column.fewer_is_better else "{:g}".format
     x = x_axis(label, _shown(rows, column), False, numbers, column.unit.least_height / 10 or 0.5)
     return Effects(f"Differences on {column.heading}", x, rows)
@@ -78,7 +79,7 @@ def _effect(results: Results, column: Column, arm: str, other: str) -> Effect | 
     if comparison is None or comparison.difference is None:
         return None
     return Effect(
-        name=arm if other == results.baseline else f"{arm} against {other}",
+        name=arm if other == results.baseline else f"{arm} {MINUS} {other}",
         style=results.arms.index(arm),
         difference=comparison.difference,
         interval=comparison.interval,
