@@ -45,11 +45,15 @@ def add_adapters(body: nn.Module, places: Mapping[str, Place], options: LoraOpti
     except ImportError as error:
         raise FPTError('model.lora needs peft: pip install "fpt-lightning[lora]"') from error
     at_least(1, "model.lora.", rank=options.rank)
-    found = {part: _linear_layers(body, places, part) for part in options.parts}
-    missed = [part for part, names in found.items() if not names]
-    if missed or not found:
+    linear = {
+        name: places[f"backbone.{name}.weight"].part
+        for name, module in body.named_modules()
+        if is_linear(module) and f"backbone.{name}.weight" in places
+    }
+    missed = [part for part in options.parts if part not in linear.values()]
+    if missed or not options.parts:
         raise UsageError(f"model.lora.parts {', '.join(missed)}: the backbone has no linear layers there")
-    adapted = [name for names in found.values() for name in names]
+    adapted = [name for name, part in linear.items() if part in options.parts]
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -58,8 +62,3 @@ def add_adapters(body: nn.Module, places: Mapping[str, Place], options: LoraOpti
     )
     with drawn_from(seed, "lora"):
         inject_adapter_in_model(config, body)
-
-
-def _linear_layers(body: nn.Module, places: Mapping[str, Place], part: str) -> list[str]:
-    linear = (name for name, module in body.named_modules() if is_linear(module))
-    return [name for name in linear if (place := places.get(f"backbone.{name}.weight")) and place.part == part]

@@ -63,11 +63,12 @@ class Effects:
 
 def effects(results: Results, column: Column) -> Effects | None:
     """The differences of a column; None where no arm has one."""
-    pairs = [(arm, results.baseline) for arm in results.arms] + results.contrasts(column)
+    contrasts = results.contrasts(column)
+    pairs = [(arm, results.baseline) for arm in results.arms] + contrasts
     rows = [row for arm, other in pairs if (row := _effect(results, column, arm, other)) is not None]
     if not rows:
         return None
-    to = "" if results.contrasts(column) else f" to {results.baseline}"
+    to = "" if contrasts else f" to {results.baseline}"
     label = f"difference{to}, {column.unit.difference}"
     numbers = short if column.fewer_is_better else "{:g}".format
     x = x_axis(label, _shown(rows, column), False, numbers, column.unit.least_height / 10 or 0.5)
