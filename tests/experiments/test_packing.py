@@ -118,7 +118,9 @@ def test_a_dry_run_says_what_goes_together(experiments: Path, capsys: pytest.Cap
     assert main([*SWEEP, "--dry-run", "--pack", "2"]) == 0
     assert "6 runs: 2 packs of 2, 2 alone" in capsys.readouterr().err
     assert main([*SWEEP, "--dry-run", "--pack", "off"]) == 0
-    assert "6 runs: 6 alone" in capsys.readouterr().err
+    assert "6 runs: 6 alone\n" in capsys.readouterr().err
+    assert main([*SWEEP, "--dry-run", "--rates", "1e-3"]) == 0
+    assert "6 runs: 1 pack of 3, 3 alone (their body differs by seed)\n" in capsys.readouterr().err
 
 
 def test_which_runs_share_a_body() -> None:

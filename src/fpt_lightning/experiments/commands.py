@@ -42,7 +42,7 @@ def sweep(words: Sequence[str]) -> None:
     if options.dry_run:
         for run in due:
             print(shlex.join(["fpt", *run.command]))
-        print(in_words(packed(missing, options.pack, places)), file=sys.stderr)
+        print(in_words(packed(missing, options.pack, places), options.pack), file=sys.stderr)
         return
     from fpt_lightning.experiments.screen import Screen
     from fpt_lightning.experiments.sweep import Sweep, check_commands

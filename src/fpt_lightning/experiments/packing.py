@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -89,12 +90,23 @@ def packed(runs: Sequence[Run], size: int, slots: int) -> list[Run]:
     return [replace(pack[0], members=tuple(pack)) if len(pack) > 1 else pack[0] for pack in packs]
 
 
-def in_words(packs: Sequence[Run]) -> str:
-    """``45 runs: 3 packs of 13, 6 alone``."""
+def in_words(packs: Sequence[Run], size: int = LARGEST) -> str:
+    """``45 runs: 3 packs of 13, 6 alone (their body differs by seed)``, of packs of at most ``size``."""
     sizes = [len(pack.members) or 1 for pack in packs]
-    said = [f"{sizes.count(size)} pack{'s' * (sizes.count(size) > 1)} of {size}" for size in sorted({*sizes} - {1})]
-    alone = sizes.count(1)
-    return f"{sum(sizes)} runs: {', '.join([*said, *([f'{alone} alone'] if alone else [])]) or 'nothing is left to do'}"
+    said = [f"{sizes.count(each)} pack{'s' * (sizes.count(each) > 1)} of {each}" for each in sorted({*sizes} - {1})]
+    if alone := sizes.count(1):
+        drawn = _only_seeds_differ(packs) if size > 1 else 0
+        which = "their body" if drawn == alone else f"of {drawn} the body"
+        said.append(f"{alone} alone{f' ({which} differs by seed)' if drawn else ''}")
+    return f"{sum(sizes)} runs: {', '.join(said) or 'nothing is left to do'}"
+
+
+def _only_seeds_differ(packs: Sequence[Run]) -> int:
+    """How many go alone, and would go together had their seeds not drawn them a body each."""
+    of_one = Counter(pack.shared for pack in packs)
+    alone = [json.loads(pack.shared) for pack in packs if not pack.members and pack.shared and of_one[pack.shared] == 1]
+    alike = Counter(json.dumps({**common, "seed_everything": 0}) for common in alone if "seed_everything" in common)
+    return sum(runs for runs in alike.values() if runs > 1)
 
 
 def run(words: Sequence[str]) -> None:
