@@ -2,11 +2,12 @@
 
 import re
 
-from run_folders import finish, grid_of
+import pytest
+from run_folders import EXPERIMENTS, finish, grid_of
 
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report import FORMATS, render
-from fpt_lightning.experiments.report.units import NONE
+from fpt_lightning.experiments.report.units import MINUS, NONE
 
 
 def _finished(**how: object) -> Grid:
@@ -69,6 +70,29 @@ def test_a_regression_that_was_never_better_than_guessing() -> None:
     page = _rendered(grid, "html")
     heights = re.findall(r'text-anchor="end">(-?[\d.]+)</text>', page)
     assert min(map(float, heights)) == -1  # a start of minus a million leaves the rest to be seen
+
+
+def test_a_figure_below_zero_has_a_minus_and_one_too_small_to_be_seen_none() -> None:
+    grid = grid_of("regressions", EXPERIMENTS.replace("[0.9, 0.02]", "-0.3"), tasks=["weight"])
+    for cell in grid.cells:
+        for seed, run in enumerate(cell.runs.values()):
+            finish(run, -0.25 - seed / 100 if cell.arm.name == "FPT" else -2e-4, metric="r2")
+    told = _rendered(grid)
+    assert f"| FPT | {MINUS}0.260 ± 0.006 (paper {MINUS}0.3) |" in told
+    assert "0.000 ± 0.000" in told
+    assert "-0." not in told
+    latex = _rendered(grid, "latex")
+    assert r"FPT & $-$0.260{\scriptsize $\pm$ 0.006}" in latex  # a hyphen is shorter than a minus
+    assert "-0." not in latex
+
+
+@pytest.mark.parametrize(
+    ("figures", "written"),
+    [("[98.0, 0.04]", "98 ± 0.04"), ("[98.0, 0.35]", "98 ± 0.35"), ("[98.0, 0.0]", "98 ± 0.0"), ("98.05", "98.05")],
+)
+def test_the_papers_figure_has_the_digits_that_it_gave(figures: str, written: str) -> None:
+    told = _rendered(grid_of("regressions", EXPERIMENTS.replace("[100, [0.9, 0.02]]", f"[{figures}, null]")))
+    assert f"(paper {written})" in told
 
 
 def test_a_task_that_says_another_metric_than_its_runs_is_warned_of() -> None:

@@ -142,6 +142,10 @@ def test_a_p_value_beside_the_level_has_the_digits_that_tell() -> None:
     assert [p_value(p) for p in (0.04996, 0.0504, 0.0123, 0.0001)] == ["= 0.04996", "= 0.0504", "= 0.012", "< 0.001"]
 
 
+def test_billions_are_written_as_such() -> None:
+    assert [short(count) for count in (1.5e9, 999.9e6, 2e8, 1_234, 7)] == ["1.5B", "1B", "200M", "1.23k", "7"]
+
+
 def test_the_papers_figure_is_spoken_of_where_there_is_one() -> None:
     for kind in FORMATS:
         assert "the paper's figure" in _rendered(grid_of(), kind).replace("&#39;", "'")
@@ -169,7 +173,7 @@ def test_equal_seeds_do_not_hide_each_other(steps: list[int], heights: int) -> N
     assert drawing in _rendered(grid, "html")
 
 
-@pytest.mark.parametrize(("low", "high"), [(250, 1500), (100, 1_000), (1e2, 1e7), (1200, 1300), (1, 1e8)])
+@pytest.mark.parametrize(("low", "high"), [(250, 1500), (100, 1_000), (1e2, 1e7), (1200, 1300), (1, 1e8), (1e8, 5e9)])
 def test_numbers_along_an_axis_do_not_touch(low: float, high: float) -> None:
     axis = x_axis("gradient steps", [low, high], True, short)
     ticks = axis.ticks()

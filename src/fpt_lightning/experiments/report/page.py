@@ -16,7 +16,7 @@ from fpt_lightning.experiments.report.layers import layers
 from fpt_lightning.experiments.report.pictures.charts import Picture, charts_of
 from fpt_lightning.experiments.report.reading import compared, contrasts, options, rates, reading
 from fpt_lightning.experiments.report.results import Column, Entry, Results
-from fpt_lightning.experiments.report.units import COUNT, NONE, UNITS, Unit, rate
+from fpt_lightning.experiments.report.units import COUNT, MINUS, NONE, UNITS, Unit, rate
 from fpt_lightning.experiments.report.variance import SplitText, in_words, splits
 from fpt_lightning.experiments.tables import Profile, Table
 from fpt_lightning.runs.outcome import Outcome, State
@@ -215,8 +215,13 @@ def _mean(values: list[float], column: Column) -> str:
 
 def _reference(reference: Reference, unit: Unit) -> str:
     """The paper's figure with as many digits as it gave."""
-    mean = unit.write(reference.mean) if unit is COUNT else f"{reference.mean:g}"
-    return mean if reference.standard_error is None else f"{mean} ± {unit.write(reference.standard_error)}"
+    mean, error = reference.mean, reference.standard_error
+    if unit is COUNT:
+        written = [unit.write(number) for number in (mean, error) if number is not None]
+    else:
+        written = [MINUS * (mean < 0) + f"{abs(mean):g}"]
+        written += [] if error is None else [max(unit.write(error), f"{error:g}", key=len)]
+    return " ± ".join(written)
 
 
 def _note(results: Results, entry: Entry, column: Column, count: int, notes: list[str]) -> int | None:

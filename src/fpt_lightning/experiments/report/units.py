@@ -37,8 +37,9 @@ class Unit:
     lowest: float = -math.inf
 
     def write(self, value: float) -> str:
-        """A figure, with thousands apart."""
-        return f"{value:,.{self.digits}f}"
+        """A figure, with thousands apart; one too small to be seen has no sign."""
+        size = f"{abs(value):,.{self.digits}f}"
+        return MINUS * (value < 0 and _is_seen(size)) + size
 
     def write_mean(self, values: Sequence[float]) -> str:
         """Mean ± standard error; the mean alone of a single value."""
@@ -53,8 +54,8 @@ class Unit:
         return f"{error:.{self.digits + 1}f}" if error >= least / 10 else f"< {least / 5:.{self.digits + 1}f}"
 
     def write_signed(self, value: float) -> str:
-        size = self.write(abs(value))
-        return (MINUS if value < 0 else "+") * any(digit in size for digit in "123456789") + size
+        written = self.write(value)
+        return "+" * (value > 0 and _is_seen(written)) + written
 
 
 COUNT = Unit("count", "Count", "count", 1, 0, "steps")
@@ -71,9 +72,13 @@ def rate(lr: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def _is_seen(number: str) -> bool:
+    return any(digit in number for digit in "123456789")
+
+
 def short(count: float) -> str:
-    """A count in thousands or millions."""
-    for factor, name in ((1e6, "M"), (1e3, "k")):
+    """A count in thousands, millions or billions."""
+    for factor, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(count) >= factor * 0.9995:
             return f"{count / factor:.3g}{name}"
     return f"{count:.3g}"
