@@ -1,5 +1,6 @@
 """The completion script of bash, as bash itself runs it."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,6 +28,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "script").open("w") as file, contextlib.redirect_stdout(file):
         assert main(["completion", "bash"]) == 0
     (folder / "mine.yaml").touch()
+    (folder / "runs").mkdir()
     return folder
 
 
@@ -44,15 +46,49 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["fpt", "predict", "--trainer.max_"], {"--trainer.max_epochs", "--trainer.max_steps", "--trainer.max_time"}),
         (["fpt", "sweep", "--launcher", ""], {"local", "ray", "slurm"}),
         (["fpt", "report", "pock"], {"pocket"}),
+        (["fpt", "sweep", "--dry-run", "pock"], {"pocket"}),
+        (["fpt", "report", "pocket", "--folder", "run"], {"runs"}),
+        (["fpt", "run", "--run_folder", "run"], {"runs"}),
+        (["fpt", "report", "--experiments", "mi"], {"mine.yaml"}),
+        (["fpt", "completion", ""], {"bash", "zsh"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_bash_completes(script: Path, words: list[str], expected: set[str]) -> None:
-    command = ["bash", "--norc", "-c", COMPLETE, "bash", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=script)
-    assert expected <= set(done.stdout.split())
+    found = _completed(script, words)
+    assert expected <= found
     if words[-1]:
-        assert {word for word in done.stdout.split() if word.startswith(words[-1])} == set(done.stdout.split())
+        assert {word for word in found if word.startswith(words[-1])} == found
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="this machine has no bash")
+@pytest.mark.parametrize("command", ["attention", "analyze"])
+def test_a_command_that_reads_a_run_is_offered_no_config(script: Path, command: str) -> None:
+    assert _completed(script, ["fpt", command, ""]) == {"mine.yaml", "runs", "script"}  # what lies here
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="this machine has no bash")
+def test_a_name_of_a_table_is_a_word_and_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["plain", "it's", 'say "hi"', "$(touch owned)", "`touch owned`", "two words"]
+    table = {"title": "T", "source": "ours", "tasks": ["bit_xor"], "arms": {"a": {"backbone": "language"}}}
+    declared = {
+        "tasks": {"bit_xor": {"title": "bit-xor", "config": "bit_xor.yaml", "lr": 1e-3, "chance": 50}},
+        "protocols": {"paper": {}},
+        "profiles": {"laptop": {"backbones": {"language": {}}}},
+        "tables": dict.fromkeys(names, table),
+    }
+    Path("experiments.yaml").write_text(json.dumps(declared))
+    assert main(["completion", "bash"]) == 0
+    Path("script").write_text(capsys.readouterr().out)
+    assert _completed(Path(), ["fpt", "report", ""]) == {"plain"}
+    assert not Path("owned").exists()
+
+
+def _completed(folder: Path, words: list[str]) -> set[str]:
+    """What bash offers in a folder for the last of these words."""
+    command = ["bash", "--norc", "-c", COMPLETE, "bash", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+    return set(done.stdout.split())
 
 
 def test_a_shell_that_there_is_no_script_for(capsys: pytest.CaptureFixture[str]) -> None:

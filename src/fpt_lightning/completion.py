@@ -4,7 +4,8 @@ import argparse
 import contextlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +17,11 @@ from fpt_lightning.options import OptionParser
 
 CONFIGS: Mapping[str, str] = {"bash": "_fpt_configs", "zsh": "_fpt_configs"}
 TABLES: Mapping[str, str] = {"bash": "_fpt_tables", "zsh": "_fpt_tables"}
+PATHS: Mapping[str, str] = {"bash": "_shtab_compgen_files", "zsh": "_files"}
+SHELLS = ("bash", "zsh")
+
+Options = dict[str, tuple[str, ...] | None]
+"""The values that an option chooses among, which may be any; None of one that takes none."""
 
 BASH = """
 _fpt_configs() {{ compgen -W "{configs}" -- "$1"; compgen -f -X '!*.yaml' -- "$1"; compgen -d -S / -- "$1"; }}
@@ -35,7 +41,7 @@ def completion(words: Sequence[str]) -> None:
         FPTError: If shtab is missing.
     """
     parser = OptionParser(prog="fpt completion", description="Print the script that makes a shell complete fpt.")
-    parser.add_argument("shell", choices=("bash", "zsh"), help="bash or zsh")
+    parser.add_argument("shell", choices=SHELLS, help="bash or zsh")
     shell = parser.parse_args(words).shell
     try:
         shtab: Any = import_module("shtab")
@@ -46,11 +52,16 @@ def completion(words: Sequence[str]) -> None:
     from fpt_lightning.experiments.tables import read_experiments
 
     names = {
-        "configs": " ".join(path.relative_to(shipped("configs")).as_posix() for path in _configs()),
-        "tables": " ".join(read_experiments(None).tables),
+        "configs": _words(path.relative_to(shipped("configs")).as_posix() for path in _configs()),
+        "tables": _words(read_experiments(None).tables),
     }
     preamble = {"bash": BASH.format(**names), "zsh": ZSH.format(**names)}
     print(shtab.complete(_all_options(), shell=shell, preamble=preamble))
+
+
+def _words(names: Iterable[str]) -> str:
+    """Names for a list of the shell, without those that it would take for more than a word."""
+    return " ".join(name for name in names if shlex.quote(name) == name)
 
 
 def _configs() -> list[Any]:
@@ -69,24 +80,32 @@ def _all_options() -> argparse.ArgumentParser:
         if command not in HOME:
             own.add_argument("--help-all", action="store_true")
         for name, choices in sorted(options.items()):
+            if choices is None:
+                own.add_argument(f"--{name}", action="store_true")
+                continue
             added: Any = own.add_argument(f"--{name}", choices=choices or None, metavar="VALUE")
-            if name == "config":
-                added.complete = CONFIGS
-        if command != "completion":
-            first: Any = own.add_argument("what", nargs="*")
-            first.complete = TABLES if command in ("sweep", "status", "report") else CONFIGS
+            if not choices:
+                added.complete = CONFIGS if name == "config" else PATHS
+        if command == "completion":
+            own.add_argument("shell", choices=SHELLS)
+            continue
+        first: Any = own.add_argument("what", nargs="*")
+        of_run = command in ("attention", "analyze")
+        first.complete = CONFIGS if command not in HOME else PATHS if of_run else TABLES
     return parser
 
 
-def _plain_options(command: str) -> dict[str, tuple[str, ...]]:
+def _plain_options(command: str) -> Options:
     """The options of a command that is not Lightning's, from its own help."""
     with contextlib.redirect_stdout(io.StringIO()) as page, contextlib.suppress(SystemExit):
         getattr(import_module(HOME[command]), command)(["--help"])
-    found = re.findall(r"^  --([\w-]+)(?: \{(.+)\})?", page.getvalue(), re.MULTILINE)
-    return {name: tuple(choices.split(",")) if choices else () for name, choices in found}
+    options: Options = {}
+    for name, value in re.findall(r"^  --([\w-]+)(?: (\S+))?", page.getvalue(), re.MULTILINE):
+        options[name] = tuple(value.strip("{}").split(",")) if value.startswith("{") else () if value else None
+    return options
 
 
-def _lightning_options(command: str) -> dict[str, tuple[str, ...]]:
+def _lightning_options(command: str) -> Options:
     """The options of a Lightning command, with those of every model and task of the package."""
     import lightning as L
 
@@ -96,7 +115,7 @@ def _lightning_options(command: str) -> dict[str, tuple[str, ...]]:
 
     parsed = ParsedCommand([command, "--config", find_config("bit_xor.yaml")])
     shipped_classes = [getattr(fpt_lightning, name) for name in fpt_lightning.__all__ if name[0].isupper()]
-    known: dict[str, tuple[str, ...]] = {}
+    known: Options = {}
     for group, base in {"model": L.LightningModule, "data": FPTDataModule}.items():
         for owner in shipped_classes:
             if issubclass(owner, base):
