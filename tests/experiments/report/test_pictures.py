@@ -203,7 +203,10 @@ def test_fractions_of_data_are_an_axis() -> None:
     assert section.count('class="dot"') == 2 * (1 + 3)  # the legend's too
 
 
-@pytest.mark.parametrize("fractions", [{"small": 0.1, "other": 0.2, "doubled": 0.1}, {"alone": 0.1}])
+@pytest.mark.parametrize(
+    "fractions",
+    [{"small": 0.1, "other": 0.2, "doubled": 0.1}, {"alone": 0.1}, {"tenth": 0.1, "in_larger_batches": 1.0}],
+)
 def test_columns_that_differ_otherwise_have_no_such_axis(fractions: dict[str, float | None]) -> None:
     grid = _of_fractions(fractions)
     assert not _section(grid, "Accuracy against fraction of data")
@@ -229,6 +232,18 @@ def test_what_layers_hold_is_drawn_where_every_run_that_counts_was_analysed() ->
     page = render(grid, grid.outcomes(), "markdown")
     assert "LSTM\\*: bit-xor 50.0" in page
     assert "FPT: bit-xor 50.0" not in page, "a mean of unlike measurements"
+
+
+def test_probes_of_other_numbers_of_examples_are_warned_of() -> None:
+    grid = _finished()
+    for cell in grid.cells:
+        for run in cell.runs.values():
+            judged = {"FPT": 1000, "Random": 200}.get(cell.arm.name)
+            if judged is not None:
+                analysis = {"examples": judged, "layers": [], "runs": [{"probe": [0.5, 0.8]}]}
+                RunFolder(run.folder).analysis.write_text(json.dumps(analysis))
+    told = render(grid, grid.outcomes(), "markdown")
+    assert "- Unequal probes on bit-xor: examples 1000 (FPT), 200 (Random)." in told
 
 
 def _of_unequal_steps(*flops: float | None) -> Grid:

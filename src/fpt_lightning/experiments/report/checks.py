@@ -7,6 +7,7 @@ from typing import Any
 
 from fpt_lightning import __version__
 from fpt_lightning.experiments.arms import Task
+from fpt_lightning.experiments.report.layers import probed
 from fpt_lightning.experiments.report.results import Entry, Results
 from fpt_lightning.experiments.report.units import UNITS, rate
 from fpt_lightning.runs.metrics import CONVERGED
@@ -52,12 +53,14 @@ def warnings_of(results: Results) -> list[str]:
 
 
 def _unequal(results: Results) -> Iterator[str]:
-    """Arms of a column with different budgets, of which the step where a run stopped early is none, or other rules."""
+    """Arms of a column with other budgets, of which the step where a run stopped early is none, rules or probes."""
     titles = defaultdict[tuple[str, str], list[str]](list)
     for task in results.tasks:
         entries = [entry for entry in results.entries_of(task) if entry.results]
-        for what, asked in (("budgets", _budget), ("learning-rate rules", _rule)):
-            for told in _differing({entry.arm: asked(results, entry) for entry in entries}):
+        analysed = [entry for entry in entries if probed(results, entry)]
+        rules = ("budgets", _budget, entries), ("learning-rate rules", _rule, entries), ("probes", _probes, analysed)
+        for what, asked, of in rules:
+            for told in _differing({entry.arm: asked(results, entry) for entry in of}):
                 titles[what, told].append(task.title)
     for (what, told), tasks in titles.items():
         yield f"Unequal {what} on {', '.join(tasks)}: {told}."
@@ -103,6 +106,11 @@ def _budget(results: Results, entry: Entry) -> dict[str, Any]:
         made = sorted({result.steps for result in entry.results.values() if result.steps is not None})
         budget["steps made"] = "all" if made == [budget.get("max steps")] else " and ".join(map(str, made)) or "unknown"
     return budget
+
+
+def _probes(results: Results, entry: Entry) -> dict[str, Any]:
+    """What was asked of `fpt analyze`: fewer examples to fit to make a probe a worse one."""
+    return {"examples": results.grid.records.probe(entry.runs[0].folder.name).examples}
 
 
 def _other_data(results: Results, task: Task) -> Iterator[str]:

@@ -159,8 +159,9 @@ def _fractions(results: Results) -> Iterator[tuple[str, Chart]]:
         drawn = {task.name: [_at_fraction(results, entry) for entry in results.entries_of(task)] for task in tasks}
         of_arms = [sorted(filter(None, points), key=_x) for points in zip(*drawn.values(), strict=True)]
         shares = [[point.x for point in points] for points in of_arms]
-        twice = any(len(set(of_arm)) < len(of_arm) for of_arm in shares)  # they differ in something else
-        if twice or len({share for of_arm in shares for share in of_arm}) < 2:
+        twice = any(len(set(of_arm)) < len(of_arm) for of_arm in shares)
+        differ = twice or len({_beside_fraction(results, task) for task in tasks}) > 1
+        if differ or len({share for of_arm in shares for share in of_arm}) < 2:
             continue
         reach = {name: max(map(_x, filter(None, points)), default=0) for name, points in drawn.items()}
         whole = max(tasks, key=lambda task: reach[task.name])
@@ -169,6 +170,12 @@ def _fractions(results: Results) -> Iterator[tuple[str, Chart]]:
         level = _level(results, whole, "test")
         if (chart := _chart(title, whole, arms, level, "fraction of the training data", True, percent)) is not None:
             yield whole.title, chart
+
+
+def _beside_fraction(results: Results, task: Task) -> str:
+    """All other options of a column, to be compared with those of another."""
+    given = [results.grid.settings(task.name, entry.cell.arm) for entry in results.entries_of(task)]
+    return str([sorted((name, str(value)) for name, value in of.items() if name != "data.fraction") for of in given])
 
 
 def _x(point: Point) -> float:
