@@ -74,6 +74,7 @@ def test_a_probe_finds_what_the_embeddings_hold(fpt: Fpt, tiny: list[str], mnist
     assert fpt("run", "--config=mnist.yaml", *tiny, *images, "--run_folder=image") == 0
     assert fpt("analyze", "image", "--examples=40") == 0
     assert len(_figures("image")["runs"][0]["probe"]) == 3
+    assert (_figures("image")["fitted"], _figures("image")["examples"]) == (40, 20)  # all that there are
     assert fpt("run", "--config=listops.yaml", *tiny, "--run_folder=padded", "--data.train_examples=40",
                "--data.validation_examples=20", "--data.test_examples=20", "--data.min_length=10",
                "--data.max_length=60") == 0  # fmt: skip

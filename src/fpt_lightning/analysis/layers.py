@@ -45,6 +45,8 @@ class Layers(NamedTuple):
 class Analysed(NamedTuple):
     """A run's layers: ``scores`` of a probe on each, in the task's metric, and ``validation`` as it stands there.
 
+    The probes were ``fitted`` to so many training examples.
+
     ``file`` is where they are kept: those of another checkpoint than the run's best beside those of the run.
     """
 
@@ -52,6 +54,7 @@ class Analysed(NamedTuple):
     file: Path
     about: str
     scores: list[float]
+    fitted: int
     validation: Layers
     fingerprint: str
 
@@ -92,9 +95,8 @@ def _analysed(path: Path, examples: int) -> Analysed:
         for ours, theirs in zip(train.states, validation.states, strict=True)
     ]
     about = f"{module.model.choice.name} {module.model.choice.resolved_initialization}"
-    return Analysed(
-        folder.path, folder.of_checkpoint(folder.analysis, checkpoint), about, scores, validation, data.fingerprint()
-    )
+    file = folder.of_checkpoint(folder.analysis, checkpoint)
+    return Analysed(folder.path, file, about, scores, len(train.target), validation, data.fingerprint())
 
 
 @torch.no_grad()
@@ -156,6 +158,7 @@ def _write(run: Analysed, other: Analysed, alike: list[list[float]]) -> None:
     runs = [run] if other is run else [run, other]
     content = {
         "examples": examples,
+        "fitted": run.fitted,
         "layers": _names(run),
         "runs": [{"run": str(each.folder), "backbone": each.about, "probe": _numbers(each.scores)} for each in runs],
         "cka": [_numbers(row) for row in alike],

@@ -123,10 +123,14 @@ class _Probed(msgspec.Struct):
 class _Analysis(msgspec.Struct):
     runs: list[_Probed]
     examples: int = PROBED
+    fitted: int = 0  # versions before 0.5 wrote none
 
 
 class Probe(NamedTuple):
-    """What a linear layer reads out of every layer of a run, on so many examples; no scores where nobody asked."""
+    """What a linear layer reads out of every layer of a run; no scores where nobody asked.
+
+    So many ``examples`` it was fitted to or judged on, whichever were more: a split may have fewer than were asked for.
+    """
 
     scores: Sequence[float] = ()
     examples: int = PROBED
@@ -138,4 +142,4 @@ def read_probe(file: Path) -> Probe:
         analysis = msgspec.json.decode(file.read_bytes(), type=_Analysis)
     except (OSError, ValueError):
         return Probe()
-    return Probe(analysis.runs[0].probe, analysis.examples) if analysis.runs else Probe()
+    return Probe(analysis.runs[0].probe, max(analysis.examples, analysis.fitted)) if analysis.runs else Probe()

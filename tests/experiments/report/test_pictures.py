@@ -234,13 +234,15 @@ def test_what_layers_hold_is_drawn_where_every_run_that_counts_was_analysed() ->
     assert "FPT: bit-xor 50.0" not in page, "a mean of unlike measurements"
 
 
-def test_probes_of_other_numbers_of_examples_are_warned_of() -> None:
+@pytest.mark.parametrize("split", ["examples", "fitted"])
+def test_probes_of_other_numbers_of_examples_are_warned_of(split: str) -> None:
+    """A small validation split has no more than 50, whatever is asked for."""
     grid = _finished()
     for cell in grid.cells:
         for run in cell.runs.values():
             judged = {"FPT": 1000, "Random": 200}.get(cell.arm.name)
             if judged is not None:
-                analysis = {"examples": judged, "layers": [], "runs": [{"probe": [0.5, 0.8]}]}
+                analysis = {"examples": 50, split: judged, "layers": [], "runs": [{"probe": [0.5, 0.8]}]}
                 RunFolder(run.folder).analysis.write_text(json.dumps(analysis))
     told = render(grid, grid.outcomes(), "markdown")
     assert "- Unequal probes on bit-xor: examples 1000 (FPT), 200 (Random)." in told
