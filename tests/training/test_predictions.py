@@ -83,6 +83,13 @@ def test_neither_the_training_table_nor_statistics_of_the_new_one_are_needed(fpt
     assert float(row["probability"]) == pytest.approx(float(whole[0]["probability"]), abs=1e-6)
 
 
+def test_answers_do_not_go_to_a_folder(fpt: Fpt, trained: Columns, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("answers").mkdir()
+    assert fpt("predict", "run", "--predictions.path=answers") == 2
+    assert "--predictions.path answers is a folder: name the file" in capsys.readouterr().err
+    assert sorted(path.name for path in Path().glob(".*.part")) == []
+
+
 def test_logits_that_are_not_finite_are_no_answer(
     fpt: Fpt, tiny: list[str], trained: Columns, caplog: pytest.LogCaptureFixture
 ) -> None:

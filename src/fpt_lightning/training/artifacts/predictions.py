@@ -14,6 +14,7 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.utilities import rank_zero_info
 
 from fpt_lightning.data.spec import Batch, Prediction, TaskSpec
+from fpt_lightning.errors import UsageError
 from fpt_lightning.files import whole_file
 from fpt_lightning.training.metrics import NONE
 
@@ -47,6 +48,8 @@ class PredictionWriter(callbacks.BasePredictionWriter):
         self.path = Path(self.asked or "predictions.csv")
         if self.asked is None and checkpoint.parent.name == "checkpoints":
             self.path = checkpoint.parent.parent / self.path.name
+        if self.path.is_dir():  # else it is met when all answers are there, and they are lost
+            raise UsageError(f"--predictions.path {self.path} is a folder: name the file")
         self._rows = self._lost = 0
         part = self._open.enter_context(whole_file(self._own(trainer.global_rank, trainer.world_size)))
         self._file = self._open.enter_context(part.open("w", **TEXT))
