@@ -13,7 +13,8 @@ from run_folders import EXPERIMENTS, diverge, finish, grid_of
 
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.experiments.report import render
-from fpt_lightning.experiments.report.units import MINUS
+from fpt_lightning.experiments.report.pictures.svg import x_axis
+from fpt_lightning.experiments.report.units import MINUS, rate
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.learning_curve import plot_learning_curve
 from fpt_lightning.runs.outcome import write_failure
@@ -78,6 +79,31 @@ def test_differences_are_the_first_picture() -> None:
     grid = _finished()
     page = render(grid, grid.outcomes(), "html")
     assert re.findall(r"<h2>(.*?)</h2>", page)[:2] == ["Against FPT", "Learning curves"]
+
+
+def test_a_name_that_would_run_into_the_difference_has_two_lines() -> None:
+    long = "random feed-forward, pretrained"
+    declared = EXPERIMENTS.replace("LSTM*: {", f'"{long}": {{').replace(
+        "    note: Read", f"    contrasts: [[{json.dumps(long)}, Random]]\n    note: Read"
+    )
+    grid = grid_of(declared=declared, tasks=["bit_xor"], arms=["FPT", "Random", long])
+    for cell in grid.cells:
+        for seed, run in enumerate(cell.runs.values()):
+            finish(run, FIGURES.get(cell.arm.name, FIGURES["LSTM*"])[seed])
+    section = _section(grid, "Against FPT")
+    names = re.findall(r'<text class="row-name" x="46" y="([\d.]+)">([^<]*)</text>', section)
+    heights = {name: int(y) for y, name in names if name not in ("", long)}
+    differences = [int(y) for y in re.findall(r'<text class="told" x="348" y="([\d.]+)"', section)]
+    assert heights == {"Random": differences[0], "- Random": differences[2]}
+    assert [int(y) for y, name in names if name == long] == [differences[1] - 16, differences[2] - 16]
+
+
+def test_a_number_at_the_end_of_an_axis_is_not_cut() -> None:
+    axis = x_axis("floating-point operations", [2.4e11, 2.7e12], True, rate)
+    ticks = axis.ticks()
+    assert axis.place(ticks[-1]) + 0.6 * 16 * len(rate(ticks[-1])) / 2 > 360  # in the largest letters
+    assert max(axis.number_at(tick) + 0.6 * 16 * len(rate(tick)) / 2 for tick in ticks) <= 360
+    assert axis.number_at(ticks[0]) == axis.place(ticks[0])
 
 
 def test_an_interval_without_end_leaves_the_differences_apart() -> None:

@@ -1,12 +1,14 @@
 """The page in Chromium: on a phone and a desk, in light and dark."""
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import finish, grid_of
+from run_folders import EXPERIMENTS, finish, grid_of
 
 from fpt_lightning.experiments.report import write_report
 from fpt_lightning.runs.outcome import write_failure
@@ -32,6 +34,18 @@ SMALLEST_TEXT = """() => {
   }
   return Math.min(...sizes);
 }"""
+
+
+# texts of a chart that lie over each other, or beyond its edge
+UNREADABLE = """() => [...document.querySelectorAll("svg.chart")].flatMap((chart) => {
+  const texts = [...chart.querySelectorAll("text")].map((text) => [text.textContent, text.getBBox()]);
+  const { width, height } = chart.viewBox.baseVal;
+  const beyond = texts.filter(([_, box]) => box.x < -1 || box.x + box.width > width + 1 || box.y + box.height > height + 1);
+  const over = texts.flatMap(([name, one], index) => texts.slice(index + 1).filter(([_, other]) =>
+    Math.min(one.x + one.width, other.x + other.width) - Math.max(one.x, other.x) > 1 &&
+    Math.min(one.y + one.height, other.y + other.height) - Math.max(one.y, other.y) > 5).map(([other]) => [name, other]));
+  return [...beyond.map(([name]) => [name]), ...over];
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +105,25 @@ def test_a_page_fits_its_window_without_a_complaint(width: int, scheme: str, chr
     page.wait_for_function("document.querySelector('.command button').textContent == 'copied'")
     page.close()
     assert [url for url in complaints if not url.startswith("data:")] == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 1440])
+def test_what_is_written_in_pictures_can_be_read(width: int, chromium: Any) -> None:
+    names = {"FPT": "novels with copied spans and more", "Random": "random tokens, learnt by heart, wide"}
+    declared = EXPERIMENTS.replace("    note: Read as released.", f"    contrasts: [[Random, LSTM*]]\n{'':4}note: A.")
+    declared = declared.replace("lr: [1.0e-4,", "lr: [3.0e-6, 1.0e-5, 1.0e-4,")
+    for short, long in names.items():
+        declared = re.sub(rf"\b{short}\b(?=[:,])", json.dumps(long), declared)
+    grid = grid_of("table2", declared, protocol="fair", seeds=(7, 4_000_000_000))
+    for cell in grid.cells:
+        for (lr, seed), run in cell.runs.items():
+            trivial = {"the most common class of all": {"val": 0.52, "test": 0.51}}
+            finish(run, 0.5 + 20 * lr + seed % 8 / 100, flops_per_step=10**9 * len(cell.arm.name), baselines=trivial)
+    write_report(grid, grid.outcomes(), "html", Path("page.html"))
+    page = chromium.new_page(viewport={"width": width, "height": 800})
+    page.goto(Path("page.html").absolute().as_uri())
+    assert page.evaluate(UNREADABLE) == []
+    page.close()
 
 
 def _brightness(colour: str) -> int:

@@ -12,13 +12,17 @@ from fpt_lightning.experiments.report.units import MINUS, short
 WIDEST = 4
 """How many times the room of all differences their intervals may take: beyond, they end in an arrow."""
 
+BESIDE = 26
+"""Letters of a name that fit beside the difference as it is written, in the largest of them."""
+
 
 @dataclass(frozen=True)
 class Effect:
     """An arm's difference to the baseline, or to another.
 
     Attributes:
-        name: Of the arm, and of the other in a contrast.
+        arm: Its name.
+        other: That of the other in a contrast; empty beside the baseline.
         style: Number of the arm's marker.
         difference: In the unit of the axis.
         interval: Where the difference lies; None where there is nothing to estimate it from.
@@ -27,13 +31,25 @@ class Effect:
         tooltip: All that the test found.
     """
 
-    name: str
+    arm: str
+    other: str
     style: int
     difference: float
     interval: tuple[float, float] | None
     written: str
     verdict: str
     tooltip: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm} {MINUS} {self.other}" if self.other else self.arm
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """The name above the mark, the last line of it beside the difference."""
+        if len(self.name) <= BESIDE:
+            return [self.name]
+        return [self.arm, f"{MINUS} {self.other}" if self.other else ""]
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,10 @@ class Effects:
     x: Axis
     rows: Sequence[Effect]
     kind: ClassVar[str] = "effects"
-    row_height: ClassVar[int] = 44
+
+    @property
+    def row_height(self) -> int:
+        return 28 + 16 * max(len(row.lines) for row in self.rows)
 
     @property
     def height(self) -> int:
@@ -80,7 +99,8 @@ def _effect(results: Results, column: Column, arm: str, other: str) -> Effect | 
     if comparison is None or comparison.difference is None:
         return None
     return Effect(
-        name=arm if other == results.baseline else f"{arm} {MINUS} {other}",
+        arm=arm,
+        other="" if other == results.baseline else other,
         style=results.arms.index(arm),
         difference=comparison.difference,
         interval=comparison.interval,

@@ -167,4 +167,4 @@ def _told(entry: Entry, values: Collection[float], states: Mapping[State, int], 
 
 def _short(seed: int) -> str:
     """A seed in the room beside a row."""
-    return str(seed) if seed < 10_000 else f"\N{HORIZONTAL ELLIPSIS}{seed % 1000:03}"
+    return str(seed) if seed < 10_000 else f"\N{HORIZONTAL ELLIPSIS}{seed % 100:02}"

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-LEFT, RIGHT, TOP, BOTTOM = 46, 348, 28, 208
-"""Edges of the drawn area."""
+LEFT, RIGHT, TOP, BOTTOM, WIDTH = 46, 348, 28, 208, 360
+"""Edges of the drawn area, and of all."""
 
-NUMBER = 44
-"""Room of a number along an axis, in the largest letters."""
+LETTER, NUMBER = 9.6, 44
+"""Room of a letter and of a number along an axis, in the largest letters."""
 
 ROW, MARK, SPREAD = 50, 9, 18
 """Of rows of dots: the height of one, the room of a mark, and how high equal ones are stacked."""
@@ -60,6 +60,10 @@ class Axis:
         low, high, value = (math.log10(end) if self.log else end for end in (self.low, self.high, value))
         share = min(1.0, max(0.0, (value - low) / (high - low)))
         return round(self.start + share * (self.end - self.start), 1)
+
+    def number_at(self, value: float) -> float:
+        """Where the middle of its number lies: at the value, or as far from the edge of all as the number needs."""
+        return min(self.place(value), round(WIDTH - LETTER * len(self.written(value)) / 2, 1))
 
     def ticks(self) -> list[float]:
         """Round values within the range: about five."""
