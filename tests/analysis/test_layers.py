@@ -1,11 +1,13 @@
 """`fpt analyze` on runs."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from conftest import Fpt, write_table
 from fpt_lightning.analysis.layers import layers_of
@@ -41,6 +43,33 @@ def test_two_runs_side_by_side(fpt: Fpt, tiny: list[str], capsys: pytest.Capture
     assert Path("one/analysis.json").read_bytes() == kept
     assert json.loads(Path("one/analysis-last.json").read_text())["examples"] == 80
     assert Path("one/analysis-last.png").is_file()
+
+
+@pytest.mark.parametrize("command", ["analyze", "attention"])
+def test_names_of_any_length_stay_within_the_picture(
+    fpt: Fpt, tiny: list[str], gpt2_folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Two runs of a sweep over one body are told apart by their folders, a body of one's own by its path."""
+    body = Path("trained_somewhere_on_a_cluster/in_a_folder_for_every_project/and_another_for_each_of_its_days/here")
+    shutil.copytree(gpt2_folder, body)
+    names = [f"runs/tables/listops_as_released-{digit * 12}" for digit in "01"]
+    for name in names:
+        assert fpt("run", "--config=bit_xor.yaml", *tiny, f"--model.backbone={body}", f"--run_folder={name}") == 0
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **how: (drawn.append(figure), save(figure, *a, **how)))
+    assert fpt(command, *(names if command == "analyze" else names[:1]), "--examples=20") == 0
+    (figure,) = drawn
+    inches, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(inches.x0, inches.y0) >= 0
+    assert inches.x1 <= width
+    assert inches.y1 <= height
+    if command == "analyze":
+        probes, alike, _ = figure.axes
+        legend = probes.get_legend()
+        assert legend is not None
+        assert probes.get_window_extent().contains(*legend.get_window_extent().min)
+        assert all(place % 1 == 0 for axis in (probes.xaxis, alike.xaxis, alike.yaxis) for place in axis.get_ticklocs())
 
 
 @pytest.mark.parametrize("backbone", ["gpt2", "bert", "t5", "longformer", "vit"])

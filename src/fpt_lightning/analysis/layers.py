@@ -6,11 +6,13 @@ from contextlib import ExitStack
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import matplotlib
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 
 from fpt_lightning.analysis.rebuild import rebuild
@@ -28,6 +30,8 @@ TOGETHER = 64
 """Examples in a batch."""
 DECAY = 1e-2
 """Of a probe's weights, which are those of features in standard units."""
+LINE = 40
+"""Letters in a line of the picture."""
 
 
 class Layers(NamedTuple):
@@ -203,11 +207,13 @@ def _draw(runs: Sequence[Analysed], labels: Sequence[str], alike: list[list[floa
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for run, label in zip(runs, labels, strict=True):
-            left.plot(range(len(run.scores)), run.scores, marker="o", markersize=3, label=label)
-        left.set(xlabel="layer", ylabel="linear probe on validation", xticks=range(len(runs[0].scores)))
+            left.plot(range(len(run.scores)), run.scores, marker="o", markersize=3, label=fill(label, LINE))
+        left.set(xlabel="layer", ylabel="linear probe on validation")
         left.legend(frameon=False)
         image = right.imshow(alike, cmap="Blues", vmin=0, vmax=1, origin="lower")
-        right.set(xlabel=f"layer of {labels[-1]}", ylabel=f"layer of {labels[0]}")
+        right.set(xlabel=fill(f"layer of {labels[-1]}", LINE), ylabel=fill(f"layer of {labels[0]}", LINE))
+        for axis in (left.xaxis, right.xaxis, right.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         figure.colorbar(image, ax=right, label="CKA")
         with whole_file(picture) as part:
             figure.savefig(part, format="png", dpi=150)

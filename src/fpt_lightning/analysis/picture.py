@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 import torch
@@ -19,6 +20,9 @@ MOST_NAMES = 32
 
 HEADS_IN_A_ROW = 4
 
+LINE = 95
+"""Letters in a line of the title: a backbone may be called by a path."""
+
 
 def draw_attention(maps: MeanMaps, words: TokenWords, picture: Path, title: str) -> None:
     """Draws the mean over heads above, every head below; the ending of the picture's name is its format.
@@ -35,7 +39,7 @@ def draw_attention(maps: MeanMaps, words: TokenWords, picture: Path, title: str)
     small = 1.9 if grid else 0.6 + min(1.6, max(0.3, 2.2 * shape[0] / shape[1]))
     with matplotlib.rc_context({"font.size": 8, "axes.titlesize": 8}):
         figure = Figure(figsize=(9, 0.7 + height + rows * small), layout="constrained")
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle("\n".join(fill(line, LINE) for line in title.splitlines()), fontsize=10)
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[height, rows * small]).flat
         axes = above.subplots()
         image = _draw(axes, maps.heads.mean(0), grid)
