@@ -48,6 +48,11 @@ USAGE = {
         ["run", XOR, "--model.bakbone=tiny"],
         "model: FPTClassifier has no option 'bakbone'; did you mean 'backbone'?",
     ),
+    "a model option without its value": (
+        ["run", XOR, "--model.lr", "--seed_everything=1"],
+        "--model, or an option of it such as --model.NAME, stands without its value",
+    ),
+    "help of a class that there is not": (["run", "--model.help", "Nosuch"], "fpt: error: no class is called 'Nosuch'"),
     "a data option of the wrong type": (["run", XOR, "--data.n=five"], "data.n: expected int, got 'five'"),
     "a trainer option of the wrong type": (
         ["run", XOR, "--trainer.max_steps=x"],

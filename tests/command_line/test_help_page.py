@@ -56,3 +56,5 @@ def test_everything_is_in_the_long_page(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_group_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--help", "trainner"]) == 2
     assert "there is no group 'trainner' of options; did you mean 'trainer'?" in capsys.readouterr().err
+    assert main(["run", "--help", "nosuch"]) == 2
+    assert "no group 'nosuch' of options. The groups are command, model, data, trainer, " in capsys.readouterr().err

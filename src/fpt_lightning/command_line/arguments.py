@@ -100,13 +100,15 @@ class ArgumentParser(LightningArgumentParser):
             return _no_such_option(match[1], self)
         if match := re.search(r"Subcommand '(\w+)' does not accept (?:nested key|option) '([^']+)'", message):
             return _no_such_option(match[2], self._commands.choices[match[1]])
+        if match := re.search(r"argument --(model|data|optimizer|lr_scheduler): expected one argument", message):
+            return f"--{match[1]}, or an option of it such as --{match[1]}.NAME, stands without its value"
         match = re.search(r"class_path '([^']+)':\s+(.+)", message, re.DOTALL)
         if match and (said := _said_of_a_class(path, match[1], match[2])):
             return said
         if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message):
             return f"{path}: {match[1]} is not a {match[2]}"
         if match := re.search(r"Expected a dot import path string: (.*)", message):
-            return f"{path}: no class is called {brief(match[1])}"
+            return f"{path}: no class is called {brief(match[1])}".removeprefix(": ")  # of --model.help CLASS
         if match := re.search(r"Expected an? (.+?)[.:] Got value: (.*)", message):
             return f"{path}: expected {_kinds(match[1])}, got {brief(match[2])}"
         if match := re.search(r"Not a valid subclass of (\w+)\. Got value: (.*)", message):

@@ -127,7 +127,10 @@ class HelpPage:
             UsageError: If there is none of that name.
         """
         if group not in self.groups:
-            raise UsageError(f"there is no group '{group}' of options{did_you_mean(group, self.groups)}")
+            nearest = did_you_mean(group, self.groups)
+            raise UsageError(
+                f"there is no group '{group}' of options{nearest} The groups are {', '.join(self.groups)}."
+            )
         lines: list[str] = []
         for option in self.groups[group]:
             lines += [f"--{option.name} {option.shown}".rstrip(), *self._wrapped(option.about, "    ")]
