@@ -53,6 +53,22 @@ def test_a_difference_is_drawn_with_its_interval() -> None:
     assert place["error"] < place["zero"]
 
 
+def test_numbers_of_an_axis_have_the_minus_of_the_figures() -> None:
+    page = render((grid := _finished()), grid.outcomes(), "html")
+    assert re.search(rf'text-anchor="middle">{MINUS}\d+</text>', page)
+    assert not re.search(r"<text [^>]*>-\d", page)
+
+
+def test_a_legend_has_the_arms_that_are_drawn() -> None:
+    grid = grid_of(tasks=["bit_xor"], arms=list(FIGURES))
+    for cell in grid.cells:
+        for run in cell.runs.values() if cell.arm.name != "FPT" else ():
+            finish(run, 0.6, curve=[0.5, 0.6])
+    section = _section(grid, "Learning curves")
+    assert re.findall(r"</svg>([^<]+)</li>", section) == ["Random", "LSTM*"]
+    assert 'class="s2"' in section  # in the colours that they have everywhere
+
+
 def test_differences_of_a_regression_have_an_axis_of_their_size() -> None:
     grid = grid_of("regressions", tasks=["weight"])
     for cell in grid.cells:

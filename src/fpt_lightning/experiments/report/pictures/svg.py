@@ -114,6 +114,11 @@ class Chart:
         return self.y.start - self.y.end
 
     @property
+    def styles(self) -> list[int]:
+        """Of the arms that there is something to draw of."""
+        return [arm.style for arm in self.arms]
+
+    @property
     def words(self) -> str:
         """What is drawn, for who cannot see it: every arm from its first point to its last."""
         return sentence(self.title, [f"{arm.name} {self._course(arm.points)}" for arm in self.arms])
@@ -137,6 +142,11 @@ class Dots:
     @property
     def height(self) -> int:
         return self.row_height * len(self.rows)
+
+    @property
+    def styles(self) -> list[int]:
+        """As of a :class:`Chart`."""
+        return [style for _, style, _, _ in self.rows]
 
     @property
     def words(self) -> str:
