@@ -75,6 +75,15 @@ def test_rows_that_are_cut_from_the_training_table_have_its_numbers(fpt: Fpt, tr
         assert float(row["probability"]) == pytest.approx(float(same["probability"]), abs=1e-6)
 
 
+def test_columns_that_a_smaller_limit_leaves_are_in_their_own_units(fpt: Fpt, trained: Columns) -> None:
+    """And not in those of the columns that were cut, in every second row."""
+    whole = _predict(fpt, "--data.predict_file=train.csv", "--data.limit=1")
+    write_table(Path("new.csv"), {name: trained[name][1:] for name in ("flow", "heat")})
+    rows = _predict(fpt, "--data.predict_file=new.csv", "--data.limit=1")
+    same = [float(row["probability"]) for row in whole[1:]]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(same, abs=1e-6)
+
+
 def test_neither_the_training_table_nor_statistics_of_the_new_one_are_needed(fpt: Fpt, trained: Columns) -> None:
     whole = _predict(fpt, "--data.predict_file=train.csv")
     Path("train.csv").unlink()

@@ -161,8 +161,9 @@ class Units(NamedTuple):
         return None if saved is None else cls(*(np.array(part) for part in saved))
 
     def standardized(self, part: LabelledSequences) -> LabelledSequences:
-        """Sequences in these units."""
-        values = (part.values.reshape(-1, *self.mean.shape) - self.mean) / self.std
+        """Sequences in these units; where every position has its own, all may have lost the same end of them."""
+        mean, std = (each[: int(part.lengths[0])] for each in self)
+        values = (part.values.reshape(-1, *mean.shape) - mean) / std
         return part._replace(values=values.reshape(part.values.shape))
 
 
