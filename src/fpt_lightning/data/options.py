@@ -31,6 +31,16 @@ def check_batch_size(batch_size: int, processes: int, examples: int) -> None:
         raise UsageError(f"data.batch_size {batch_size} is more than the {examples} training examples")
 
 
+def check_split_seed(seed: int) -> None:
+    """Refuses a seed that torch has no generator for.
+
+    Raises:
+        UsageError: If it is one.
+    """
+    if not -(2**63) <= seed < 2**64:
+        raise UsageError(f"data.split_seed lies between -2**63 and 2**64 - 1, got {seed}")
+
+
 def check_epochs(trainer: L.Trainer, task: str, examples: int) -> None:
     """Refuses a training by epochs where the first would never end.
 

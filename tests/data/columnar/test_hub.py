@@ -176,6 +176,9 @@ def test_a_folder_without_data_or_with_damaged_data(hub_folder: Path) -> None:
     Path("empty").mkdir()
     with pytest.raises(FPTError, match="dataset 'empty' is neither a readable folder"):
         _reviews("empty").prepare_data()
+    datasets.Dataset.from_dict({"text": [], "label": []}).save_to_disk("nothing")
+    with pytest.raises(FPTError, match="dataset 'nothing' is neither a readable folder"):
+        _reviews("nothing").prepare_data()
     Path("damaged").mkdir()
     Path("damaged/train.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(FPTError, match=r"dataset 'damaged' is neither a readable folder .*Parquet"):

@@ -1,6 +1,7 @@
 """Tables of one's own: what is in the file is what the model reads."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,17 @@ def test_several_columns_are_the_sequence_that_one_would_hold(rows: list[list[in
     if kind == "ids":
         assert _sequences(ours) == rows
         assert ours.task.vocabulary_size == max(map(max, rows)) + 1
+
+
+def test_decimals_and_views_of_text_are_what_they_are_in_a_text_file() -> None:
+    """As databases write them."""
+    columns = {"price": ["1.25", "2.50", "0.75"], "word": ["a b", "c", "b a"], "label": ["x", "y", "x"]}
+    text = write_table(Path("data.csv"), {name: list(column) for name, column in columns.items()})
+    stored = {name: pa.array(column, pa.string_view()) for name, column in columns.items()}
+    parquet.write_table(pa.table({**stored, "price": pa.array(map(Decimal, columns["price"]))}), "data.parquet")
+    for kind, column in (("numbers", "price"), ("words", "word")):
+        ours, theirs = (_whole(file, input_columns=column, kind=kind) for file in (text, "data.parquet"))
+        assert ours.fingerprint() == theirs.fingerprint()
 
 
 def test_characters_of_whole_numbers_are_those_of_their_text() -> None:
@@ -210,6 +222,11 @@ def test_classes_that_are_numbers_are_sorted_as_numbers() -> None:
     assert "classes: 2, 9, 10" in data.describe()
 
 
+def test_classes_of_more_digits_than_python_reads_are_sorted_as_text() -> None:
+    file = write_table(Path("t.csv"), {"x": [1, 2], "label": ["9" * 5000, "10"]})
+    assert _whole(file).class_names == ["10", "9" * 5000]
+
+
 def test_splits_are_cut_by_a_fixed_seed(weights_csv: Path) -> None:
     def parts(**options: Any) -> list[torch.Tensor]:
         data = SequenceFile("weight", train_file=str(weights_csv), regression=True, **options)
@@ -242,6 +259,7 @@ def test_what_is_longer_than_the_limit_loses_its_end_and_is_counted() -> None:
     assert "limit 2: 6 sequences lost their end" in data.describe()  # 2 in each of the three splits
     numbers = write_table(Path("n.csv"), {"x": ["1 2 3 4", "5 6", "7 8 9 10"], "label": ["x", "y", "y"]})
     assert _whole(numbers, token_width=2, limit=1).dataset("train").lengths.tolist() == [1, 1, 1]
+    assert _whole(numbers, limit=2**64).dataset("train").lengths.tolist() == [4, 2, 4], "no limit at all"
 
 
 @pytest.mark.parametrize(("kind", "size"), [("words", 3), ("ids", 5)])
@@ -299,6 +317,8 @@ def test_the_fingerprint_follows_the_rows_and_the_split_and_nothing_else(weights
         ({"delimiter": '"'}, "one character of ASCII"),
         ({"kind": "characters"}, "one column"),
         ({"validation_share": 0.6, "test_share": 0.6}, "leave none of 2 rows"),
+        ({"validation_share": 0.9}, "leave none of 2 rows"),
+        ({"split_seed": 2**64}, "data.split_seed lies between"),
         ({"token_width": 3}, "does not divide"),
     ],
 )

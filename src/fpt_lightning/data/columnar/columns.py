@@ -180,8 +180,8 @@ def _elements(values: Any, kind: Kind, fault: Fault, mend: str = MEND) -> Any:
     values = _plain(values)
     if (empty := _first(pc.is_null(values, nan_is_null=True))) is not None:
         raise fault(empty, f"is empty: {mend}")
-    text = types.is_large_string(values.type)
-    if not (text or types.is_boolean(values.type) or types.is_integer(values.type) or types.is_floating(values.type)):
+    text, kinds = types.is_large_string(values.type), (types.is_boolean, types.is_integer, types.is_floating)
+    if not (text or types.is_decimal(values.type) or any(is_kind(values.type) for is_kind in kinds)):
         raise fault(0, f"holds {values.type}, neither numbers nor text")
     if text and kind != "characters":
         values = pc.utf8_trim_whitespace(values)
@@ -214,14 +214,16 @@ def _elements(values: Any, kind: Kind, fault: Fault, mend: str = MEND) -> Any:
 def _plain(column: Any) -> Any:
     """One array of one kind of text, without chunks and without a dictionary of categories."""
     import pyarrow as pa
+    from pyarrow import types
 
     if isinstance(column, pa.ChunkedArray):
-        if pa.types.is_string(column.type):
+        if types.is_string(column.type):
             column = column.cast(pa.large_string())  # before joining chunks: text beyond 2 GB fits no other type
         column = column.combine_chunks()
-    if pa.types.is_dictionary(column.type):
+    if types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    return column.cast(pa.large_string()) if pa.types.is_string(column.type) else column
+    is_text = types.is_string(column.type) or types.is_string_view(column.type)
+    return column.cast(pa.large_string()) if is_text else column
 
 
 def _first(mask: Any) -> int | None:

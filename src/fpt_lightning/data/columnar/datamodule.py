@@ -15,6 +15,7 @@ from fpt_lightning.data.columnar.columns import Kind, TableSource, is_blank, rea
 from fpt_lightning.data.columnar.encoding import Codes, Columns, Content, Units, digest, mean_and_std
 from fpt_lightning.data.columnar.splits import cut
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
+from fpt_lightning.data.options import check_split_seed
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError, are_shares, at_least
@@ -81,6 +82,7 @@ class TableTask(FPTDataModule):
         self.name = name
         at_least(1, "data.", token_width=token_width, limit=limit)
         are_shares("data.", validation_share=validation_share, test_share=test_share)
+        check_split_seed(split_seed)
         if token_width > 1 and kind != "numbers":
             raise UsageError(f"data.token_width is for numbers; a token of {kind} is one of them")
         if self.input_columns is not None and target_column in self.input_columns:
@@ -236,8 +238,8 @@ class TableTask(FPTDataModule):
             what = f"{sequences.lengths[row]} numbers, which data.token_width {self.token_width} does not divide"
             raise source.fault(inputs[0], row, what)
         longest = int(sequences.lengths.max())
-        limit = self.limit * self.token_width if self.limit is not None else longest
-        if learnt is not None and min(limit, longest) > (most := learnt.max_length * self.token_width):
+        limit = min(self.limit * self.token_width, longest) if self.limit is not None else longest
+        if learnt is not None and limit > (most := learnt.max_length * self.token_width):
             if self.limit is None:
                 what = f"{longest // self.token_width} tokens, where the model has met at most {learnt.max_length}"
                 way_out = f"data.limit {learnt.max_length} cuts them"

@@ -16,6 +16,7 @@ from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError
 
 MISSING = frozenset({"nan", "na", "n/a", "<na>", "null", "none"})
+LONGEST_NUMBER = 600  # characters; Python may be told to read no more than 640 digits
 
 
 @dataclass(frozen=True)
@@ -216,5 +217,5 @@ def _expect_answers(train: Columns, labels: Collection[str]) -> None:
 
 def _sorted_labels(labels: Collection[str]) -> list[str]:
     """As numbers where all are whole numbers, so that 10 comes behind 9."""
-    numeric = all(label.removeprefix("-").isdecimal() for label in labels)
+    numeric = all(label.removeprefix("-").isdecimal() and len(label) <= LONGEST_NUMBER for label in labels)
     return sorted(labels, key=lambda label: (int(label), label)) if numeric else sorted(labels)

@@ -113,7 +113,7 @@ class HubDataset(TableTask):
                 own = f"{datasets.config.HF_DATASETS_CACHE}/folders"
                 path, cache = (str(folder), own) if folder.is_dir() else (self.path, None)
                 loaded = datasets.load_dataset(path, self.subset, cache_dir=cache, revision=self.revision)
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        except (OSError, ValueError, RuntimeError, IndexError, datasets.exceptions.DatasetsError) as error:
             reason = textwrap.shorten(str(error.__cause__ or error), 250)
             raise FPTError(
                 f"dataset '{self.path}' is neither a readable folder here nor in the Hugging Face cache or hub "

@@ -40,10 +40,10 @@ def cut(
             count = max(least, round(shares[split] * rows))
             drawn[split], order = order[:count], order[count:]
             splits[split] = whole.take(drawn[split])
-        if len(splits[split].lengths) < least:
-            raise FPTError(f"{name}: a regression needs two rows for {split}, to measure R2 on")
     if len(order) == 0:
         raise UsageError(f"data.validation_share and data.test_share leave none of {rows} rows to train on")
+    if few := [split for split in SPLITS[1:] if len(splits[split].lengths) < least]:
+        raise FPTError(f"{name}: a regression needs two rows for {few[0]}, to measure R2 on")
     if len(order) < rows:
         order.sort()  # as they stand in the table
         splits["train"] = whole.take(order)

@@ -9,6 +9,7 @@ import torch
 from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.images.augmentation import Augmentation, warp
 from fpt_lightning.data.loading import BatchDataset
+from fpt_lightning.data.options import check_split_seed
 from fpt_lightning.data.spec import Batch, TaskSpec, TokenWords
 from fpt_lightning.errors import UsageError
 
@@ -129,6 +130,7 @@ class ImageTask(FPTDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_split_seed(split_seed)
         self.pixels = self.own_pixels if self.as_released or pixels is None else pixels
         self.patch_size = patch_size
         self.split_seed = split_seed
