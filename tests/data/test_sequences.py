@@ -1,10 +1,16 @@
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import Fpt
+from fpt_lightning.data.datamodule import FPTDataModule, Split
 from fpt_lightning.data.loading import GlobalBatchSampler
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
+from fpt_lightning.data.spec import TaskSpec
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
@@ -104,3 +110,62 @@ def test_evaluation_sees_each_example_once_the_longest_first() -> None:
         for p in (0, 1)
     ]
     assert halves == [[1, 0], [2, 3]]
+
+
+class Promised(FPTDataModule):
+    """Sequences of 3 to 8 ids below 4, of which the last 3 tokens answer; ``fault`` makes one of another kind."""
+
+    def __init__(self, fault: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fault = fault
+
+    @property
+    def task(self) -> TaskSpec:
+        return TaskSpec("promised", 8, classes=2, vocabulary_size=4, answer_tokens=3)
+
+    def dataset(self, split: Split) -> SequenceTable:
+        lengths, targets = torch.arange(32) % 6 + 3, torch.ones(32, 3, dtype=torch.bool)
+        values = torch.arange(len(lengths) * 10)[: int(lengths.sum())] % 4
+        if self.fault == "short":
+            lengths[7], lengths[8] = lengths[7] - 2, lengths[8] + 2
+        elif self.fault == "long":
+            lengths[5], lengths[6] = lengths[5] + 1, lengths[6] - 1
+        elif self.fault == "id":
+            values[9] = 4
+        elif self.fault == "negative":
+            values[9] = -1
+        elif self.fault == "float":
+            values = values.float()
+        elif self.fault == "class":
+            targets = targets.long() + 1
+        elif self.fault == "shape":
+            targets = targets[:, 0]
+        return SequenceTable(values, lengths, targets)
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("short", "lengths should lie between 3 and 8, got 2 to 8"),
+        ("long", "lengths should lie between 3 and 8, got 2 to 9"),
+        ("id", "tokens should lie between 0 and 3, got 0 to 4"),
+        ("negative", "tokens should lie between 0 and 3, got -1 to 3"),
+        ("float", "tokens should be whole numbers [172], got torch.float32 [172]"),
+        ("class", "targets should lie between 0 and 1, got 2 to 2"),
+        ("shape", "targets should be whole numbers [32, 3], got torch.int64 [32]"),
+    ],
+)
+def test_sequences_that_their_task_does_not_promise_are_refused(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str], fault: str, message: str
+) -> None:
+    """A sequence without as many tokens as answer was answered at those of no sequence, and nothing said so."""
+    words = ["run", f"--data={__name__}.Promised", f"--data.fault={fault}", *tiny]
+    assert fpt(*words) == 2
+    assert f"fpt: error: promised, train: {message}\n" in capsys.readouterr().err
+
+
+def test_sequences_that_their_task_promises_run(fpt: Fpt, tiny: list[str]) -> None:
+    assert fpt("run", f"--data={__name__}.Promised", *tiny) == 0

@@ -233,14 +233,14 @@ class FPTDataModule(L.LightningDataModule):
         """The examples of a split, made once; of the training split the :attr:`fraction` that is trained on."""
         if split not in self._examples:
             whole = self.dataset(split)
+            whole.check(self.task, split)
             is_all = split != "train" or self.fraction == 1
             self._examples[split] = whole if is_all else part_of(whole, self.fraction, self.task.name)
         return self._examples[split]
 
     def sample(self, examples: int, device: torch.device) -> Batch:
         """Training examples as a model meets them, those that :meth:`some` gives."""
-        fetched = self.examples("train").__getitems__(self.some("train", examples))
-        return self.as_met(fetched, device)
+        return self.as_met(self.examples("train").__getitems__(self.some("train", examples)), device)
 
     def some(self, split: Split, count: int) -> list[int]:
         """The places of so many examples of a split at most, the same for every seed and process; of no end the first.

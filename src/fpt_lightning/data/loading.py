@@ -46,6 +46,10 @@ class BatchDataset(Dataset[Any], ABC):
     def __getitem__(self, index: int) -> Any:
         return self.__getitems__([index])
 
+    def check(self, task: TaskSpec, split: str) -> None:
+        """Refuses examples that a task does not promise, where that is seen without making them: here of no kind."""
+        return
+
 
 class Part(BatchDataset):
     """Some examples of a dataset, in a random order that is the same for every seed: a smaller part lies in a larger.

@@ -8,7 +8,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from fpt_lightning.data.loading import BatchDataset
-from fpt_lightning.data.spec import Batch
+from fpt_lightning.data.spec import Batch, TaskSpec
+from fpt_lightning.errors import UsageError
 
 
 class LabelledSequences(NamedTuple):
@@ -56,7 +57,6 @@ class LabelledSequences(NamedTuple):
         """A dataset of them with targets ``[examples, 1]``; the numbers of tokens become single precision."""
         values = self.values.astype(np.float32) if self.values.dtype == np.float64 else self.values
         lengths, targets = torch.from_numpy(self.lengths).long(), torch.tensor(self.targets)
-        targets = targets if targets.is_floating_point() else targets.long()
         return SequenceTable(torch.from_numpy(values), lengths, targets[:, None], masked=masked)
 
 
@@ -85,7 +85,7 @@ class SequenceTable(BatchDataset):
     Args:
         values: Those of :class:`LabelledSequences`, in single precision.
         lengths: ``[examples]`` int64, the tokens of each.
-        targets: ``[examples, answers]``, int64 or float64.
+        targets: ``[examples, answers]``, classes or float64 numbers.
         masked: Whether batches say what is padding; otherwise it is read like any token.
     """
 
@@ -98,11 +98,23 @@ class SequenceTable(BatchDataset):
         self.values = values
         self.masked = masked
         self.lengths = lengths
-        self.targets = targets
+        self.targets = targets if targets.is_floating_point() else targets.long()
         self.starts = lengths.cumsum(0) - lengths
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def check(self, task: TaskSpec, split: str) -> None:
+        """Refuses what a model cannot read, or would answer at a token that is none of the sequence.
+
+        Raises:
+            UsageError: If lengths, tokens or targets are not what the task promises.
+        """
+        name, width = f"{task.name}, {split}:", [] if task.token_width is None else [task.token_width]
+        if len(self):
+            _expect(f"{name} lengths", self.lengths, [len(self)], task.answer_tokens, task.max_length + 1)
+            _expect(f"{name} tokens", self.values, [int(self.lengths.sum()), *width], 0, task.vocabulary_size)
+            _expect(f"{name} targets", self.targets, [len(self), task.answers], 0, task.classes)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         chosen = torch.as_tensor(indices)
@@ -118,3 +130,12 @@ class SequenceTable(BatchDataset):
             target=self.targets[chosen],
             mask=mask if self.masked and not mask.all() else None,
         )
+
+
+def _expect(what: str, tensor: torch.Tensor, shape: list[int], least: int, end: int | None) -> None:
+    """Refuses a tensor of another shape, or, where there is an end, of others than whole numbers from least to it."""
+    kind = "floating-point" if end is None else "whole"
+    if list(tensor.shape) != shape or tensor.is_floating_point() != (end is None):
+        raise UsageError(f"{what} should be {kind} numbers {shape}, got {tensor.dtype} {list(tensor.shape)}")
+    if end is not None and not (least <= (low := int(tensor.min())) and int(tensor.max()) < end):
+        raise UsageError(f"{what} should lie between {least} and {end - 1}, got {low} to {int(tensor.max())}")
