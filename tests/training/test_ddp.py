@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import copy
 
 import pytest
 import torch
@@ -26,11 +27,15 @@ def _words(folder: str, command: str, task: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
-def _run(folder: str, *words: str, command: str = "fit", task: Sequence[str] = BITS) -> list[dict[str, str]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "fpt_lightning", *_words(folder, command, task), *words],
+def _start(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fpt_lightning", *words],
         capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+def _run(folder: str, *words: str, command: str = "fit", task: Sequence[str] = BITS) -> list[dict[str, str]]:
+    done = _start(*_words(folder, command, task), *words)
     assert done.returncode == 0, done.stderr[-3000:]
     return read_rows(RunFolder(Path(folder)).metrics)
 
@@ -90,3 +95,27 @@ def test_two_processes_answer_into_one_file(fpt: Fpt, image_root: Path) -> None:
     assert rows["1"] == rows["2"]
     assert len(rows["1"]) > 4
     assert not list(Path("run").glob("predictions-*"))
+
+
+@pytest.mark.parametrize(("split", "named"), [("validation", "validation"), ("test", "the test split")])
+@pytest.mark.usefixtures("warm")
+def test_fewer_examples_than_processes_are_refused_before_anything_starts(split: str, named: str) -> None:
+    """The process without one ended amid the run, and with it those that waited for it."""
+    words = [*_words("one", "run", BITS), "--config=trainer/ddp.yaml", "--trainer.devices=2"]
+    done = _start(*words, f"--data.{split}_examples=1")
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert f"2 processes cannot share 1 example of {named}: set trainer.devices 1" in done.stderr
+    assert not Path("one", "metrics.csv").exists()
+
+
+@pytest.mark.usefixtures("warm")
+def test_one_new_image_is_not_shared_by_two_processes(fpt: Fpt, image_root: Path) -> None:
+    images = ("--config=image_folder.yaml", f"--data.root={image_root}")
+    assert fpt(*_words("run", "fit", images)) == 0
+    Path("new").mkdir()
+    copy(next(image_root.rglob("*.png")), "new/one.png")
+    words = ["predict", "run", "--data.predict_folder=new", "--trainer.accelerator=cpu", "--trainer.strategy=ddp"]
+    done = _start(*words, "--trainer.devices=2")
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "2 processes cannot share 1 example: set trainer.devices 1" in done.stderr
+    assert not Path("run/predictions.csv").exists()

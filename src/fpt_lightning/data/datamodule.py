@@ -262,7 +262,7 @@ class FPTDataModule(L.LightningDataModule):
             yield self.as_met(dataset.__getitems__(indices[start : start + together]), torch.device("cpu"))
 
     def _check_batch_size(self) -> None:
-        check_batch_size(self.batch_size, self._processes, len(self.examples("train")))
+        check_batch_size(self.batch_size, self._processes, lambda split: len(self.examples(split)))
         expect_batch_fits(self.examples("train"), self.task, self.batch_size)
 
     def _loader(

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.errors import UsageError
 from fpt_lightning.machine import expect_memory
 from fpt_lightning.random_streams import generator
 
@@ -116,6 +117,17 @@ def expect_batch_fits(dataset: BatchDataset, task: TaskSpec, batch_size: int) ->
     drawn = 8 * dataset.draws if isinstance(dataset, CountedStream) else 0
     examples = min(batch_size, len(dataset))
     expect_memory(examples * (task.max_length * token + drawn), f"a batch of {examples:,} examples")
+
+
+def expect_shared(examples: int, processes: int, whose: str = "") -> None:
+    """Refuses to share examples among more processes: Lightning skips the loop of one without any, others wait for it.
+
+    Raises:
+        UsageError: If there are fewer.
+    """
+    if 0 < examples < processes:
+        few = f"{examples} example{'s' * (examples > 1)}{whose}"
+        raise UsageError(f"{processes} processes cannot share {few}: set trainer.devices {examples}, or take more")
 
 
 class GlobalBatchSampler(DistributedSampler[int]):
@@ -242,7 +254,12 @@ class ResumableLoader(DataLoader[Any]):
 def make_loader(
     dataset: BatchDataset, sampler: GlobalBatchSampler, num_workers: int = 0, *, pin_memory: bool = False
 ) -> ResumableLoader:
-    """Loads whole batches of a dataset in the order of a sampler; pinned ones are copied to a GPU while it computes."""
+    """Loads whole batches of a dataset in the order of a sampler; pinned ones are copied to a GPU while it computes.
+
+    Raises:
+        UsageError: If there are fewer examples than processes.
+    """
+    expect_shared(len(dataset), sampler.num_replicas)
     return ResumableLoader(
         dataset,
         batch_size=sampler.local_batch_size,

@@ -1,10 +1,11 @@
 """What a datamodule is told, compared with what it holds."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import lightning as L
 
-from fpt_lightning.data.loading import ENDLESS, BatchDataset, Part
+from fpt_lightning.data.loading import ENDLESS, BatchDataset, Part, expect_shared
 from fpt_lightning.errors import UsageError
 
 MOST_WORKERS = 1000
@@ -16,19 +17,29 @@ def shown(examples: int) -> str:
     return "endless" if examples >= ENDLESS else f"{examples:,}"
 
 
-def check_batch_size(batch_size: int, processes: int, examples: int) -> None:
-    """Refuses a batch that devices cannot share, or that is larger than the training split.
+def check_batch_size(
+    batch_size: int, processes: int, count: Callable[[Literal["train", "validation", "test"]], int]
+) -> None:
+    """Refuses a batch or a split that devices cannot share, and a batch that is larger than the training split.
+
+    Args:
+        batch_size: Of all devices together.
+        processes: One a device.
+        count: Says how many examples a split has.
 
     Raises:
-        UsageError: If it is.
+        UsageError: If there is such a batch or split.
     """
     if batch_size % processes:
         raise UsageError(
             f"data.batch_size {batch_size} counts the examples on all {processes} devices together "
             f"and must be divisible by {processes}"
         )
-    if examples < batch_size:
+    if (examples := count("train")) < batch_size:
         raise UsageError(f"data.batch_size {batch_size} is more than the {examples} training examples")
+    if processes > 1:
+        expect_shared(count("validation"), processes, " of validation")
+        expect_shared(count("test"), processes, " of the test split")
 
 
 def check_split_seed(seed: int) -> None:
