@@ -348,3 +348,32 @@ def test_a_split_that_is_cut_from_the_training_data_is_not_judged_on_other_data(
     table("train.csv", 60)
     assert fpt("test", "run") == 0
     assert fpt("run", "run", "--test=only") == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "command"),
+    [
+        ("listops.yaml", "--data.test_examples=40", "test"),
+        ("mnist.yaml", "--data.split_seed=1", "validate"),
+        ("mnist.yaml", "--data.validation_examples=12", "validate"),
+    ],
+)
+def test_nor_where_it_is_cut_from_what_is_generated_or_published(
+    fpt: Fpt,
+    tiny: list[str],
+    mnist_root: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: str,
+    change: str,
+    command: str,
+) -> None:
+    """Examples of ListOps are drawn together, so that more to test on were mostly trained on."""
+    expressions = ("train", 60), ("validation", 8), ("test", 8)
+    listops = ["--data.min_length=5", "--data.max_length=30", *(f"--data.{s}_examples={n}" for s, n in expressions)]
+    words = _mnist_words(mnist_root) if config == "mnist.yaml" else listops
+    assert fpt("run", f"--config={config}", *words, *tiny, "--run_folder=run", "--data.batch_size=4") == 0
+    assert fpt(command, "run") == 0
+    assert fpt(command, "run", change) == 2
+    error = capsys.readouterr().err
+    assert f"the {'validation' if command == 'validate' else 'test'} split may hold what was trained on:" in error
+    assert error.endswith("put it back as it was\n")

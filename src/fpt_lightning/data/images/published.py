@@ -66,6 +66,9 @@ class PublishedImages(ImageTask):
     @abstractmethod
     def load_part(self, *, train: bool) -> ImageTable: ...
 
+    def is_cut(self, split: Split) -> bool:
+        return split == "validation"
+
     def prepare_data(self) -> None:
         missing = [name for name in self.files if not (self.folder / name).is_file()]
         if missing and not self.download:

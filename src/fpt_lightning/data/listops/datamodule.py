@@ -105,6 +105,10 @@ class ListOps(FPTDataModule):
             vocabulary_size=len(WORDS),
         )
 
+    def is_cut(self, split: Split) -> bool:
+        """Generated examples are drawn together: of other sizes, those that were trained on lie in any split."""
+        return self.source is None
+
     def prepare_data(self) -> None:
         _ = self._stored
 

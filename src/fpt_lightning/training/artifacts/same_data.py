@@ -1,5 +1,8 @@
 """The data of a checkpoint and that which it meets again are the same, where a figure would hang on it."""
 
+from collections.abc import Collection
+from inspect import signature
+
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -25,6 +28,7 @@ class SameData(L.Callback):
     tests_only = False
     _stage = ""
     _trained_on: FPTDataModule | None = None
+    _options: Collection[str] = ()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         datamodule, self.fingerprint, self._stage = getattr(trainer, "datamodule", None), None, TrainerFn(stage).value
@@ -34,7 +38,7 @@ class SameData(L.Callback):
             self._trained_on = datamodule
         elif datamodule is self._trained_on or not (self.tests_only or datamodule.is_cut(split)):
             return
-        self.fingerprint = datamodule.fingerprint()
+        self.fingerprint, self._options = datamodule.fingerprint(), signature(type(datamodule)).parameters
 
     def state_dict(self) -> dict[str, str | None]:
         return {"fingerprint": self.fingerprint}
@@ -48,9 +52,10 @@ class SameData(L.Callback):
                 f"the data was {before} up to this checkpoint and is {now} here, as result.json names it: leave it as "
                 "it was, or start another run"
             )
-        file = "predict_file" if self._stage == "predict" else f"{split}_file"
+        name = "predict" if self._stage == "predict" else split
+        kinds = [kind for kind in ("file", "split", "folder") if f"{name}_{kind}" in self._options]
+        ways = [f", or name other data: `fpt {self._stage} RUN --data.{name}_{kind} {kind.upper()}`" for kind in kinds]
         raise UsageError(
             f"the data was {before} in the training and is {now} here, where the {split} split may hold what was "
-            "trained on:\n"
-            f"put it back as it was, or name other data: `fpt {self._stage} RUN --data.{file} FILE`"
+            f"trained on:\nput it back as it was{''.join(ways)}"
         )
