@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,9 @@ from hypothesis import strategies as st
 
 from conftest import Fpt
 from fpt_lightning.data.datamodule import FPTDataModule, Split
-from fpt_lightning.data.loading import GlobalBatchSampler
+from fpt_lightning.data.loading import BatchDataset, GlobalBatchSampler
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
-from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.data.spec import Batch, TaskSpec
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
@@ -112,6 +113,20 @@ def test_evaluation_sees_each_example_once_the_longest_first() -> None:
     assert halves == [[1, 0], [2, 3]]
 
 
+class PaddedBefore(BatchDataset):
+    """A dataset of another kind, with padding where other language models want it."""
+
+    def __init__(self, *parts: torch.Tensor) -> None:
+        self.table = SequenceTable(*parts)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        tokens, target, mask = self.table.__getitems__(indices)
+        return Batch(tokens.flip(1), target, None if mask is None else mask.flip(1))
+
+
 class Promised(FPTDataModule):
     """Sequences of 3 to 8 ids below 4, of which the last 3 tokens answer; ``fault`` makes one of another kind."""
 
@@ -123,9 +138,11 @@ class Promised(FPTDataModule):
     def task(self) -> TaskSpec:
         return TaskSpec("promised", 8, classes=2, vocabulary_size=4, answer_tokens=3)
 
-    def dataset(self, split: Split) -> SequenceTable:
+    def dataset(self, split: Split) -> BatchDataset:
         lengths, targets = torch.arange(32) % 6 + 3, torch.ones(32, 3, dtype=torch.bool)
         values = torch.arange(len(lengths) * 10)[: int(lengths.sum())] % 4
+        if self.fault == "padded before":
+            return PaddedBefore(values, lengths, targets)
         if self.fault == "short":
             lengths[7], lengths[8] = lengths[7] - 2, lengths[8] + 2
         elif self.fault == "long":
@@ -165,6 +182,13 @@ def test_sequences_that_their_task_does_not_promise_are_refused(
     words = ["run", f"--data={__name__}.Promised", f"--data.fault={fault}", *tiny]
     assert fpt(*words) == 2
     assert f"fpt: error: promised, train: {message}\n" in capsys.readouterr().err
+
+
+def test_padding_before_the_sequence_is_refused(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert fpt("run", f"--data={__name__}.Promised", "--data.fault=padded before", *tiny) == 2
+    error = capsys.readouterr().err
+    assert "promised has masks [batch, length], true for real tokens" in error
+    assert "and then false for padding, got [" in error
 
 
 def test_sequences_that_their_task_promises_run(fpt: Fpt, tiny: list[str]) -> None:

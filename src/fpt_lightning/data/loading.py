@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from fpt_lightning.data.spec import TaskSpec
+from fpt_lightning.data.spec import Batch, TaskSpec, as_batch
 from fpt_lightning.errors import UsageError
 from fpt_lightning.machine import expect_memory
 from fpt_lightning.random_streams import generator
@@ -18,6 +18,10 @@ ENDLESS = 2**40
 
 BUCKET_WINDOW = 50
 """Batches among which examples are sorted by length: enough for little padding, few enough for ever new batches."""
+
+
+FIRST = 8
+"""Examples by which a task's batches are judged before a run: few, since they may take long to make."""
 
 
 class BatchDataset(Dataset[Any], ABC):
@@ -110,13 +114,17 @@ class CountedStream(BatchDataset):
 def expect_batch_fits(dataset: BatchDataset, task: TaskSpec, batch_size: int) -> None:
     """Refuses batches whose tokens alone, with the numbers that they are made of, would not fit.
 
+    So it does with what is no batch of the task by the first examples, such as one that is padded before them.
+
     Raises:
-        UsageError: If they take more memory than this process may use.
+        UsageError: If they take more memory than this process may use, or are another task's.
     """
     token = 8 if task.token_width is None else 4 * task.token_width
     drawn = 8 * dataset.draws if isinstance(dataset, CountedStream) else 0
     examples = min(batch_size, len(dataset))
     expect_memory(examples * (task.max_length * token + drawn), f"a batch of {examples:,} examples")
+    if examples and isinstance(first := dataset.__getitems__(range(min(examples, FIRST))), Batch):
+        as_batch(tuple(first), task)
 
 
 def expect_shared(examples: int, processes: int, whose: str = "") -> None:
