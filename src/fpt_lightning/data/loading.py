@@ -265,9 +265,14 @@ def make_loader(
     """Loads whole batches of a dataset in the order of a sampler; pinned ones are copied to a GPU while it computes.
 
     Raises:
-        UsageError: If there are fewer examples than processes.
+        UsageError: If there are fewer examples than processes, or these would judge others than one does.
     """
     expect_shared(len(dataset), sampler.num_replicas)
+    if sampler.limited and sampler.batch_size % sampler.num_replicas:
+        raise UsageError(
+            f"data.eval_batch_size {sampler.batch_size} counts the examples on all {sampler.num_replicas} devices "
+            f"together and must be divisible by {sampler.num_replicas} where some batches stand for all"
+        )
     return ResumableLoader(
         dataset,
         batch_size=sampler.local_batch_size,
