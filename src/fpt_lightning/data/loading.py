@@ -123,7 +123,8 @@ def expect_batch_fits(dataset: BatchDataset, task: TaskSpec, batch_size: int) ->
     drawn = 8 * dataset.draws if isinstance(dataset, CountedStream) else 0
     examples = min(batch_size, len(dataset))
     expect_memory(examples * (task.max_length * token + drawn), f"a batch of {examples:,} examples")
-    if examples and isinstance(first := dataset.__getitems__(range(min(examples, FIRST))), Batch):
+    first = dataset.__getitems__(range(min(examples, FIRST))) if examples else None
+    if isinstance(first, Batch) and first.target.numel():  # none of new data whose answers nobody knows
         as_batch(tuple(first), task)
 
 
