@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from fpt_lightning.data.spec import Batch, TaskSpec, as_batch
+from fpt_lightning.data.spec import Batch, TaskSpec, expect_padding_behind
 from fpt_lightning.errors import UsageError
 from fpt_lightning.machine import expect_memory
 from fpt_lightning.random_streams import generator
@@ -21,7 +21,7 @@ BUCKET_WINDOW = 50
 
 
 FIRST = 8
-"""Examples by which a task's batches are judged before a run: few, since they may take long to make."""
+"""Examples that show before a run how batches are padded: few, since they may take long to make."""
 
 
 class BatchDataset(Dataset[Any], ABC):
@@ -114,18 +114,18 @@ class CountedStream(BatchDataset):
 def expect_batch_fits(dataset: BatchDataset, task: TaskSpec, batch_size: int) -> None:
     """Refuses batches whose tokens alone, with the numbers that they are made of, would not fit.
 
-    So it does with what is no batch of the task by the first examples, such as one that is padded before them.
+    So it does with those that are padded before the real tokens, as the first examples show.
 
     Raises:
-        UsageError: If they take more memory than this process may use, or are another task's.
+        UsageError: If they take more memory than this process may use, or are padded so.
     """
     token = 8 if task.token_width is None else 4 * task.token_width
     drawn = 8 * dataset.draws if isinstance(dataset, CountedStream) else 0
     examples = min(batch_size, len(dataset))
     expect_memory(examples * (task.max_length * token + drawn), f"a batch of {examples:,} examples")
     first = dataset.__getitems__(range(min(examples, FIRST))) if examples else None
-    if isinstance(first, Batch) and first.target.numel():  # none of new data whose answers nobody knows
-        as_batch(tuple(first), task)
+    if isinstance(first, Batch):
+        expect_padding_behind(first.tokens, first.mask, task)
 
 
 def expect_shared(examples: int, processes: int, whose: str = "") -> None:

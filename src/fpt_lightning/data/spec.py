@@ -100,6 +100,9 @@ class Batch(NamedTuple):
         return Batch(tokens, target, None if self.mask is None else self.mask.to(device, non_blocking=not waits))
 
 
+SAYS = "a batch is fpt_lightning.Batch(tokens, target, mask), or a tuple of these tensors: {} has"
+
+
 def as_batch(batch: Any, task: TaskSpec) -> Batch:
     """A batch of a loader that is not ours, ``(tokens, target)`` or ``(tokens, target, mask)``, as a :class:`Batch`.
 
@@ -109,7 +112,7 @@ def as_batch(batch: Any, task: TaskSpec) -> Batch:
     """
     if isinstance(batch, Batch):
         return batch
-    says = f"a batch is fpt_lightning.Batch(tokens, target, mask), or a tuple of these tensors: {task.name} has"
+    says = SAYS.format(task.name)
     if not (isinstance(batch, list | tuple) and 2 <= len(batch) <= 3 and isinstance(batch[0], torch.Tensor)
             and isinstance(batch[1], torch.Tensor)):  # fmt: skip
         raise UsageError(f"{says} no use for a {type(batch).__name__}")
@@ -122,12 +125,21 @@ def as_batch(batch: Any, task: TaskSpec) -> Batch:
         kind = "float" if task.classes is None else "int64"
         raise UsageError(f"{says} targets [batch, {task.answers}] {kind}, got {list(target.shape)} {target.dtype}")
     real = mask[0].bool() if mask and mask[0] is not None else None
-    if real is not None and not _ends_in_padding(real, tokens, task.answer_tokens):
-        raise UsageError(
-            f"{says} masks [batch, length], true for real tokens, of which there are at least {task.answer_tokens}, "
-            f"and then false for padding, got {list(real.shape)}"
-        )
+    expect_padding_behind(tokens, real, task)
     return Batch(tokens, target.reshape(len(tokens), task.answers), real)
+
+
+def expect_padding_behind(tokens: torch.Tensor, mask: torch.Tensor | None, task: TaskSpec) -> None:
+    """Refuses a mask by which the last real tokens are not those that answer.
+
+    Raises:
+        UsageError: If it is one.
+    """
+    if mask is not None and not _ends_in_padding(mask, tokens, task.answer_tokens):
+        raise UsageError(
+            f"{SAYS.format(task.name)} masks [batch, length], true for real tokens, of which there are at least "
+            f"{task.answer_tokens}, and then false for padding, got {list(mask.shape)}"
+        )
 
 
 def _ends_in_padding(mask: torch.Tensor, tokens: torch.Tensor, least: int) -> bool:
