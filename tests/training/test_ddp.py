@@ -109,13 +109,14 @@ def test_fewer_examples_than_processes_are_refused_before_anything_starts(split:
 
 
 @pytest.mark.usefixtures("warm")
-def test_some_batches_of_an_evaluation_are_those_of_one_process_or_refused() -> None:
+@pytest.mark.parametrize("limit", ["val", "test"])
+def test_some_batches_of_an_evaluation_are_those_of_one_process_or_refused(limit: str) -> None:
     """Of 5 examples a batch two processes took 4, and the figure was another."""
-    limits = ["--data.eval_batch_size=5", "--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2"]
     words = [*_words("one", "run", BITS), "--config=trainer/ddp.yaml", "--trainer.devices=2"]
-    done = _start(*words, *limits)
+    done = _start(*words, "--data.eval_batch_size=5", f"--trainer.limit_{limit}_batches=2")
     assert done.returncode == 2, done.stderr[-3000:]
     assert "data.eval_batch_size 5 counts the examples on all 2 devices together and must be divisible" in done.stderr
+    assert not Path("one", "metrics.csv").exists()
 
 
 @pytest.mark.usefixtures("warm")

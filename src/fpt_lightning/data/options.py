@@ -67,17 +67,20 @@ def check_epochs(trainer: L.Trainer, task: str, examples: int) -> None:
 
 
 def check_test(trainer: L.Trainer, count: Callable[[], int]) -> None:
-    """Refuses a share of the test split that is not one batch, which would come out after the training.
+    """Refuses a part of the test split that is not one batch, or none to devices, which would come out after training.
 
     Args:
         trainer: The Trainer.
-        count: Says how many batches the whole split has.
+        count: Says how many batches the whole split has, or refuses to cut it.
 
     Raises:
         UsageError: If it is not.
     """
     share = trainer.limit_test_batches
-    if isinstance(share, float) and 0 < share < 1 and int(share * (batches := count())) < 1:
+    if share == 0 or (share == 1 and isinstance(share, float)):
+        return
+    batches = count()
+    if isinstance(share, float) and int(share * batches) < 1:
         raise UsageError(
             f"trainer.limit_test_batches {share} of {batches} batches is none: say {1 / batches:.2g} or more, "
             "or a number of batches"

@@ -38,7 +38,7 @@ class SameData(L.Callback):
             self._trained_on = datamodule
         elif datamodule is self._trained_on or not (self.tests_only or datamodule.is_cut(split)):
             return
-        self.fingerprint, self._options = datamodule.fingerprint(), signature(type(datamodule)).parameters
+        self.fingerprint, self._options = datamodule.fingerprint(), tuple(signature(type(datamodule)).parameters)
 
     def state_dict(self) -> dict[str, str | None]:
         return {"fingerprint": self.fingerprint}
