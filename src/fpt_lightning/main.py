@@ -42,6 +42,9 @@ HOME = {
     "completion": "fpt_lightning.completion",
 }
 
+PEER_GONE = ("Connection closed by peer", "Connection reset by peer")
+"""What a process says that waits for another which is there no more."""
+
 HELP = f"""usage: fpt COMMAND [CONFIG.yaml ...] [RUN] [--OPTION VALUE ...]
 
 What can a frozen pretrained transformer compute outside the modality it was trained on?
@@ -109,6 +112,9 @@ def _say_bug(kind: type[BaseException], error: BaseException, trace: TracebackTy
     """
     if not issubclass(kind, Exception):  # Ctrl-C is none
         sys.__excepthook__(kind, error, trace)
+        return
+    if os.environ.get("LOCAL_RANK", "0") != "0" and any(words in str(error) for words in PEER_GONE):
+        _say("fpt: error: another process of this run ended, and says why", error)
         return
     lines = [f"fpt-lightning {__version__}, Python {sys.version}\n{shlex.join(sys.argv)}\n\n"]
     lines += traceback.format_exception(kind, error, trace)

@@ -109,6 +109,15 @@ def test_fewer_examples_than_processes_are_refused_before_anything_starts(split:
 
 
 @pytest.mark.usefixtures("warm")
+def test_a_process_that_waits_for_one_that_refuses_its_data_names_no_bug() -> None:
+    words = [*_words("one", "run", ["--config=mnist.yaml"]), "--config=trainer/ddp.yaml", "--trainer.devices=2"]
+    done = _start(*words, "--data.root=nowhere", "--data.download=false")
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "not found in nowhere/MNIST/raw and data.download is false" in done.stderr
+    assert "bug" not in done.stderr
+
+
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("limit", ["val", "test"])
 def test_some_batches_of_an_evaluation_are_those_of_one_process_or_refused(limit: str) -> None:
     """Of 5 examples a batch two processes took 4, and the figure was another."""
