@@ -256,8 +256,9 @@ def test_as_released_reads_the_end_of_the_padded_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_the_end_of_a_batch_is_that_of_one_process(tape_root: Path, stage: str) -> None:
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer: Any = SimpleNamespace(
-        world_size=2, global_rank=0, strategy=None, limit_train_batches=1, limit_test_batches=1
+        world_size=2, global_rank=0, strategy=strategy, limit_train_batches=1, limit_test_batches=1
     )
     for read_at in ("sep", "batch_end"):
         data = _data(tape_root, read_at=read_at)
