@@ -69,7 +69,8 @@ def test_a_regression_that_was_never_better_than_guessing() -> None:
     assert "3 of 3 runs were never better than chance on validation" in _rendered(grid)
     page = _rendered(grid, "html")
     heights = re.findall(rf'text-anchor="end">({MINUS}?[\d.]+)</text>', page)
-    assert min(float(height.replace(MINUS, "-")) for height in heights) == -1  # a start of minus a million leaves the rest to be seen
+    # a start of minus a million leaves the rest to be seen
+    assert min(float(height.replace(MINUS, "-")) for height in heights) == -1
 
 
 def test_a_figure_below_zero_has_a_minus_and_one_too_small_to_be_seen_none() -> None:
