@@ -77,7 +77,8 @@ def check_test(trainer: L.Trainer, count: Callable[[], int]) -> None:
         UsageError: If it is not.
     """
     share = trainer.limit_test_batches
-    if share == 0 or (share == 1 and isinstance(share, float)):
+    is_part = 0 < share < 1 if isinstance(share, float) else share > 0 and trainer.world_size > 1
+    if not is_part:  # the split need not be read for it
         return
     batches = count()
     if isinstance(share, float) and int(share * batches) < 1:
