@@ -209,6 +209,7 @@ class FPTDataModule(L.LightningDataModule):
         if stage == "fit":  # before the run has begun
             self.use_encoding({})
             self._check_batch_size()
+            expect_batch_fits(self.examples("train"), self.task, self.batch_size)
             if self.trainer is not None:
                 check_epochs(self.trainer, self.task.name, len(self.examples("train")))
                 check_test(self.trainer, lambda: len(self.test_dataloader()))
@@ -263,7 +264,6 @@ class FPTDataModule(L.LightningDataModule):
 
     def _check_batch_size(self) -> None:
         check_batch_size(self.batch_size, self._processes, lambda split: len(self.examples(split)))
-        expect_batch_fits(self.examples("train"), self.task, self.batch_size)
 
     def _loader(
         self,

@@ -158,10 +158,8 @@ def _fractions(results: Results) -> Iterator[tuple[str, Chart]]:
     for tasks in (tasks for tasks in groups.values() if len(tasks) > 1):
         drawn = {task.name: [_at_fraction(results, entry) for entry in results.entries_of(task)] for task in tasks}
         of_arms = [sorted(filter(None, points), key=_x) for points in zip(*drawn.values(), strict=True)]
-        shares = [[point.x for point in points] for points in of_arms]
-        twice = any(len(set(of_arm)) < len(of_arm) for of_arm in shares)
-        differ = twice or len({_beside_fraction(results, task) for task in tasks}) > 1
-        if differ or len({share for of_arm in shares for share in of_arm}) < 2:
+        is_one_task = len({_beside_fraction(results, task) for task in tasks}) == 1
+        if not is_one_task or len({point.x for points in of_arms for point in points}) < 2:
             continue
         reach = {name: max(map(_x, filter(None, points)), default=0) for name, points in drawn.items()}
         whole = max(tasks, key=lambda task: reach[task.name])
