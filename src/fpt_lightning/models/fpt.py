@@ -111,7 +111,7 @@ class FrozenPretrainedTransformer(nn.Module):
             logits = self.output(F.gelu(self.input(tokens, mask)))  # the same
         else:
             logits = self.output(self.features(tokens, mask))  # of each of the last tokens
-        return logits.reshape(len(tokens), self.task.answers, self.task.logits_per_answer)
+        return logits.reshape(-1, self.task.answers, self.task.logits_per_answer)
 
     def features(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """What the output layer of a model with a body reads: ``[batch, answer_tokens, width]``."""

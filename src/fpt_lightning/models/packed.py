@@ -43,11 +43,11 @@ class Replicated(nn.Module):
         return weight
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
-        """Applies each to its own; an input with a batch of 1, such as position ids, is the same for all."""
+        """Applies each to its own; an input with the batch of one model, or of 1 as position ids have it, is all's."""
         count = len(self.replicas)
         if self._linear and not is_looped():
             return self._products(inputs[0])
-        folded = [x is not None and len(x) > 1 for x in inputs]
+        folded = [x is not None and len(x) > self._batch.size for x in inputs]
         shares = [
             x.chunk(count) if own and x is not None else [x] * count for x, own in zip(inputs, folded, strict=True)
         ]
@@ -61,13 +61,16 @@ class Replicated(nn.Module):
         assert x is not None
         layers = [layer for layer in self.replicas if isinstance(layer, nn.Linear)]
         weight = self._stack([layer.weight for layer in layers])
-        shares = x.reshape(len(layers), -1, x.size(-1)).mT
+        if len(x) == self._batch.size:
+            shares = x.flatten(0, -2).T.expand(len(layers), -1, -1)
+        else:
+            shares = x.reshape(len(layers), -1, x.size(-1)).mT
         # in this order the gradient of the weights comes as they lie, in half the time
         if biases := [layer.bias for layer in layers if layer.bias is not None]:
             answer = torch.baddbmm(self._stack(biases).unsqueeze(2), weight, shares)
         else:
             answer = weight @ shares  # [models, out, batch * length]
-        return answer.mT.reshape(*x.shape[:-1], -1)
+        return answer.mT.reshape(-1, *x.shape[1:-1], weight.size(1))
 
 
 class PackedTransformer(nn.Module):
@@ -119,7 +122,10 @@ class PackedTransformer(nn.Module):
     ) -> Tensor:
         """What :meth:`forward` answers, as one tensor ``[models * batch, answers, classes]``."""
         self._batch.size = len(tokens[0])
-        together, mask = fold(tokens, masks)
+        if self.model.reads_features and all(batch is tokens[0] for batch in tokens):
+            together, mask = tokens[0], None  # nothing comes before the layer that trains
+        else:
+            together, mask = fold(tokens, masks)
         logits: Tensor = self.model(together, mask, None if places is None else [*places] * self.count)
         return logits
 

@@ -21,6 +21,7 @@ from fpt_lightning.data.images.folder import ImageFolder
 from fpt_lightning.data.images.mnist import MNIST
 from fpt_lightning.data.proteins.datamodule import RemoteHomology
 from fpt_lightning.errors import DivergedError, FPTError
+from fpt_lightning.models.kernels.replicas import replicated
 from fpt_lightning.models.lora import LoraOptions
 from fpt_lightning.models.packed import PackedTransformer, share_frozen
 from fpt_lightning.training.artifacts.checkpoint import read_checkpoint
@@ -355,6 +356,29 @@ def test_layers_that_lie_in_one_tensor_train_as_if_each_lay_alone(trainable: lis
         adam.step()
         biases = [model.output.bias for model in models]
         assert torch.equal(adam.stacked(biases), torch.stack(biases))
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_features_that_all_runs_read_are_not_copied_for_each(looped: bool) -> None:
+    """One seed draws one order of examples: the answers and gradients are those of copies."""
+    models = [parts(Path(), lr, 1, dropout=0.0, trainable="output")[0].model for lr, _ in RUNS]
+    for model in models:
+        model.reads_features = True
+        torch.nn.init.normal_(model.output.weight)
+        torch.nn.init.normal_(model.output.bias)
+    features = torch.randn(4, models[0].task.answer_tokens, models[0].family.width)
+    packed, read = PackedTransformer(models), []
+    packed.model.output.register_forward_pre_hook(lambda _, inputs: read.append(len(inputs[0])))
+    results = []
+    for own in ([features] * len(models), [features.clone() for _ in models]):
+        packed.zero_grad()
+        with replicated([torch.Generator() for _ in models], looped=looped):
+            answers = packed(own, [None] * len(models))
+        torch.stack([logits.square().sum() for logits in answers]).sum().backward()
+        results.append([*answers, *(gradient for model in models for gradient in taken(model))])
+    assert read == [4, 4 * len(models)]
+    assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in zip(*results, strict=True))
+    assert not torch.allclose(results[0][0], results[0][1])
 
 
 def taken(model: torch.nn.Module) -> list[torch.Tensor]:
