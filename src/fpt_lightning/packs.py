@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from fpt_lightning.cli import FPTCLI
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.models.backbones.build import built_once
 from fpt_lightning.models.packed import PackedTransformer, share_frozen
 from fpt_lightning.training.artifacts.checkpoint import WholeCheckpointIO
 from fpt_lightning.training.callbacks import ProgressBar
@@ -78,11 +79,12 @@ def _run_together(
     commands: Sequence[Sequence[str]], measured: bool, unfit: Callable[[Mapping[str, Any]], str | None]
 ) -> Iterator[FPTError | None]:
     members: list[Member] = []
-    for words in commands:
-        member = Member(words)
-        if members:
-            share_frozen(members[0].model.model, member.model.model)  # before the next takes memory of its own
-        members.append(member)
+    with built_once():
+        for words in commands:
+            member = Member(words)
+            if members:
+                share_frozen(members[0].model.model, member.model.model)  # before the next takes memory of its own
+            members.append(member)
     options = [member.config[member.subcommand] for member in members]
     if why := unfit(options[0].as_dict()):
         raise UsageError(f"--pack: {why}")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import nn
 
 from conftest import Fpt
 from fpt_lightning.errors import UsageError
-from fpt_lightning.models.backbones.build import build_backbone
+from fpt_lightning.models.backbones import build
+from fpt_lightning.models.backbones.build import build_backbone, built_once
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.parts import place_parameters
 
@@ -109,3 +111,46 @@ def test_on_the_command_line(
     assert "did you mean 'feedforward'?" in capsys.readouterr().err
     assert fpt("fit", *words, "--model.initialization=randm") == 2
     assert "did you mean 'random'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5", "lstm"])
+@pytest.mark.parametrize(
+    ("options", "drawn_anew"),
+    [({"seed": 2}, True), ({"seed": 2, "backbone_seed": 1}, False), ({"seed": 1, "layers": "1:2"}, True)],
+    ids=str,
+)
+def test_a_body_that_was_built_is_copied_where_it_is_the_same(
+    folders: dict[str, Path], name: str, options: dict[str, Any], drawn_anew: bool
+) -> None:
+    """Values and random numbers are those of bodies that are all built, and a copy has tensors of its own."""
+    choices = [
+        BackboneChoice(str(folders.get(name, name)), "random", **{"seed": 1, **more}) for more in ({}, {}, options)
+    ]
+    alone = [build_backbone(choice, 12, 0.0) for choice in choices]
+    state = torch.get_rng_state()
+    with built_once(), patch.object(build, "_built", wraps=build._built) as builds:
+        first, *others = (build_backbone(choice, 12, 0.0) for choice in choices)
+        assert builds.call_count == 1 + drawn_anew
+    assert torch.equal(state, torch.get_rng_state())
+    for own, built in zip(alone, [first, *others], strict=True):
+        values = own.body.state_dict()
+        assert values.keys() == built.body.state_dict().keys()
+        assert all(torch.equal(value, built.body.state_dict()[key]) for key, value in values.items())
+    for parameter in first.body.parameters():
+        parameter.data.fill_(torch.nan)
+    assert not any(parameter.isnan().any() for other in others for parameter in other.body.parameters())
+    build_backbone(choices[0], 12, 0.0)
+    assert builds.call_count == 1 + drawn_anew, "a copy is for the block"
+
+
+def test_no_body_is_kept_for_which_there_is_little_room(folders: dict[str, Path]) -> None:
+    """A pack holds two at a time while its runs are built, and would hold a third."""
+    choice = BackboneChoice(str(folders["gpt2"]), seed=1)
+    for memory, number in ((2**40, 1), (2**10, 3)):
+        with (
+            built_once(), patch.object(build, "usable_memory", lambda memory=memory: memory),
+            patch.object(build, "_built", wraps=build._built) as builds,
+        ):  # fmt: skip
+            bodies = [build_backbone(choice, 12, 0.0).body for _ in range(3)]
+        assert builds.call_count == number
+        assert all(torch.equal(*pair) for pair in zip(bodies[0].parameters(), bodies[2].parameters(), strict=True))

@@ -1,11 +1,16 @@
 """One door to every backbone: a body that is entered through its embeddings."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from fpt_lightning.errors import UsageError
+from fpt_lightning.machine import usable_memory
 from fpt_lightning.models.backbones.architectures import location
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.backbones.families import family_of
@@ -13,7 +18,7 @@ from fpt_lightning.models.backbones.families.base import Family, HubFamily
 from fpt_lightning.models.backbones.families.own import OWN_BODIES, OwnBody
 from fpt_lightning.models.backbones.hub import read_config, read_weights
 from fpt_lightning.models.backbones.initialization import draw_embeddings, draw_parts, keep_statistics, random_body
-from fpt_lightning.models.backbones.room import expect_room, expect_room_of
+from fpt_lightning.models.backbones.room import bytes_of, expect_room, expect_room_of
 from fpt_lightning.models.kernels.dropout import replace_dropouts
 from fpt_lightning.models.kernels.gelu import replace_gelus
 from fpt_lightning.models.kernels.rms_norm import replace_rms_norms
@@ -21,6 +26,10 @@ from fpt_lightning.random_streams import drawn_from, generator
 
 VOCABULARY_SAMPLE = 4096
 """Token embeddings kept where the input layer is fitted to them."""
+
+
+ROOM = 4
+"""Times that memory holds a body of which one more is kept, to be copied."""
 
 
 class Backbone(NamedTuple):
@@ -35,6 +44,19 @@ class Backbone(NamedTuple):
     body: nn.Module
     family: Family
     vocabulary: torch.Tensor | None = None
+
+
+_at_hand: ContextVar[dict[Any, Backbone] | None] = ContextVar("at_hand", default=None)
+
+
+@contextmanager
+def built_once() -> Iterator[None]:
+    """Lets the same body be a copy of the last one within the block: to draw or read it may take a second."""
+    before = _at_hand.set({})
+    try:
+        yield
+    finally:
+        _at_hand.reset(before)
 
 
 def build_backbone(
@@ -55,6 +77,20 @@ def build_backbone(
         UsageError: If the choice contradicts itself or the task, or the memory could not hold the body.
         FPTError: If the backbone cannot be found, read, or entered through embeddings.
     """
+    at_hand = _at_hand.get()
+    if at_hand is None:
+        return _built(choice, max_length, dropout, keep_vocabulary)
+    same = str(choice), max_length, dropout, choice.seed if keep_vocabulary else None
+    if same in at_hand:
+        return copy.deepcopy(at_hand[same])
+    at_hand.clear()
+    built = _built(choice, max_length, dropout, keep_vocabulary)
+    if ROOM * bytes_of(built.body) <= usable_memory():
+        at_hand[same] = copy.deepcopy(built)
+    return built
+
+
+def _built(choice: BackboneChoice, max_length: int, dropout: float, keep_vocabulary: bool) -> Backbone:
     if choice.name in OWN_BODIES:
         built = _own_backbone(choice, max_length, dropout)
     else:

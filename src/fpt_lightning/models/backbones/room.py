@@ -28,7 +28,7 @@ def expect_room(build: Callable[[int], nn.Module], depth: int, what: str) -> Non
         UsageError: If it takes more than this process may use, and what ``build`` raises.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        one, two = (_bytes(build(blocks)) for blocks in (1, 2))
+        one, two = (bytes_of(build(blocks)) for blocks in (1, 2))
     expect_memory(one + (depth - 1) * (two - one), what)
 
 
@@ -51,7 +51,8 @@ def cut(config: Any, blocks: int) -> Any:
     return config
 
 
-def _bytes(body: nn.Module) -> int:
+def bytes_of(body: nn.Module) -> int:
+    """What a body takes, its modules included."""
     tensors = [*body.parameters(), *body.buffers()]
     objects = len(tensors) + sum(1 for _ in body.modules())
     return OBJECT * objects + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
