@@ -68,6 +68,12 @@ def test_a_command_that_reads_a_run_is_offered_no_config(script: Path, command: 
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="this machine has no bash")
+def test_one_table_is_all_that_a_command_takes(script: Path) -> None:
+    assert not _completed(script, ["fpt", "sweep", "pocket", "pock"])
+    assert "mnist.yaml" in _completed(script, ["fpt", "run", "mnist.yaml", "mnist"])
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="this machine has no bash")
 def test_a_name_of_a_table_is_a_word_and_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["plain", "it's", 'say "hi"', "$(touch owned)", "`touch owned`", "two words"]
     table = {"title": "T", "source": "ours", "tasks": ["bit_xor"], "arms": {"a": {"backbone": "language"}}}

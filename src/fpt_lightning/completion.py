@@ -89,9 +89,10 @@ def _all_options() -> argparse.ArgumentParser:
         if command == "completion":
             own.add_argument("shell", choices=SHELLS)
             continue
-        first: Any = own.add_argument("what", nargs="*")
         of_run = command in ("attention", "analyze")
-        first.complete = CONFIGS if command not in HOME else PATHS if of_run else TABLES
+        of_table = command in HOME and not of_run
+        what: Any = own.add_argument("what", nargs="?" if of_table else "*")
+        what.complete = TABLES if of_table else PATHS if of_run else CONFIGS
     return parser
 
 

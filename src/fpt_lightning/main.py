@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         if (number := signal_in(stop)) is None:
             raise
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        if _is_follower():
             return 0  # Lightning would kill the first process for it, which says what there is to say
         _say(stopped_by(number), stop)
         return 128 + number
@@ -113,7 +113,7 @@ def _say_bug(kind: type[BaseException], error: BaseException, trace: TracebackTy
     if not issubclass(kind, Exception):  # Ctrl-C is none
         sys.__excepthook__(kind, error, trace)
         return
-    if os.environ.get("LOCAL_RANK", "0") != "0" and any(words in str(error) for words in PEER_GONE):
+    if _is_follower() and any(words in str(error) for words in PEER_GONE):
         _say("fpt: error: another process of this run ended, and says why", error)
         return
     lines = [f"fpt-lightning {__version__}, Python {sys.version}\n{shlex.join(sys.argv)}\n\n"]
@@ -140,6 +140,11 @@ def _take_over_process() -> Ending:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for is no error
     return Ending()
+
+
+def _is_follower() -> bool:
+    """Whether Lightning started this process beside the first of a run."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _say(line: str, error: BaseException) -> None:

@@ -18,7 +18,7 @@ from fpt_lightning.data.loading import (
     GlobalBatchSampler,
     Part,
     ResumableLoader,
-    expect_batch_fits,
+    expect_usable_batches,
     make_loader,
 )
 from fpt_lightning.data.options import MOST_WORKERS, check_batch_size, check_epochs, check_test, part_of, shown
@@ -209,7 +209,7 @@ class FPTDataModule(L.LightningDataModule):
         if stage == "fit":  # before the run has begun
             self.use_encoding({})
             self._check_batch_size()
-            expect_batch_fits(self.examples("train"), self.task, self.batch_size)
+            expect_usable_batches(self.examples("train"), self.task, self.batch_size)
             if self.trainer is not None:
                 check_epochs(self.trainer, self.task.name, len(self.examples("train")))
                 check_test(self.trainer, lambda: len(self.test_dataloader()))
@@ -274,7 +274,7 @@ class FPTDataModule(L.LightningDataModule):
         in_order: bool = False,
         limited_by: str | None = None,
     ) -> ResumableLoader:
-        expect_batch_fits(dataset, self.task, batch_size)
+        expect_usable_batches(dataset, self.task, batch_size)
         most = getattr(self.trainer, limited_by, 1.0) if limited_by else 1.0  # batches, or a share of them
         sampler = GlobalBatchSampler(
             len(dataset),

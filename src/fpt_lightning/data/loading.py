@@ -111,10 +111,10 @@ class CountedStream(BatchDataset):
         return self.make(uniform)
 
 
-def expect_batch_fits(dataset: BatchDataset, task: TaskSpec, batch_size: int) -> None:
-    """Refuses batches whose tokens alone, with the numbers that they are made of, would not fit.
+def expect_usable_batches(dataset: BatchDataset, task: TaskSpec, batch_size: int) -> None:
+    """Refuses batches that could not be held, or that are padded before their tokens.
 
-    So it does with those that are padded before the real tokens, as the first examples show.
+    Counted are the tokens alone, with the numbers that they are made of; how they are padded the first examples show.
 
     Raises:
         UsageError: If they take more memory than this process may use, or are padded so.
