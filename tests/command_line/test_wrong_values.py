@@ -29,6 +29,7 @@ OPTIONS = {
     "trainer.strategy=ddp_notebook": "trainer.strategy ddp_notebook trains in processes of its own: use ddp",
     "trainer.limit_test_batches=0.0001": "trainer.limit_test_batches 0.0001 of 4 batches is none: say 0.25 or more",
     "trainer.precision=8": "trainer.precision: expected 64, 32, 16,",
+    "trainer.precision=bf17": "'32-true', '64-true', 'bf16' or null, got 'bf17'",
     "trainer.callbacks=[3]": "trainer.callbacks: expected Callback, got '3'",
     "trainer.callbacks=[{class_path: lightning.pytorch.callbacks.ModelCheckpoint}]": "trainer: Found more than one",
     "trainer.callbacks=[{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: nope}}]": "trainer.callbacks.monitor is one of",

@@ -164,4 +164,7 @@ def _kinds(types: str) -> str:
     plain = re.sub(r"<class '([^']+)'>", r"\1", types)
     plain = re.sub(r"(?:\w+\.)+(\w+)", r"\1", plain)
     plain = re.sub(r"Literal\[([^]]+)\]", r"\1", plain)
-    return " or ".join(plain.replace("NoneType", "null").rsplit(", ", 1))
+    once: dict[str, str] = {}
+    for kind in plain.replace("NoneType", "null").split(", "):
+        once.setdefault(kind.strip("'"), kind)  # a precision is 16 and '16'
+    return " or ".join(", ".join(once.values()).rsplit(", ", 1))
