@@ -8,8 +8,11 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from fpt_lightning import __version__
 from fpt_lightning.cli import FPTCLI
+from fpt_lightning.data.cache import cache_file, kept
 from fpt_lightning.errors import FPTError, UsageError
+from fpt_lightning.machine import machine
 from fpt_lightning.models.backbones.build import built_once
 from fpt_lightning.models.packed import PackedTransformer, share_frozen
 from fpt_lightning.training.artifacts.checkpoint import WholeCheckpointIO
@@ -94,6 +97,8 @@ def _run_together(
             "set trainer.val_check_interval to at most the least trainer.max_steps"
         )
     size = _best_size([member.replica for member in members]) if measured else len(members)
+    if size > 1:
+        PackedTransformer([member.model.model for member in members[:2]])  # refuses before anything is written
     rank_zero_info(f"{len(members)} runs, {size} in one pass")
     for start in range(0, len(members), size):
         part = members[start : start + size]
@@ -103,15 +108,32 @@ def _run_together(
 
 
 def _best_size(replicas: Sequence[Replica]) -> int:
-    """How many runs in one pass take the least time a run, forward and backward, on random tokens."""
+    """How many runs in one pass take the least time a run; measured once on a machine, and kept in the cache folder."""
+    sizes, model = [size for size in SIZES if size <= len(replicas)], replicas[0].model.model
+    data, identity = replicas[0].datamodule, replicas[0].model.model.identity()
+    key = {
+        "machine": machine(replicas[0].alone.strategy.root_device.type),
+        "version": __version__,
+        "precision": replicas[0].alone.precision_plugin.precision,
+        "batch": (data.batch_size, model.reads_features, sizes),
+        "body": (identity["task"], identity["trained"], identity["frozen_dtype"], replicas[0].model.hparams["dropout"]),
+        "frozen": {name: list(parameter.shape) for name, parameter in model.frozen_parameters().items()},
+    }
+    file = cache_file(data.cache_folder, "pack", key)
+    seconds = kept(file, key, lambda: {"seconds": torch.tensor(_seconds(replicas, sizes))})["seconds"].tolist()
+    return max(size for size, spent in zip(sizes, seconds, strict=True) if spent <= WORTH * min(seconds))
+
+
+def _seconds(replicas: Sequence[Replica], sizes: Sequence[int]) -> list[float]:
+    """The time that a step takes a run, forward and backward on a batch of the task, by how many are in one pass."""
     data, models = replicas[0].datamodule, [replica.model.model for replica in replicas]
     device = replicas[0].alone.strategy.root_device
     data.prepare_data()
     data.setup("fit")
     batch = data.sample(data.batch_size, torch.device("cpu"))
-    times: dict[int, float] = {}
+    times: list[float] = []
     with torch.random.fork_rng(), replicas[0].alone.precision_plugin.forward_context():
-        for size in (size for size in SIZES if size <= len(models)):
+        for size in sizes:
             packed = models[0] if size == 1 else PackedTransformer(models[:size])
             packed.to(device)
             tokens = batch.tokens.to(device)
@@ -124,10 +146,10 @@ def _best_size(replicas: Sequence[Replica]) -> int:
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 spent.append(time.perf_counter() - begun)
-            times[size] = min(spent[1:]) / size
+            times.append(min(spent[1:]) / size)
     for model in models:
         model.zero_grad(set_to_none=True)
-    return max(size for size, seconds in times.items() if seconds <= WORTH * min(times.values()))
+    return times
 
 
 def _train(members: Sequence[Member]) -> None:

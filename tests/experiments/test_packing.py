@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 
 from conftest import Fpt, read_rows
 from fpt_lightning import packs
@@ -332,6 +333,44 @@ def test_what_cannot_be_packed_is_said_in_a_line(
     assert said in error
     assert error.count("\n") == 1
     assert not Path("pack").exists()
+
+
+def test_a_body_that_cannot_be_packed_leaves_nothing(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 24}
+    hf.LongformerConfig(**sizes, attention_window=4).save_pretrained("body")
+    words = ["run", "--config", "bit_xor.yaml", *tiny, "--model.backbone=body", "--model.initialization=random"]
+    assert fpt(*words, "--model.backbone_seed=0", "--run_folder=pack", "--pack", "model.lr=[1e-3,1e-2]") == 1
+    error = capsys.readouterr().err
+    assert "cannot be packed: not all of its dropout is drawn for each run alone" in error
+    assert error.count("\n") == 1
+    assert not Path("pack").exists()
+
+
+def test_how_many_at_a_time_are_quickest_is_measured_once(
+    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine, of a body and a task; by what was measured before, later packs are made."""
+    measured: list[list[int]] = []
+
+    def seconds(replicas: Sequence[Any], sizes: Sequence[int]) -> list[float]:
+        measured.append(list(sizes))
+        return [2.0 - size / 10 for size in sizes]
+
+    monkeypatch.setattr(packs, "_seconds", seconds)
+    words = ["run", "--config=bit_xor.yaml", *tiny, "--model.backbone_seed=1", "--ckpt_path=last"]
+    for name, runs, more in (
+        ("first", 2, []),
+        ("again", 2, []),
+        ("more", 3, []),
+        ("other", 2, ["--model.dropout=0"]),
+        ("wider", 2, ["--data.batch_size=3"]),
+    ):
+        each = [[f"--model.lr=1e-{number + 2}", f"--run_folder={name}/{number}"] for number in range(runs)]
+        assert packs.run_together([[*words, *more, *own] for own in each]) == [None] * runs
+        assert [result["pack"]["size"] for result in results(name).values()] == [runs] * runs
+    assert measured == [[1, 2], [1, 2, 3], [1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize(
