@@ -91,14 +91,24 @@ def report(words: Sequence[str]) -> None:
         FPTError: If the file, or the archive, cannot be written.
     """
     from fpt_lightning.experiments.report import ARCHIVED, FORMATS, write_report
+    from fpt_lightning.experiments.report.results import collect
 
     parser = _parser("report", "print a table beside the paper's figures, or write it as a page")
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="markdown (default), latex or html")
     parser.add_argument("--out", type=Path, help="the file; html goes to FOLDER/TABLE.html without it")
     parser.add_argument("--archive", type=Path, metavar="FOLDER", help="keep the table there instead, fit to be "
                         "committed: all three pages, and its runs and learning curves in one file each")  # fmt: skip
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw the charts of the page there instead, a "
+                        "PDF each, for print")  # fmt: skip
     options, grid = _read(parser, words)
     outcomes = grid.outcomes()
+    if options.figures is not None:
+        if options.out is not None or options.archive is not None:
+            raise UsageError("--figures draws, and writes nothing else: leave out --out and --archive")
+        from fpt_lightning.experiments.report.pictures.for_print import write_figures
+
+        print(*write_figures(collect(grid, outcomes), options.figures), sep="\n")
+        return
     if options.archive is not None:
         if options.out is not None:
             raise UsageError("--archive writes its own pages: leave out --out")
