@@ -107,6 +107,7 @@ def report(words: Sequence[str]) -> None:
             raise UsageError("--figures draws, and writes nothing else: leave out --out and --archive")
         from fpt_lightning.experiments.report.pictures.for_print import write_figures
 
+        _say_if_other_runs(grid, outcomes)
         print(*write_figures(collect(grid, outcomes), options.figures), sep="\n")
         return
     if options.archive is not None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -49,7 +50,9 @@ def test_every_chart_of_the_page_is_a_file(fpt: Fpt, capsys: pytest.CaptureFixtu
         (width,) = re.findall(rb"/MediaBox \[ 0 0 ([\d.]+) ", content)
         assert float(width) == pytest.approx(3.3 * 72)  # points: a column
         assert b"/Type3" not in content  # fonts that journals refuse
-    assert fpt(*words) == 0
+    with matplotlib.rc_context({"font.size": 20, "text.usetex": True, "figure.facecolor": "black"}):  # a user's own
+        assert fpt(*words) == 0
+        assert matplotlib.rcParams["font.size"] == 20
     assert {path.name: path.read_bytes() for path in Path("figures").iterdir()} == made
 
 
@@ -118,6 +121,8 @@ def test_names_that_mean_something_elsewhere(tmp_path: Path) -> None:
 def test_what_cannot_be_drawn_or_written_is_said(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
     assert fpt("report", "table2", "--folder", "nothing", "--figures", "figures") == 1
     assert "there is nothing to draw: no run of the table has a result yet" in capsys.readouterr().err
+    assert fpt("report", "fair", "--folder", str(ATLAS / "pocket"), "--figures", "figures") == 1
+    assert "runs, but none of fair with these options" in capsys.readouterr().err
     assert not Path("figures").exists()
     for option in ("--out", "--archive"):
         assert fpt(*POCKET, "--figures", "figures", option, "page") == 2

@@ -48,7 +48,9 @@ def write_figures(results: Results, folder: Path) -> list[Path]:
     if not drawn:
         raise FPTError("there is nothing to draw: no run of the table has a result yet")
     try:
-        with matplotlib.rc_context(SETTINGS), whole_folder(folder) as part:
+        with matplotlib.rc_context(), whole_folder(folder) as part:
+            matplotlib.rcdefaults()  # what somebody's matplotlibrc says is for other pictures
+            matplotlib.rcParams.update(SETTINGS)
             for name, picture in drawn.items():
                 figure = Figure(figsize=(COLUMN, height_of(picture)), layout="constrained")
                 draw(picture, figure.subplots())
