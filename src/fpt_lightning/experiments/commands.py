@@ -90,16 +90,17 @@ def report(words: Sequence[str]) -> None:
     Raises:
         FPTError: If the file, or the archive, cannot be written.
     """
-    from fpt_lightning.experiments.report import ARCHIVED, FORMATS, write_report
+    from fpt_lightning.experiments.report import ALL_FORMATS, ARCHIVED, write_report
     from fpt_lightning.experiments.report.results import collect
 
     parser = _parser("report", "print a table beside the paper's figures, or write it as a page")
-    parser.add_argument("--format", choices=FORMATS, default="markdown", help="markdown (default), latex or html")
+    parser.add_argument(
+        "--format", choices=ALL_FORMATS, default="markdown", help="by default markdown; csv: a row a run"
+    )
     parser.add_argument("--out", type=Path, help="the file; html goes to FOLDER/TABLE.html without it")
     parser.add_argument("--archive", type=Path, metavar="FOLDER", help="keep the table there instead, fit to be "
                         "committed: all three pages, and its runs and learning curves in one file each")  # fmt: skip
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw the charts of the page there instead, a "
-                        "PDF each, for print")  # fmt: skip
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw its charts there instead, a PDF each")
     options, grid = _read(parser, words)
     outcomes = grid.outcomes()
     if options.figures is not None:
