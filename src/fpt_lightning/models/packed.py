@@ -186,16 +186,26 @@ def share_frozen(first: FrozenPretrainedTransformer, model: FrozenPretrainedTran
     Raises:
         FPTError: If the two differ in more than the values of what trains.
     """
-    one, other = first.identity(), model.identity()
-    for name, what in {"task": "task", "trained": "trained parts", "frozen": "frozen weights"}.items():
-        if one[name] != other[name]:
-            drawn = model.choice.resolved_initialization != "pretrained" and model.choice.backbone_seed is None
-            way_out = ", which their seeds draw: add --model.backbone_seed 0" if name == "frozen" and drawn else ""
-            raise FPTError(f"the runs of a pack must have the same {what}{way_out}")
-    for name, parameter in first.frozen_parameters().items():
+    trained = [{name: each.shape for name, each in one.trained_parameters().items()} for one in (first, model)]
+    shared, own = first.frozen_parameters(), model.frozen_parameters()
+    same = {
+        "task": first.task == model.task,
+        "trained parts": trained[0] == trained[1],
+        "frozen weights": shared.keys() == own.keys() and all(_equal(shared[name], own[name]) for name in own),
+    }
+    if different := [what for what, is_same in same.items() if not is_same]:
+        drawn = model.choice.resolved_initialization != "pretrained" and model.choice.backbone_seed is None
+        is_of_seed = different[0] == "frozen weights" and drawn
+        way_out = ", which their seeds draw: add --model.backbone_seed 0" if is_of_seed else ""
+        raise FPTError(f"the runs of a pack must have the same {different[0]}{way_out}")
+    for name, parameter in shared.items():
         path, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(path), leaf, parameter)  # not its data alone: each would move a copy to a device
-    model.keep_hash(one["frozen"])
+    model.keep_hash(first.frozen_hash())
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.dtype == other.dtype and torch.equal(one, other))  # in a third of the time of a hash
 
 
 def fold(tokens: Sequence[Tensor], masks: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None]:
