@@ -27,7 +27,6 @@ from fpt_lightning.random_streams import drawn_from, generator
 VOCABULARY_SAMPLE = 4096
 """Token embeddings kept where the input layer is fitted to them."""
 
-
 ROOM = 4
 """Times that memory holds a body of which one more is kept, to be copied."""
 
