@@ -32,6 +32,9 @@ def test_the_runs_that_count_are_those_of_the_figures(fpt: Fpt, capsys: pytest.C
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| pretrained |")]
     assert f" {100 * fmean(tests):.1f} ± " in line
     assert {row["test"] for row in rows if row["counts"] == "false"} == {""}
+    paused = [row for row in rows if row["state"] == "paused" and row["task"] == "MNIST"]
+    assert {row["steps"] for row in paused} == {"150", "300"}  # a quarter and a half of them
+    assert all(0.05 < float(row["validation"]) < 1 for row in paused)
     assert {row["learning_rate"] for row in rows if row["counts"] == "true" and row["arm"] == "random"} == {"0.003"}
 
 
