@@ -344,6 +344,16 @@ def test_a_callback_of_lightning_is_added_by_its_short_name(fpt: Fpt, tiny: list
     assert json.loads(Path("run/result.json").read_text())["steps"] == 2  # its first validation is below
 
 
+def test_a_callback_whose_default_is_a_member_of_an_enumeration(fpt: Fpt, tiny: list[str]) -> None:
+    """It stands in the config, by which the run goes on."""
+    words = ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:01:00:00", "--trainer.max_steps=2"]
+    assert fpt("run", "--config=bit_xor.yaml", *tiny, *words, "--trainer.val_check_interval=2", "--run_folder=run") == 0
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    timers = [each["init_args"] for each in config["trainer"]["callbacks"] if each["class_path"].endswith(".Timer")]
+    assert [timer["interval"] for timer in timers] == ["step"]
+    assert fpt("validate", "run") == 0
+
+
 def test_callbacks_are_overridden_by_name(fpt: Fpt, tiny: list[str]) -> None:
     words = ["--config=bit_xor.yaml", *tiny, "--trainer.max_steps=20", "--trainer.val_check_interval=1"]
     words += ["--early_stopping.patience=2", "--early_stopping.min_delta=1.0", "--checkpoint.filename=chosen"]

@@ -222,3 +222,13 @@ def test_text_in_quotes_stays_text() -> None:
     values = compose(["own.yaml"], {})
     assert values == {"data.target_column": "2021", "data.positive": "+1", "data.root": 2024, "model.lr": 1e-3}
     assert identity(values | {"data": "ImageFolder"}) == identity(values | {"data": "ImageFolder", "data.root": "2024"})
+
+
+def test_what_is_added_to_a_list_twice_is_refused() -> None:
+    """Runs would get the last alone; a list adds both, whatever follows it."""
+    words = ["--trainer.callbacks+=Timer", "--trainer.callbacks+=LearningRateMonitor"]
+    with pytest.raises(UsageError, match=r"--trainer.callbacks\+ stands twice.*--trainer.callbacks\+=\[A,B\]"):
+        as_settings(words)
+    assert as_settings(["--trainer.callbacks+=[Timer,LearningRateMonitor]"]) == {
+        "trainer.callbacks+": ["Timer", "LearningRateMonitor"]
+    }

@@ -2,11 +2,12 @@
 
 import dataclasses
 import re
+from enum import Enum
 from textwrap import shorten
 from typing import Any, Never
 
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse import Namespace, get_loader, set_dumper, set_loader
 from lightning.pytorch.cli import LightningArgumentParser, ReduceLROnPlateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -31,6 +32,20 @@ def _load(text: str) -> Any:
 
 
 set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a default that is a member of an enumeration, as Lightning's ``Timer`` has one, as its value."""
+
+
+_Dumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+
+
+def _dump(values: Any) -> str:
+    return str(yaml.dump(values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False))
+
+
+set_dumper("yaml", _dump)
 
 
 class ArgumentParser(LightningArgumentParser):

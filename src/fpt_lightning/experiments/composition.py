@@ -133,6 +133,7 @@ def as_settings(words: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: If a word is neither an option nor its value, or that is not YAML.
+        UsageError: If one adds to a list for the second time.
     """
     settings: dict[str, Any] = {}
     waiting = list(words)
@@ -146,6 +147,8 @@ def as_settings(words: Sequence[str]) -> dict[str, Any]:
                 raise ValueError(word)
             value = waiting.pop(0)
         name = without_init_args(name)
+        if name.endswith("+") and name in settings:
+            raise UsageError(f"--{name} stands twice, of which runs would get the last: --{name}=[A,B] adds both")
         try:
             # a slice of layers and a time stay what they are, which YAML 1.1 reads to the base of 60
             read = value if re.fullmatch(r"\d+(:\d+)+", value) else plain(yaml.safe_load(value))
