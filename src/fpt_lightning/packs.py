@@ -109,14 +109,14 @@ def _run_together(
 
 def _best_size(replicas: Sequence[Replica]) -> int:
     """How many runs in one pass take the least time a run; measured once on a machine, and kept in the cache folder."""
-    sizes, model = [size for size in SIZES if size <= len(replicas)], replicas[0].model.model
-    data, identity = replicas[0].datamodule, replicas[0].model.model.identity()
+    first, sizes = replicas[0], [size for size in SIZES if size <= len(replicas)]
+    data, model, identity = first.datamodule, first.model.model, first.model.model.identity()
     key = {
-        "machine": machine(replicas[0].alone.strategy.root_device.type),
+        "machine": machine(first.alone.strategy.root_device.type),
         "version": __version__,
-        "precision": replicas[0].alone.precision_plugin.precision,
+        "precision": first.alone.precision_plugin.precision,
         "batch": (data.batch_size, model.reads_features, sizes),
-        "body": (identity["task"], identity["trained"], identity["frozen_dtype"], replicas[0].model.hparams["dropout"]),
+        "body": (identity["task"], identity["trained"], identity["frozen_dtype"], first.model.hparams.get("dropout")),
         "frozen": {name: list(parameter.shape) for name, parameter in model.frozen_parameters().items()},
     }
     file = cache_file(data.cache_folder, "pack", key)
