@@ -58,6 +58,7 @@ def report(browser: Any) -> None:
         ("laptop/table2", "Steps to convergence", "steps"),
         ("night/table2", "Learning curves", "night"),
         ("night/pocket", "Learning curves", "more_steps"),
+        ("night/carries", "Learning curves", "lead"),
         ("laptop/pocket", "Against random", "forest"),
         ("laptop/fair", "Accuracy against learning rate", "rates"),
         ("laptop/fair", "Every learning rate and seed", "heat_map"),
