@@ -12,6 +12,7 @@ from run_folders import EXPERIMENTS, finish, grid_of
 
 from conftest import Fpt
 from fpt_lightning.experiments.grid import Selection, make_grid
+from fpt_lightning.experiments.report.pictures import for_print
 from fpt_lightning.experiments.report.pictures.bars import Bars
 from fpt_lightning.experiments.report.pictures.charts import Picture, charts_of
 from fpt_lightning.experiments.report.pictures.for_print import draw, write_figures
@@ -131,3 +132,13 @@ def test_what_cannot_be_drawn_or_written_is_said(fpt: Fpt, capsys: pytest.Captur
     assert fpt(*POCKET, "--figures", "taken") == 1
     assert "fpt: error: taken cannot be written: " in (error := capsys.readouterr().err)
     assert "choose another --figures" in error
+
+
+def test_arms_look_as_they_do_on_the_page() -> None:
+    css = (Path(for_print.__file__).parents[1] / "templates" / "report.css").read_text()
+    light = css.partition("@media")[0]
+    assert list(for_print.COLOURS) == re.findall(r"--c\d: (#\w+);", light)
+    dashes = dict(re.findall(r"\.s(\d) \{ --c: var\(--c\1\); --dash: ([\d. ]+|none); \}", css))
+    assert [
+        () if dashes[str(number)] == "none" else tuple(map(float, dashes[str(number)].split())) for number in range(8)
+    ] == [tuple(map(float, dash)) for dash in for_print.DASHES]
