@@ -18,7 +18,7 @@ from fpt_lightning.experiments.report.pictures.forest import Effects
 from fpt_lightning.experiments.report.pictures.heat_map import HeatMap
 from fpt_lightning.experiments.report.pictures.svg import WIDTH, Axis, Chart, Dots
 from fpt_lightning.experiments.report.results import Results
-from fpt_lightning.experiments.report.units import MINUS, SIGNS
+from fpt_lightning.experiments.report.units import SIGNS
 from fpt_lightning.files import whole_folder
 
 COLUMN = 3.3
@@ -98,9 +98,8 @@ def _(picture: Chart, axes: Axes) -> None:
             axes.plot(x, y, color=look["color"], **line)
         else:
             axes.errorbar(x, y, errors, elinewidth=0.8, **look, **line)
-        chosen = [(point.x, point.y) for point in arm.points if point.chosen]
-        for at, height in chosen:
-            axes.plot(at, height, "o", ms=8, mfc="none", mec=look["color"], mew=0.8)
+        for point in (point for point in arm.points if point.chosen):
+            axes.plot(point.x, point.y, "o", ms=8, mfc="none", mec=look["color"], mew=0.8)
     _scale(axes, "x", picture.x)
     _scale(axes, "y", picture.y)
     figure: Any = axes.figure
@@ -184,8 +183,7 @@ def _rows(axes: Axes, names: Sequence[str], x: Axis) -> None:
 
 def _scale(axes: Axes, which: str, axis: Axis) -> None:
     ticks = axis.ticks()
-    written = [MINUS * (value < 0) + axis.written(abs(value)) for value in ticks]
     axes.set(**{f"{which}scale": "log" if axis.log else "linear", f"{which}label": axis.label})
     axes.set(**{f"{which}lim": (axis.low, axis.high)})
     getattr(axes, f"set_{which}ticks")([], minor=True)
-    getattr(axes, f"set_{which}ticks")(ticks, written)
+    getattr(axes, f"set_{which}ticks")(ticks, [axis.number(value) for value in ticks])

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fpt_lightning.experiments.report.units import MINUS
+
 LEFT, RIGHT, TOP, BOTTOM, WIDTH = 46, 348, 28, 208, 360
 """Edges of the drawn area, and of all."""
 
@@ -61,9 +63,13 @@ class Axis:
         share = min(1.0, max(0.0, (value - low) / (high - low)))
         return round(self.start + share * (self.end - self.start), 1)
 
+    def number(self, value: float) -> str:
+        """What is written at a value."""
+        return MINUS * (value < 0) + self.written(abs(value))
+
     def number_at(self, value: float) -> float:
         """Where the middle of its number lies: at the value, or as far from the edge of all as the number needs."""
-        return min(self.place(value), round(WIDTH - LETTER * len(self.written(value)) / 2, 1))
+        return min(self.place(value), round(WIDTH - LETTER * len(self.number(value)) / 2, 1))
 
     def ticks(self) -> list[float]:
         """Round values within the range: about five."""
