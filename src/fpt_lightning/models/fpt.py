@@ -155,7 +155,8 @@ class FrozenPretrainedTransformer(nn.Module):
         return {
             "task": self.task.as_dict(),
             "backbone": str(self.choice),
-            "architecture": dict(self.choice.architecture or {}),  # of which heads and activations leave no trace
+            "architecture": dict(self.choice.architecture or {}),
+            "config": self.family.described(self.backbone),
             "shuffle_tokens": self.shuffle is not None,
             "frozen": self.frozen_hash(),
             "frozen_dtype": self.frozen_dtype,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2Model
 
 from conftest import Fpt, read_rows, write_table
 from fpt_lightning.errors import FPTError
@@ -141,6 +142,27 @@ def test_a_checkpoint_of_something_else_is_refused(
     assert status == 1
     assert message in error
     assert "Traceback" not in error
+
+
+def test_nor_where_the_config_of_a_folder_was_changed(
+    fpt: Fpt, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "body"
+    body = GPT2Model(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, vocab_size=8))
+    body.save_pretrained(folder)
+    words = (f"--model.backbone={folder}", *BITS)
+    trained = _train(fpt, "run", 3, *words) / LAST
+    told = ["test", "--config=run/config.yaml", f"--ckpt_path={trained}", "--trainer.enable_progress_bar=false"]
+    body.config.bos_token_id, body.config.label2id = 3, {"cat": 0, "dog": 1}  # of which hidden states show nothing
+    body.config.save_pretrained(folder)
+    assert fpt(*told) == 0
+    capsys.readouterr()
+    body.config.layer_norm_epsilon, body.config.n_head = 0.1, 4  # of which weights show nothing
+    body.config.save_pretrained(folder)
+    assert fpt(*told) == 1
+    error = capsys.readouterr().err
+    assert "layer_norm_epsilon 1e-05 there, 0.1 here, n_head 2 there, 4 here" in error
+    assert "config.json" in error
 
 
 def test_the_refusal_names_both_frozen_weights(fpt: Fpt, capsys: pytest.CaptureFixture[str], trained: Path) -> None:

@@ -65,6 +65,13 @@ def test_parts_of_another_model_are_refused(other: dict[str, object], message: s
     assert torch.equal(before, model.output.weight)
 
 
+def test_parts_of_the_same_weights_under_another_config_are_refused() -> None:
+    path = export_trained(_model(), "trained.safetensors")
+    choice = BackboneChoice("tiny", architecture={"layer_norm_epsilon": 0.1})
+    with pytest.raises(FPTError, match=r"another config.*layer_norm_epsilon 1e-05 there, 0\.1 here"):
+        load_trained(FrozenPretrainedTransformer(TASK, choice, "output"), path)
+
+
 def test_a_damaged_file_is_named() -> None:
     path = export_trained(_model(), "trained.safetensors")
     path.write_bytes(path.read_bytes()[:40])

@@ -49,6 +49,7 @@ DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOF
           AttributeError, LookupError, TypeError, ValueError, struct.error)  # fmt: skip
 """What torch and zipfile raise of a file that is no checkpoint."""
 
+VERSION = "transformers_version"  # of a config
 PREFIX = "model."  # where FPTClassifier keeps the transformer
 
 
@@ -199,6 +200,26 @@ def verify(checkpoint: dict[str, Any], model: FrozenPretrainedTransformer) -> No
             f"this checkpoint was trained on the frozen weights {saved['frozen']} of {saved['backbone']}, "
             f"this model has {own['frozen']} of {own['backbone']}.\n"
             "Pass the config.yaml of its run folder with --config, or the backbone it was trained on."
+        )
+    expect_same_config("this checkpoint", saved.get("config", {}), own)
+
+
+def expect_same_config(what: str, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Compares what a config said of a body with what one says of a body of the same weights, ``identity()``.
+
+    Two versions of transformers may word the same config in two ways: what they say is not compared.
+
+    Raises:
+        FPTError: If the body would compute something else.
+    """
+    here = own["config"]
+    if saved.get(VERSION) != here.get(VERSION):
+        return
+    if changed := [field for field in here if saved.get(field) != here[field]]:
+        raise FPTError(
+            f"{what} was trained on {own['backbone']} of another config, whose weights are the same: "
+            + ", ".join(f"{field} {saved.get(field)} there, {here[field]} here" for field in changed)
+            + ".\nGive the backbone the config.json that it had."
         )
 
 

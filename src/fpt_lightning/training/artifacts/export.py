@@ -10,9 +10,10 @@ from fpt_lightning.errors import FPTError
 from fpt_lightning.files import write_whole
 from fpt_lightning.models.fpt import FrozenPretrainedTransformer
 from fpt_lightning.tensors import read_tensors, tensors_hash
+from fpt_lightning.training.artifacts.checkpoint import expect_same_config
 
-HASH = "tensors"
-"""The name of the tensors' hash in the file's metadata."""
+HASH, CONFIG = "tensors", "config"
+"""The names of the tensors' hash and of the body's config, as JSON, in the file's metadata."""
 
 
 def export_trained(
@@ -41,7 +42,7 @@ def write_trained(model: FrozenPretrainedTransformer, path: Path) -> None:
 
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.trained_parameters().items()}
     metadata = {"format": "pt", "frozen": model.frozen_hash(), "frozen_dtype": model.frozen_dtype}
-    metadata[HASH] = tensors_hash(tensors)
+    metadata |= {HASH: tensors_hash(tensors), CONFIG: json.dumps(model.identity()[CONFIG])}
     write_whole(path, _with_sorted_metadata(save(tensors, metadata)))
 
 
@@ -57,6 +58,7 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
         tensors, metadata = read_tensors(path)
         if metadata.get(HASH, own_hash := tensors_hash(tensors)) != own_hash:  # versions before 0.3 wrote none
             raise ValueError("its tensors are not those that were written")
+        config = dict(json.loads(metadata.get(CONFIG, "{}")))
     except (SafetensorError, OSError, ValueError) as error:
         raise FPTError(f"{path}: no trained parts can be read from it ({error})") from error
     own = model.trained_parameters()
@@ -73,6 +75,7 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
             f"{path} was trained on the frozen weights {frozen}, this model has {model.frozen_hash()} "
             f"of {model.choice}.{other} Its JSON file names the backbone it belongs to."
         )
+    expect_same_config(str(path), config, model.identity())
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])

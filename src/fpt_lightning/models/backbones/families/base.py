@@ -1,6 +1,7 @@
 """What is asked of every body, and of those that transformers builds."""
 
 import copy
+import json
 import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -18,6 +19,11 @@ from fpt_lightning.models.parts import PartTable
 DROPOUT_FIELDS = (
     "resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate",
     "attention_dropout", "hidden_dropout", "residual_dropout", "embedding_dropout",
+)  # fmt: skip
+
+# of a config, what hidden states do not hang on, and what is set here; every id of a token beside them
+NO_FUNCTION = (
+    *DROPOUT_FIELDS, "_name_or_path", "architectures", "dtype", "id2label", "label2id", "use_cache", "vocab_size",
 )  # fmt: skip
 
 MISFITS = (ArithmeticError, AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
@@ -55,6 +61,10 @@ class Family(ABC):
     def answers(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:
         """Of what :meth:`hidden` returns the last ``count`` real tokens: ``[batch, count, width]``."""
         return AnswerTokens(count, mask).of(self.hidden(body, embeddings, mask), 1)
+
+    def described(self, body: Any) -> dict[str, Any]:
+        """What hidden states hang on and weights may show no trace of, such as heads and activations: plain values."""
+        return {}
 
     def depth(self, body: nn.Module) -> int:
         blocks: Any = body.get_submodule(self.blocks)
@@ -158,6 +168,14 @@ class HubFamily(Family):
         for field, said in list(vars(body.config).items()):
             if isinstance(said, list) and len(said) == depth:
                 setattr(body.config, field, [said[index] for index in chosen])
+
+    def described(self, body: Any) -> dict[str, Any]:
+        fields = json.loads(body.config.to_json_string(use_diff=False))
+        return {
+            field: said
+            for field, said in fields.items()
+            if field not in NO_FUNCTION and not field.endswith("_token_id")
+        }
 
     def hidden(self, body: Any, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         if mask is None and self.asks_for_attention:
