@@ -374,6 +374,20 @@ def test_how_many_at_a_time_are_quickest_is_measured_once(
 
 
 @pytest.mark.parametrize(
+    ("seconds", "size"), [([1.0, 0.99, 1.5], 1), ([1.0, 0.9, 0.91], 3), ([1.0, 0.9, 0.95], 2), ([1.0, 1.1, 1.2], 1)]
+)
+def test_runs_go_alone_unless_a_pack_is_quicker(
+    fpt: Fpt, tiny: list[str], monkeypatch: pytest.MonkeyPatch, seconds: list[float], size: int
+) -> None:
+    """And of packs that are as quick as each other the larger is taken."""
+    monkeypatch.setattr(packs, "_seconds", lambda replicas, sizes: seconds)
+    words = ["run", "--config=bit_xor.yaml", *tiny, "--model.backbone_seed=1", "--ckpt_path=last"]
+    each = [[f"--model.lr={rate}", f"--run_folder=run/{rate}"] for rate in ("1e-2", "1e-3", "1e-4")]
+    assert packs.run_together([[*words, *own] for own in each]) == [None] * 3
+    assert sorted({result["pack"]["size"] for result in results("run").values()})[-1] == size
+
+
+@pytest.mark.parametrize(
     "option",
     [
         "--trainer.min_steps=3",
