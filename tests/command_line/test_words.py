@@ -23,11 +23,17 @@ BIT_XOR, MNIST = (str(shipped("configs") / name) for name in ("bit_xor.yaml", "m
             ["bit_xor.yaml", "mnist.yaml", "--model.lr", "1"],
             ["--config", BIT_XOR, "--config", MNIST, "--model.lr", "1"],
         ),
-        (["--trainer.max_steps", "-1", "mnist.yaml"], ["--trainer.max_steps", "-1", "--config", MNIST]),
-        (["--model.lr=1", "mnist.yaml"], ["--model.lr=1", "--config", MNIST]),
+        (["--trainer.max_steps", "-1", "mnist.yaml"], ["--config", MNIST, "--trainer.max_steps", "-1"]),
+        (["--model.lr=1", "mnist.yaml"], ["--config", MNIST, "--model.lr=1"]),
+        (["--model.lr=1", "--config", "mnist.yaml"], ["--config", MNIST, "--model.lr=1"]),
+        (
+            ["--model.lr=1", "--config=mnist.yaml", "-c", "bit_xor.yaml"],
+            [f"--config={MNIST}", "-c", BIT_XOR, "--model.lr=1"],
+        ),
+        (["mnist.yaml", "--config"], ["--config", MNIST, "--config"]),
         (["--trainer.default_root_dir", "mnist.yaml"], ["--trainer.default_root_dir", "mnist.yaml"]),
-        (["--print_config", "mnist.yaml"], ["--print_config", "--config", MNIST]),
-        (["--overwrite", "mnist.yaml"], ["--overwrite", "--config", MNIST]),
+        (["--print_config", "mnist.yaml"], ["--config", MNIST, "--print_config"]),
+        (["--overwrite", "mnist.yaml"], ["--config", MNIST, "--overwrite"]),
         (["mnist.yaml", "--help", "data"], ["--config", MNIST, "--help", "data"]),
         (["-c", "mnist.yaml", "bit_xor.yaml"], ["-c", MNIST, "--config", BIT_XOR]),
     ],
@@ -67,6 +73,18 @@ def run_folder(fpt: Fpt, tiny: list[str]) -> Path:
 def test_answers_of_another_checkpoint_lie_beside_those_of_the_run(fpt: Fpt, run_folder: Path) -> None:
     assert fpt("predict", run_folder / "checkpoints" / "last.ckpt") == 0
     assert [path.name for path in run_folder.glob("predictions*")] == ["predictions-last.csv"]
+    for name in ("best", "last"):
+        words = ["--config", run_folder / "config.yaml", "--ckpt_path", run_folder / f"checkpoints/{name}.ckpt"]
+        (run_folder / "predictions-last.csv").unlink(missing_ok=True)
+        assert fpt("predict", *words) == 0
+    assert sorted(path.name for path in run_folder.glob("predictions*")) == ["predictions-last.csv", "predictions.csv"]
+
+
+def test_an_option_has_the_last_word_wherever_it_stands(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="^0$"):
+        fpt("run", "--trainer.max_steps=7", "--seed_everything", "3", "bit_xor.yaml", "--print_config")
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["trainer"]["max_steps"], config["seed_everything"]) == (7, 3)
 
 
 def test_a_checkpoint_without_a_name_has_its_usual_one(fpt: Fpt, tiny: list[str]) -> None:

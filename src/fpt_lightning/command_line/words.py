@@ -18,7 +18,8 @@ def with_configs_found(words: Sequence[str]) -> list[str]:
 
     ``fpt run mnist.yaml`` is ``fpt run --config PATH/mnist.yaml``. A run folder stands for its config and for the
     checkpoint that the command is about: the best one, or for ``run`` and ``fit`` the last one, to go on with it;
-    a test alone makes the best one of it. It stands first, wherever it was said: options are about it.
+    a test alone makes the best one of it. It stands first, wherever it was said, behind it every config: options have
+    the last word.
 
     Args:
         words: The command and what follows it.
@@ -28,32 +29,38 @@ def with_configs_found(words: Sequence[str]) -> list[str]:
         FPTError: If it is a folder, but not of a run; or its run has no such checkpoint.
     """
     of_run: list[str] = []
-    others = [*_located(words[0], words[1:], of_run)]
+    configs: list[str] = []
+    others = [*_located(words[0], words[1:], of_run, configs)]
     runs = dict.fromkeys(config for option, config in pairwise(of_run) if option == "--config")
     if len(runs) > 1:
         named = " and ".join(str(Path(config).parent) for config in runs)
         raise UsageError(f"fpt {words[0]} is about one run, got {named}")
-    return [words[0], *of_run, *others]
+    return [words[0], *of_run, *configs, *others]
 
 
-def _located(command: str, words: Sequence[str], of_run: list[str]) -> Iterator[str]:
+def _located(command: str, words: Sequence[str], of_run: list[str], configs: list[str]) -> Iterator[str]:
+    """The other words; what stands for a run and for configs goes into these lists."""
     option: str | None = None  # that waits for its value
     for word in words:
         waits, option = option, None
         if waits in CONFIG:
-            yield find_config(word)
+            configs += (waits, find_config(word))
         elif word.startswith("--config="):
-            yield f"--config={find_config(word.removeprefix('--config='))}"
-        elif word.startswith("--") or word in ("-c", "-h"):
+            configs.append(f"--config={find_config(word.removeprefix('--config='))}")
+        elif word in CONFIG:
+            option = word
+        elif word.startswith("--") or word == "-h":
             yield word
             option = None if "=" in word else word
         elif waits is None or (waits in ALONE and _is_config(word)):
             if Path(word).is_dir() or word.endswith(".ckpt"):
                 of_run += _of_run(command, Path(word))
             else:
-                yield from ("--config", find_config(word))
+                configs += ("--config", find_config(word))
         else:
             yield word
+    if option in CONFIG:
+        yield option  # without a file
 
 
 def _is_config(word: str) -> bool:
