@@ -99,6 +99,32 @@ def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.limit_val_batches=0.0001"], "limit_val_batches"),
+        (
+            ["--trainer.captured=true", "--model.shuffle_tokens=true"],
+            "trainer.captured: a step of this model needs the host",
+        ),
+        (
+            ["--trainer.check_val_every_n_epoch=1", "--data.batch_size=16", "--trainer.val_check_interval=100"],
+            "trainer.val_check_interval 100 is more than the 2 batches of an epoch",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_is_refused_behind_the_data_leaves_every_byte(
+    fpt: Fpt, tiny: list[str], mnist_root: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    task = ["--config=mnist.yaml", f"--data.root={mnist_root}", "--data.validation_examples=20", *tiny]
+    assert fpt("run", *task, "--run_folder=run") == 0
+    before = _snapshot(Path("run"))
+    assert fpt("run", *task, "--run_folder=run", "--overwrite", "--trainer.max_steps=200", *words) == 2
+    assert message in capsys.readouterr().err
+    assert _snapshot(Path("run")) == before
+
+
 @pytest.mark.parametrize("command", ["run", "fit"])
 @pytest.mark.parametrize(
     ("words", "status", "message"),

@@ -257,6 +257,22 @@ def test_options_that_read_otherwise_are_refused(
     assert "the checkpoint was trained with" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_other_data_is_named(
+    fpt: Fpt, trained: Columns, tiny: list[str], mnist_root: Path, image_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = ["--config=mnist.yaml", f"--data.root={mnist_root}", "--data.validation_examples=20", *tiny]
+    assert fpt("fit", *digits, "--run_folder=digits") == 0
+    table = ["--config=table.yaml", "--data.train_file=train.csv", "--data.target_column=state", *tiny]
+    images = ["--config=image_folder.yaml", f"--data.root={image_root}", *tiny]
+    for words, folder, said in (
+        (table, "digits", "a table"),
+        (images, "digits", "a folder of images"),
+        (images, "run", "a folder of images"),
+    ):
+        assert fpt("test", *words, f"--ckpt_path={folder}/checkpoints/best.ckpt", "--data.batch_size=4") == 2
+        assert f"the checkpoint was not trained on {said}" in capsys.readouterr().err
+
+
 def test_a_new_table_lacks_a_column(fpt: Fpt, trained: Columns, capsys: pytest.CaptureFixture[str]) -> None:
     write_table(Path("new.csv"), {"flow": trained["flow"]})
     assert fpt("predict", "--config=run/config.yaml", BEST, "--data.predict_file=new.csv") == 2

@@ -211,7 +211,7 @@ class FPTDataModule(L.LightningDataModule):
             self._check_batch_size()
             expect_usable_batches(self.examples("train"), self.task, self.batch_size)
             if self.trainer is not None:
-                check_epochs(self.trainer, self.task.name, len(self.examples("train")))
+                check_epochs(self.trainer, self.task.name, len(self.examples("train")), self.batch_size)
                 check_test(self.trainer, lambda: len(self.test_dataloader()))
 
     def train_dataloader(self) -> ResumableLoader:
@@ -280,7 +280,7 @@ class FPTDataModule(L.LightningDataModule):
             len(dataset),
             batch_size,
             training=training,
-            shuffle=training and self.shuffle,
+            shuffle=training and self.shuffle and len(dataset) < ENDLESS,
             seed=self.seed,
             lengths=None if in_order else dataset.lengths,
             counts_epochs=dataset.counts_epochs,

@@ -1,7 +1,7 @@
 """What a datamodule is told, compared with what it holds."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
 
 import lightning as L
 
@@ -52,17 +52,33 @@ def check_split_seed(seed: int) -> None:
         raise UsageError(f"data.split_seed lies between -2**63 and 2**64 - 1, got {seed}")
 
 
-def check_epochs(trainer: L.Trainer, task: str, examples: int) -> None:
-    """Refuses a training by epochs where the first would never end.
+def check_epochs(trainer: L.Trainer, task: str, examples: int, batch_size: int) -> None:
+    """Refuses a training by epochs where the first would never end, or end before its first validation.
+
+    Args:
+        trainer: The Trainer.
+        task: The task's name.
+        examples: Of the training data.
+        batch_size: Examples in a batch; what makes none is left out.
 
     Raises:
-        UsageError: If it would not.
+        UsageError: If it would.
     """
     by_epochs = isinstance(trainer.limit_train_batches, float) and (trainer.max_epochs or -1) >= 0
     if by_epochs and examples >= ENDLESS:
         raise UsageError(
             f"{task} is generated without end and has no epochs: "
             "set trainer.max_steps to say how long it trains, and leave trainer.max_epochs away"
+        )
+    most, interval = trainer.limit_train_batches, trainer.val_check_interval
+    if trainer.check_val_every_n_epoch is None or not isinstance(interval, int) or trainer.limit_val_batches == 0:
+        return
+    whole = examples // batch_size
+    batches = int(most * whole) if isinstance(most, float) else min(most, whole)
+    if interval > batches:
+        raise UsageError(
+            f"trainer.val_check_interval {interval} is more than the {batches} batches of an epoch: make it smaller, "
+            "or set trainer.check_val_every_n_epoch null, to count through all epochs"
         )
 
 
@@ -86,6 +102,16 @@ def check_test(trainer: L.Trainer, count: Callable[[], int]) -> None:
             f"trainer.limit_test_batches {share} of {batches} batches is none: say {1 / batches:.2g} or more, "
             "or a number of batches"
         )
+
+
+def expect_encoding(encoding: Mapping[str, Any], names: Collection[str], data: str) -> None:
+    """Refuses the encoding of other data, which lacks one of these names; an empty one is none.
+
+    Raises:
+        UsageError: If it is.
+    """
+    if encoding and not encoding.keys() >= set(names):
+        raise UsageError(f"the checkpoint was not trained on {data}: pass the config.yaml of its run folder")
 
 
 def part_of(whole: BatchDataset, fraction: float, task: str) -> Part:

@@ -35,12 +35,18 @@ class SaveRunConfig(SaveConfigCallback):
         self._begin = begin
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Saves nothing yet: a checkpoint that is refused leaves its folder as it was."""
+        """Saves nothing yet: a checkpoint, or batches, that are refused leave the folder as it was."""
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.already_saved:
+            return
         if self._begin is not None and trainer.is_global_zero:
             self._begin()
         super().setup(trainer, pl_module, "fit")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begins, too, where no step was left to train."""
+        self.on_train_start(trainer, pl_module)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes it whole or not at all, which Lightning does not: it is what repeats the run."""

@@ -15,7 +15,7 @@ from fpt_lightning.data.columnar.columns import Kind, TableSource, is_blank, rea
 from fpt_lightning.data.columnar.encoding import Codes, Columns, Content, Units, digest, mean_and_std
 from fpt_lightning.data.columnar.splits import cut
 from fpt_lightning.data.datamodule import SPLITS, FPTDataModule, Split
-from fpt_lightning.data.options import check_split_seed
+from fpt_lightning.data.options import check_split_seed, expect_encoding
 from fpt_lightning.data.sequences import LabelledSequences, SequenceTable
 from fpt_lightning.data.spec import TaskSpec
 from fpt_lightning.errors import FPTError, UsageError, are_shares, at_least
@@ -135,6 +135,7 @@ class TableTask(FPTDataModule):
     def use_encoding(self, encoding: dict[str, Any]) -> None:
         if encoding == (self.learnt or {}) or (encoding and "content" in vars(self) and encoding == self.encoding()):
             return
+        expect_encoding(encoding, ("task", "kind"), "a table")
         task = TaskSpec(**encoding["task"]) if encoding else None
         if task is not None:
             other = {"kind": encoding["kind"], "regression": task.classes is None, "token_width": task.token_width or 1}

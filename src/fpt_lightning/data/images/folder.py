@@ -22,6 +22,7 @@ from fpt_lightning.data.images.files import (
     list_images,
     new_images,
 )
+from fpt_lightning.data.options import expect_encoding
 from fpt_lightning.errors import UsageError, are_shares
 
 
@@ -107,6 +108,10 @@ class ImageFolder(ImageTask):
     def encoding(self) -> dict[str, Any]:
         mean, std = self.normalisation()
         return {**super().encoding(), "mean": mean, "std": std}
+
+    def use_encoding(self, encoding: dict[str, Any]) -> None:
+        expect_encoding(encoding, ("class_names", "mean", "std"), "a folder of images")
+        super().use_encoding(encoding)
 
     def prepare_data(self) -> None:
         if not self._predicts_new:
