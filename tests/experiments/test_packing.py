@@ -373,6 +373,13 @@ def test_how_many_at_a_time_are_quickest_is_measured_once(
     assert measured == [[1, 2], [1, 2, 3], [1, 2], [1, 2]]
 
 
+def test_a_pack_refuses_what_a_run_does(fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*tiny, "--model.backbone_seed=0", "--trainer.max_steps=-1", "--trainer.max_epochs=1", "--run_folder=pack"]
+    assert fpt("run", "--config=bit_xor.yaml", *words, "--pack=model.lr=[1e-3,1e-2]") == 2
+    assert "bit_xor is generated without end and has no epochs" in capsys.readouterr().err
+    assert not list(Path().glob("pack/*/*.json"))
+
+
 @pytest.mark.parametrize(
     ("seconds", "size"), [([1.0, 0.99, 1.5], 1), ([1.0, 0.9, 0.91], 3), ([1.0, 0.9, 0.95], 2), ([1.0, 1.1, 1.2], 1)]
 )

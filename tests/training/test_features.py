@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import Fpt, read_rows, write_table
 from fpt_lightning.data.images.mnist import MNIST
@@ -98,6 +99,18 @@ def test_runs_on_features_are_trained_in_one_pass(fpt: Fpt, words: list[str]) ->
         one, other = result(f"alone{lr}"), result(f"pack/model.lr={lr}")
         for name in ("val_loss", "test_loss", "val_accuracy", "test_accuracy"):
             assert other[name] == pytest.approx(one[name], abs=1e-5), name
+
+
+def test_features_of_a_pack_are_as_exact_as_its_runs(fpt: Fpt, words: list[str]) -> None:
+    words = [*words, "--cache_features=true", "--model.backbone_seed=0", "--trainer.precision=bf16-mixed"]
+    assert fpt(*words, "--pack=model.lr=[1e-3,1e-2]", "--run_folder=pack", "--data.cache_folder=together") == 0
+    assert fpt(*words, "--run_folder=alone", "--data.cache_folder=alone") == 0
+    together, alone = sorted(Path("together").glob("features-*")), sorted(Path("alone").glob("features-*"))
+    assert [file.name for file in together] == [file.name for file in alone]
+    assert len(alone) == 3
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(load_file(one)["features"], load_file(other)["features"])
+        assert load_file(one)["features"].dtype == torch.bfloat16
 
 
 def test_other_weights_data_or_splits_have_other_features(mnist_root: Path) -> None:

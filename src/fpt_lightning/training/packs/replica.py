@@ -58,6 +58,7 @@ class Replica:
         self.pack: Any = None
         self.model, self.datamodule, self.alone, self.ckpt_path = model, datamodule, trainer, ckpt_path
         self.lightning_module = model
+        datamodule.trainer = trainer  # asked for before the pack has a Trainer
         self.stream, self._generators = torch.Generator(), current_state()
         self.stream.set_state(self._generators["torch"])
         self.callbacks = [each for each in trainer.callbacks if not isinstance(each, OF_THE_PACK)]
