@@ -37,7 +37,7 @@ from fpt_lightning.runs.baselines import baselines
 from fpt_lightning.runs.claim import claim
 from fpt_lightning.runs.finish import finish, leave_paused, own_wandb_run, untested_result, what_ran
 from fpt_lightning.runs.folder import RunFolder, kept
-from fpt_lightning.runs.resume import add_what_is_left, way_on
+from fpt_lightning.runs.resume import add_what_is_left, name_answers, way_on
 from fpt_lightning.runs.saved_config import SaveRunConfig
 from fpt_lightning.training.artifacts.checkpoint import ENCODING, read_checkpoint
 from fpt_lightning.training.callbacks import PartsSummary, StopEarly
@@ -140,6 +140,7 @@ class FPTCLI(LightningCLI):
             config.ckpt_path = way_on(config, trains=self._trains)
             if config.ckpt_path is not None and self.subcommand in ("validate", "test", "predict"):
                 self._encoding = read_checkpoint(config.ckpt_path).get(ENCODING, {})
+                name_answers(config)
         trainer = config.trainer
         interval = trainer.val_check_interval  # None, or a time, where it is no number of steps
         batches = trainer.max_steps * trainer.accumulate_grad_batches

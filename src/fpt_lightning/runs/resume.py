@@ -54,6 +54,14 @@ def way_on(config: Any, trains: bool) -> str | None:
     return str(place)
 
 
+def name_answers(config: Any) -> None:
+    """Lets the answers of a run's checkpoint lie in its folder, under a name of their own where it is not the best."""
+    checkpoint, answers = Path(config.ckpt_path), config.predictions
+    folder = RunFolder(checkpoint.parent.parent)
+    if answers.path is None and folder.config.is_file():
+        answers.path = str(folder.as_configured().of_checkpoint(folder.path / "predictions.csv", checkpoint))
+
+
 def add_what_is_left(stop: BaseException, run: RunFolder) -> None:
     """Adds a note to what stops a run: what it leaves, and how it goes on; and its folder where no file is named."""
     if isinstance(stop, OSError) and stop.errno is not None and stop.filename is None:

@@ -251,6 +251,11 @@ def test_a_checkpoint_of_weights_alone_is_chosen_and_tested_too(fpt: Fpt, tiny: 
             "trainer.precision was 32-true up to this checkpoint and is bf16-mixed here",
         ),
         ("--seed_everything=1", "up to this checkpoint and is 1 here"),
+        (
+            "--model.positions=new",
+            "model.backbone was pretrained up to this checkpoint and is pretrained, new positions",
+        ),
+        ("--model.initialization={layernorm: statistics}", "is pretrained, layernorm statistics, seed 0 here"),
     ],
 )
 def test_a_run_goes_on_as_it_began(
@@ -274,6 +279,20 @@ def test_a_run_goes_on_as_it_began(
     assert "leave it as it was, or start another run" in error
     assert [Path("run", name).read_bytes() for name in kept] == before
     assert fpt("test", *words, change, f"--ckpt_path=run/{LAST}") == 0
+
+
+@pytest.mark.parametrize("change", ["--trainer.precision=bf16-mixed", "--model.shuffle_tokens=true"])
+def test_a_test_that_is_made_later_is_of_the_same_run(
+    fpt: Fpt, tiny: list[str], capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    """Its figure stands in the result, which says how the run was trained."""
+    assert fpt("run", "--config=bit_memory.yaml", *BITS, *tiny, "--run_folder=run", "--test=never") == 0
+    before = Path("run/result.json").read_bytes()
+    assert fpt("run", "run", "--test=only", change) == 2
+    assert f"{change.split('=')[0].removeprefix('--')} was" in capsys.readouterr().err
+    assert Path("run/result.json").read_bytes() == before
+    assert fpt("run", "run", "--test=only") == 0
+    assert "test_accuracy" in json.loads(Path("run/result.json").read_text())
 
 
 OWN = """

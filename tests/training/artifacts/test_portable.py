@@ -167,6 +167,13 @@ def test_what_is_no_model_of_a_task_is_named(tmp_path: Path, fpt: Fpt, small_lan
         load("text")
 
 
+def test_an_optimizer_of_torch_is_known_by_its_name_alone() -> None:
+    schedule = {"class_path": "CosineAnnealingLR", "init_args": {"T_max": 10}}
+    model = FPTClassifier(BitXOR().task, "tiny", optimizer="AdamW", lr_scheduler=schedule)
+    model.save_pretrained("saved")
+    assert FPTClassifier.from_pretrained("saved").hparams["optimizer"] == model.hparams["optimizer"]
+
+
 def test_adapters_are_plain_values_in_a_checkpoint() -> None:
     model = FPTClassifier(BitXOR().task, "tiny", lora=LoraOptions(rank=2))
     model.save_pretrained("shared")

@@ -69,22 +69,30 @@ def add_run(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
 
 
 def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None:
-    """Refuses to go on with a training under other options, of which the result would name the last alone.
+    """Refuses to go on with a run under other options, of which the result would name the last, or the first, alone.
 
-    The model's sizes and frozen weights are compared elsewhere, by what they are; ``max_steps`` may change.
+    So it does with the test that a run was left without. The model's sizes and frozen weights are compared elsewhere,
+    by what they are; ``max_steps`` may change.
 
     Raises:
-        UsageError: If the class, an option of one's own class, a rate, a dropout, a seed, what makes a step or the
-            precision is another than it was, or the training data is read otherwise, or the checkpoint holds weights
-            alone.
+        UsageError: If the class, an option of one's own class, a rate, a dropout, a seed, the body's values, what makes
+            a step or the precision is another than it was, or the training data is read otherwise, or the checkpoint
+            holds weights alone and is to be trained.
     """
-    if module._trainer is None or module.trainer.state.fn != TrainerFn.FITTING:
+    if module._trainer is None:
         return
-    if "optimizer_states" not in checkpoint:
+    fits, same_data = module.trainer.state.fn == TrainerFn.FITTING, getattr(module.trainer, "same_data", None)
+    if not fits and not (same_data and same_data.tests_only):
+        return
+    if fits and "optimizer_states" not in checkpoint:
         raise UsageError("this checkpoint holds weights alone: a training goes on from one with the optimizer's state")
-    own = _own_names(module)
-    before = _of_model(checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {}), own) | checkpoint.get(SETTINGS, {})
+    own, saved_options = _own_names(module), checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    before = _of_model(saved_options, own) | checkpoint.get(SETTINGS, {})
     now = _of_model(module.hparams, own) | _settings(module.trainer)
+    model: Any = module.model
+    if "backbone" in saved_options:  # those of its values that train are no frozen weights
+        before |= _drawn(checkpoint[IDENTITY]["backbone"], saved_options["backbone"])
+        now |= _drawn(str(model.choice), model.choice.name)
     for name, here in now.items():
         if name in before and (before[name] or None) != (here or None):
             raise UsageError(
@@ -92,7 +100,7 @@ def check_resumed(checkpoint: dict[str, Any], module: L.LightningModule) -> None
                 "another run"
             )
     datamodule = getattr(module.trainer, "datamodule", None)
-    saved = checkpoint.get(ENCODING, {})
+    saved = checkpoint.get(ENCODING, {}) if fits else {}
     encoding = datamodule.encoding() if isinstance(datamodule, FPTDataModule) and saved else {}
     if any(saved[name] != value for name, value in encoding.items() if name in saved):  # older ones may hold more
         raise UsageError(
@@ -112,6 +120,11 @@ def _of_model(hparams: Mapping[str, Any], own: Collection[str]) -> dict[str, Any
     """The options of a model that no weights show; those of the user's own, which may be tensors, in words."""
     seen = {f"model.{name}": hparams[name] for name in UNSEEN if name in hparams}
     return seen | {f"model.{name}": repr(hparams[name]) for name in own if name in hparams}
+
+
+def _drawn(choice: str, name: str) -> dict[str, str]:
+    """How the values of a body came about, wherever it lies."""
+    return {"model.backbone": choice.removeprefix(name).strip(" ()")}
 
 
 def _settings(trainer: L.Trainer) -> dict[str, Any]:

@@ -179,8 +179,7 @@ def _as_arguments(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any
         arguments["lora"] = LoraOptions(**arguments["lora"])
     for name in CHOICES:
         choice = saved.get(name)
-        if choice and name not in given and not str(choice["class_path"]).startswith(OURS):
-            raise FPTError(
-                f"it was trained with the {name} {choice['class_path']}: pass {name}=... to say what that is"
-            )
+        path = str(choice["class_path"]) if choice else ""
+        if "." in path and name not in given and not path.startswith(OURS):  # a name alone is one of torch's
+            raise FPTError(f"it was trained with the {name} {path}: pass {name}=... to say what that is")
     return arguments
