@@ -265,6 +265,16 @@ def test_a_sweep_makes_what_is_missing_and_no_more(experiments: Path, capsys: py
 
 
 @pytest.mark.usefixtures("warm")
+def test_runs_of_a_sweep_train_on_several_devices(experiments: Path) -> None:
+    """One after the other in a process, as alone."""
+    words = ["both", "--profile", "smoke", "--tasks", "bit_xor", "--arms", "FPT", "--jobs", "1", "--threads", "1"]
+    assert main(["sweep", *words, "--trainer.accelerator=cpu", "--trainer.devices=2", "--pack=off"]) == 0
+    logs = [path.read_text() for path in Path("runs/tables").glob("*/log.txt")]
+    assert len(logs) == len(list(Path("runs/tables").glob("*/result.json"))) == 2
+    assert all("MEMBER: 2/2" in log for log in logs)
+
+
+@pytest.mark.usefixtures("warm")
 def test_an_option_that_does_not_apply_is_refused_before_anything_runs(
     experiments: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -217,7 +217,7 @@ def _read(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argpar
             raise UsageError(f"--{name} is what a table decides: change its protocol or profile in experiments.yaml")
         if name in SHARED:
             raise UsageError(f"--{name} {SHARED[name]}")
-        if "." not in name and name not in ("baselines", "cache_features"):
+        if "." not in name and name not in ("baselines", "cache_features", "data_seed"):
             raise UsageError(f"there is no option '--{name}'{did_you_mean(f'--{name}', own)}")
     at_least(1, "--", **{name: getattr(options, name, None) for name in ("jobs", "threads")})
     experiments = read_experiments(options.experiments)

@@ -74,8 +74,9 @@ class WorkerProcess:
             raise FPTError(f"a worker died: {self._last_error()}") from error
 
     def kill(self) -> None:
-        """Ends the process at once; its run goes on from its checkpoint another time."""
-        self._process.kill()
+        """Ends the process at once, with all that it started; its run goes on from its checkpoint another time."""
+        if self._process.returncode is None:  # its number is its own still
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._pipe.close()
         assert self._process.stderr is not None

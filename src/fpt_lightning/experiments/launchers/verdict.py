@@ -2,10 +2,10 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from fpt_lightning.errors import DivergedError, FPTError, os_reason
@@ -59,7 +59,7 @@ def _carry_out(run: Run) -> Verdict:
     except DamagedResultError:
         result = None
         files.result.unlink(missing_ok=True)
-    commands: list[Callable[[], object]] = []
+    commands: list[tuple[list[str], Callable[[list[str]], object]]] = []
     if result is not None and result.status == "diverged":
         return Verdict(run.id, State.DIVERGED)
     if result is None and _pauses(run):
@@ -68,18 +68,19 @@ def _carry_out(run: Run) -> Verdict:
     tests = result is not None and run.test and result.test is None
     said = set_damaged_aside(files) if result is None or tests else []
     if result is None or said:
-        commands.append(partial(FPTCLI, [*run.command, *(["--overwrite"] if said else [])]))
+        commands.append(([*run.command, *(["--overwrite"] if said else [])], FPTCLI))
     elif tests:
-        commands.append(partial(FPTCLI, [*run.command, "--test=only", f"--ckpt_path={files.best}"]))
+        commands.append(([*run.command, "--test=only", f"--ckpt_path={files.best}"], FPTCLI))
     if run.attention and not files.attention.is_file():
-        commands.append(partial(attention, [str(run.folder)]))
+        commands.append(([str(run.folder)], attention))
     files.failure.unlink(missing_ok=True)
-    for command in commands:
+    for words, command in commands:
         _write_output_to(run.folder / "log.txt")
         print("".join(f"{line}\n" for line in said), end="")
         _forget_peak_memory()
         try:
-            command()
+            with _in_a_process_of_its_own(words):
+                command(words)
         except (FPTError, OSError) as error:
             cause = os_reason(error) if isinstance(error, OSError) else str(error)
             print(f"fpt: error: {cause}", file=sys.stderr)
@@ -179,6 +180,22 @@ def _write_output_to(log: Path) -> None:
     os.dup2(opened, 1)
     os.dup2(opened, 2)
     os.close(opened)
+
+
+@contextmanager
+def _in_a_process_of_its_own(words: Sequence[str]) -> Iterator[None]:
+    """Lets Lightning start the other processes of a run on several devices as it started this, and as if it ended."""
+    main, before = sys.modules["__main__"], (sys.argv, sys.modules["__main__"].__spec__, dict(os.environ))
+    sys.argv, main.__spec__ = ["fpt", *words], find_spec("fpt_lightning.__main__")
+    try:
+        yield
+    finally:
+        torch = sys.modules["torch"]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        sys.argv, main.__spec__, environment = before
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def _forget_peak_memory() -> None:
