@@ -2,11 +2,18 @@
 
 import json
 import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fpt_lightning.experiments.composition import contents
+from fpt_lightning.experiments.grid import Selection, make_grid
+from fpt_lightning.experiments.launchers.verdict import carry_out
+from fpt_lightning.experiments.tables import read_experiments
 from fpt_lightning.main import main
+from fpt_lightning.runs.outcome import State
 
 TINY = """
 tasks:
@@ -272,6 +279,52 @@ def test_runs_of_a_sweep_train_on_several_devices(experiments: Path) -> None:
     logs = [path.read_text() for path in Path("runs/tables").glob("*/log.txt")]
     assert len(logs) == len(list(Path("runs/tables").glob("*/result.json"))) == 2
     assert all("MEMBER: 2/2" in log for log in logs)
+
+
+@pytest.mark.usefixtures("warm")
+def test_what_is_gone_of_a_finished_run_is_made_anew(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A body, without which nothing follows, and the checkpoint that a later choice tests."""
+    words = ["sweep", "made", "--profile", "smoke", "--jobs", "1", "--seeds"]
+    assert main([*words, "0"]) == 0
+    (body,) = Path("runs/tables").glob("backbone-*/backbone")
+    (run,) = Path("runs/tables").glob("bit_xor-*/result.json")
+    shutil.rmtree(body)
+    result = json.loads(run.read_text())
+    run.write_text(json.dumps({name: value for name, value in result.items() if not name.startswith("test_")}))
+    (run.parent / "checkpoints/best.ckpt").unlink()
+    capsys.readouterr()
+    assert main([*words, "0,1"]) == 0
+    said = capsys.readouterr().out
+    assert "has a result but no backbone; it starts anew" in said
+    assert "best.ckpt is gone, which was to be tested; it starts anew" in said
+    assert json.loads(run.read_text())["test_accuracy"] == result["test_accuracy"]
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_run_is_made_of_what_its_id_was_made_of(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("wide.yaml").write_text("model: {backbone: tiny}\n")
+    made = make_grid(read_experiments("experiments.yaml"), Selection("both", "smoke", arms=["FPT"], tasks=["bit_xor"]))
+    (run, _) = made.all_runs()
+    run = replace(run, words=(*run.words, "--config", "wide.yaml"), contents=contents([*run.configs, "wide.yaml"]))
+    Path("wide.yaml").write_text("model: {backbone: small}\n")
+    verdict = carry_out(run)
+    assert verdict.state is State.FAILED
+    assert "a config has changed since the sweep began" in str(verdict.cause)
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_body_whose_making_diverged_serves_nobody(experiments: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["made", "--profile", "smoke", "--jobs", "1", "--seeds", "0"]
+    assert main(["sweep", *words]) == 0
+    (body,) = Path("runs/tables").glob("backbone-*/result.json")
+    trained = {name: value for name, value in json.loads(body.read_text()).items() if name[:4] not in ("val_", "test")}
+    body.write_text(json.dumps({**trained, "status": "diverged", "diverged_step": 2}))
+    for run in Path("runs/tables").glob("bit_xor-*"):
+        shutil.rmtree(run)
+    capsys.readouterr()
+    assert main(["sweep", *words]) == 1
+    assert "its backbone could not be made" in capsys.readouterr().err
+    assert not list(Path("runs/tables").glob("bit_xor-*"))
 
 
 @pytest.mark.usefixtures("warm")

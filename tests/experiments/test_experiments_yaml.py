@@ -137,6 +137,7 @@ PUBLISHED: dict[str, dict[str, list[float | tuple[float, float] | None]]] = {
         "random tokens by heart": [],
         "random": [],
     },
+    "later": {"GPT-2": [], "StableLM": [], "Arcee": []},
     "where": {
         "pretrained": [],
         "random feed-forward": [],

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import isnan
 from pathlib import Path
 from statistics import fmean
@@ -33,6 +34,7 @@ class Run:
         test: Whether it is tested; what only helps to choose a learning rate is not.
         shared: What it has in common with the runs that it may be trained with in one pass; None where it goes alone.
         members: The runs of a pack, whose first this one is.
+        contents: The hash of what its configs held when its id was made.
     """
 
     id: str
@@ -51,6 +53,12 @@ class Run:
     test: bool = True
     shared: str | None = None
     members: "tuple[Run, ...]" = ()
+    contents: str = ""
+
+    @property
+    def configs(self) -> list[str]:
+        """The configs that its command names."""
+        return [name for option, name in pairwise(self.words) if option == "--config"]
 
     @property
     def command(self) -> list[str]:

@@ -71,6 +71,18 @@ def compose(configs: Sequence[str], settings: Mapping[str, Any]) -> dict[str, An
     return over(*map(_read, configs), settings)
 
 
+def contents(configs: Sequence[str]) -> str:
+    """A hash of what the files of configs hold now: a run that waits is to be made of what its id was made of.
+
+    Raises:
+        UsageError: If a config does not exist.
+    """
+    read = hashlib.sha256()
+    for config in configs:
+        read.update(Path(find_config(config)).read_bytes())
+    return read.hexdigest()[:12]
+
+
 def over(*levels: Mapping[str, Any]) -> dict[str, Any]:
     """Options by dotted name, those of later levels over earlier ones, by either name that an option has.
 

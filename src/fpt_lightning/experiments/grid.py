@@ -11,7 +11,7 @@ from msgspec import structs
 from fpt_lightning.errors import UsageError, did_you_mean
 from fpt_lightning.experiments.arms import Arm, Backbone, Making
 from fpt_lightning.experiments.cells import Cell, Run
-from fpt_lightning.experiments.composition import as_words, compose, dotted, identity, is_place, over, plain
+from fpt_lightning.experiments.composition import as_words, compose, contents, dotted, identity, is_place, over, plain
 from fpt_lightning.experiments.halving import Rung, rungs_of, shares_of, validation_interval
 from fpt_lightning.experiments.packing import shared
 from fpt_lightning.experiments.tables import Experiments, Profile, Protocol, Table
@@ -65,6 +65,10 @@ class Grid:
     def cells(self) -> tuple[Cell, ...]:
         """Row by row."""
         return tuple(self._cell(self.table.arms[arm].on(task), task) for arm in self.arms for task in self.tasks)
+
+    @cached_property
+    def _known_contents(self) -> dict[tuple[str, ...], str]:
+        return {}
 
     @cached_property
     def records(self) -> Runs:
@@ -196,6 +200,7 @@ class Grid:
             steps=values.get("trainer.max_steps"),
             interval=validation_interval(values),
             needs=maker,
+            contents=self._contents(configs),
             attention=self.table.attention and arm.name not in self.experiments.baselines,
             shared=shared(values),
         )
@@ -226,7 +231,15 @@ class Grid:
         of_all = [option for option in self.overrides if "." in option and option != "data.device_resident_mb"]
         places = {option: self.overrides[option] for option in of_all if is_place(option)}
         words = _words(making.configs, {**settings, **places})
-        return Run(name, self.folder / f"backbone-{name}", words, "backbone", None, 0, makes_backbone=True)
+        return Run(
+            name, self.folder / f"backbone-{name}", words, "backbone", None, 0, makes_backbone=True,
+            contents=self._contents(making.configs),
+        )  # fmt: skip
+
+    def _contents(self, configs: Sequence[str]) -> str:
+        """What :func:`contents` says, once for all runs of the same configs."""
+        known = self._known_contents
+        return known.get(tuple(configs)) or known.setdefault(tuple(configs), contents(configs))
 
 
 def make_grid(

@@ -105,7 +105,10 @@ class Sweep:
         if run.id in self.later and is_locked(run.folder):  # a look is cheaper than a job
             self.later[run.id] = now + BUSY
             return False
-        return run.needs is None or run.needs.is_done(self.outcomes[run.needs.id])
+        if run.needs is None:
+            return True
+        made = self.outcomes[run.needs.id]  # which may have left a body before it diverged
+        return made.state is State.FINISHED and run.needs.is_done(made)
 
     def _collect(self) -> None:
         for verdict in self.launcher.wait(LOOK):

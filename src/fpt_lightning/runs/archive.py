@@ -10,6 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,7 @@ class Archive:
 class Continued:
     """Runs that have a folder each, and those of an archive that have none; the methods are those of both.
 
-    What an archive holds is a run's end, and how far one came that pauses. Who needs more of it, such as a test, a
-    backbone or the rest of its steps, finds no checkpoint there, and makes it again.
+    What an archive holds is a run's end, and how far one came that pauses: who needs more makes it again.
     """
 
     def __init__(self, runs: RunFolders, archive: Archive) -> None:
@@ -189,7 +189,9 @@ class Continued:
         return len(self.runs) + len(self.archive)
 
     def outcome(self, name: str, makes_backbone: bool = False) -> Outcome:
-        return self._holder(name).outcome(name, makes_backbone)
+        outcome = self._holder(name).outcome(name, makes_backbone)
+        kept = None if outcome.result or makes_backbone else self.archive.outcome(name).result
+        return replace(outcome, result=outcome.result or kept)  # what failed anew was worth it all the same
 
     def result(self, name: str) -> dict[str, Any] | None:
         return self._holder(name).result(name)
@@ -232,9 +234,7 @@ def open_runs(folder: Path, archived: Path | None = None) -> Runs:
 
 
 def write_archive(runs: Runs, outcomes: Mapping[str, Outcome], folder: Path) -> None:
-    """Archives runs: those of ``outcomes``, by the names of their folders, that are not missing.
-
-    What still runs is archived as stopped.
+    """Archives runs: those of ``outcomes``, by the names of their folders; what still runs as stopped.
 
     Raises:
         FPTError: If there is no run, a ``metrics.csv`` or an archive in the folder is damaged, or it cannot be written.
@@ -290,7 +290,7 @@ def _line_of(number: int, name: str, runs: Runs, outcome: Outcome, rows: Sequenc
         "folder": name,
         "state": State.STOPPED if outcome.state is State.RUNNING else outcome.state,
         "cause": outcome.cause,
-        "result": finite(runs.result(name)),
+        "result": None if outcome.result is None else finite(runs.result(name)),
         "config": runs.config(name),
         "curve": rows_hash(rows),
     }

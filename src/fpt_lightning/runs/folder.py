@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from fpt_lightning.config_files import read_config
 from fpt_lightning.errors import UsageError
-from fpt_lightning.files import clear_parts, write_whole
+from fpt_lightning.files import STALE, clear_parts, write_whole
 
 PACKAGES = (
     "fpt-lightning",
@@ -127,9 +127,9 @@ class RunFolder:
         return file if is_chosen else file.with_stem(f"{file.stem}-{checkpoint.stem}")
 
     def write_result(self, result: dict[str, Any], status: str = "finished") -> None:
-        """Writes the result whole or not at all, with the versions of what made it; see :func:`finite`."""
+        """Writes the result whole or not at all, with the versions of what trained it; see :func:`finite`."""
         versions = {name: metadata.version(name) for name in PACKAGES}
-        content = finite({**result, "versions": versions, "status": status})
+        content = finite({"versions": versions, **result, "status": status})
         write_whole(self.result, json.dumps(content, indent=2) + "\n")
         self.has_begun = True
         for left in self.path.glob("hpc_ckpt_*.ckpt"):  # from which Lightning would go on unasked, under SLURM
@@ -177,6 +177,8 @@ class RunFolder:
         self.clear_parts()
 
     def clear_parts(self) -> None:
-        """Takes away what kills left of files that were being written."""
+        """Takes away what kills left of files that were being written; a prediction, which holds no lock, may go on."""
         for folder in (self.path, self.checkpoints, self.path / "backbone"):
-            clear_parts(folder)
+            for pattern in (".[!p]*.part", ".p[!r]*.part"):
+                clear_parts(folder, pattern)
+        clear_parts(self.path, ".predictions*.part", STALE)

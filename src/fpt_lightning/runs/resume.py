@@ -75,8 +75,18 @@ def add_what_is_left(stop: BaseException, run: RunFolder) -> None:
         stop.add_note(f"{run.path} holds no checkpoint yet: with --run_folder {run.path} the same command starts again")
 
 
-def set_damaged_aside(run: RunFolder) -> list[str]:
-    """Renames what :func:`damaged` finds and says so; the run goes on from the one that is left, or starts anew."""
+def set_damaged_aside(run: RunFolder, lost: str = "") -> list[str]:
+    """Renames what :func:`damaged` finds and says so; the run goes on from the one that is left, or starts anew.
+
+    Args:
+        run: The run.
+        lost: What is missing of it and cannot be made without training anew: then no checkpoint is good.
+    """
+    if lost:
+        for path in (run.best, run.last):
+            if path.is_file():
+                path.replace(path.with_name(f"{path.name}.aside"))
+        return [f"{lost}; it starts anew"]
     found = damaged(run)
     for path in found:
         path.replace(path.with_name(f"{path.name}.aside"))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from run_folders import EXPERIMENTS, finish, grid_of
 
 from fpt_lightning.experiments.grid import Grid
 from fpt_lightning.main import main
+from fpt_lightning.runs.archive import open_runs, write_archive
 from fpt_lightning.runs.folder import RunFolder
-from fpt_lightning.runs.outcome import State, write_failure
+from fpt_lightning.runs.outcome import Outcome, State, write_failure
 
 REPORT = ["report", "table2", "--experiments", "declared.yaml", "--folder", "tables"]
 
@@ -107,6 +109,33 @@ def test_a_run_that_pauses_takes_no_finished_one_out_of_an_archive() -> None:
     assert grid.outcomes()[run.id].state is State.PAUSED
     assert main([*REPORT, "--archive", "kept"]) == 2
     assert Path("kept/runs.jsonl").read_bytes() == before
+
+
+def test_an_attempt_that_failed_takes_nothing_from_what_is_archived() -> None:
+    """Which is finished, and was begun anew for its test."""
+    grid = _made()
+    run = grid.all_runs()[0]
+    assert main([*REPORT, "--archive", "kept"]) == 0
+    (run.folder / "result.json").unlink()
+    write_failure(run.folder, "the disk is full")
+    outcome = replace(grid, archived=Path("kept")).outcomes()[run.id]
+    assert outcome.state is State.FAILED
+    assert outcome.result is not None
+
+
+def test_what_ends_beside_an_archive_is_archived_as_it_was_seen() -> None:
+    grid = _made()
+    run = grid.all_runs()[0]
+    runs = open_runs(Path("tables"))
+    write_archive(runs, {run.folder.name: Outcome(State.RUNNING)}, Path("kept"))
+    (line,) = [json.loads(line) for line in Path("kept/runs.jsonl").read_text().splitlines()]
+    assert (line["state"], line["result"]) == ("stopped", None)
+
+
+def test_a_column_without_a_row_is_no_reason_to_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    _made()
+    assert main([*REPORT, "--arms", "ViT"]) == 0
+    assert "no ViT weights in this profile" in capsys.readouterr().out
 
 
 def _finished(folder: str) -> set[str]:

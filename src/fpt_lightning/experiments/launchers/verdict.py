@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from fpt_lightning.errors import DivergedError, FPTError, os_reason
+from fpt_lightning.errors import DivergedError, FPTError, UsageError, os_reason
 from fpt_lightning.experiments.cells import Run
+from fpt_lightning.experiments.composition import contents
 from fpt_lightning.runs.folder import RunFolder
 from fpt_lightning.runs.lock import HeldError, hold
 from fpt_lightning.runs.outcome import State, read_finished, write_failure
@@ -53,12 +54,14 @@ def _carry_out(run: Run) -> Verdict:
     from fpt_lightning.cli import FPTCLI
     from fpt_lightning.runs.resume import set_damaged_aside
 
-    files = RunFolder(run.folder).as_configured()
+    files, lost = RunFolder(run.folder).as_configured(), ""
     try:
         result = read_finished(run.folder, run.makes_backbone)
-    except DamagedResultError:
+    except DamagedResultError as error:
         result = None
         files.result.unlink(missing_ok=True)
+        if run.makes_backbone and not (run.folder / "backbone").is_dir():
+            lost = str(error)
     commands: list[tuple[list[str], Callable[[list[str]], object]]] = []
     if result is not None and result.status == "diverged":
         return Verdict(run.id, State.DIVERGED)
@@ -66,7 +69,9 @@ def _carry_out(run: Run) -> Verdict:
         files.failure.unlink(missing_ok=True)
         return Verdict(run.id, State.FINISHED)
     tests = result is not None and run.test and result.test is None
-    said = set_damaged_aside(files) if result is None or tests else []
+    if tests and not files.best.is_file():
+        lost = f"{files.best} is gone, which was to be tested"
+    said = set_damaged_aside(files, lost) if result is None or tests else []
     if result is None or said:
         commands.append(([*run.command, *(["--overwrite"] if said else [])], FPTCLI))
     elif tests:
@@ -74,6 +79,8 @@ def _carry_out(run: Run) -> Verdict:
     if run.attention and not files.attention.is_file():
         commands.append(([str(run.folder)], attention))
     files.failure.unlink(missing_ok=True)
+    if commands and _has_other_configs(run):
+        return fail(run, "a config has changed since the sweep began: the same command makes the run of what it is now")
     for words, command in commands:
         _write_output_to(run.folder / "log.txt")
         print("".join(f"{line}\n" for line in said), end="")
@@ -119,11 +126,15 @@ def _is_begun_here(run: Run, held: ExitStack) -> bool:
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         held.enter_context(hold(run.folder))
-        if read_finished(run.folder, run.makes_backbone) is not None or _pauses(run):
+        if read_finished(run.folder, run.makes_backbone) is not None or _pauses(run) or _has_other_configs(run):
             return False
-    except (HeldError, DamagedResultError, OSError):
+    except (HeldError, DamagedResultError, UsageError, OSError):
         return False  # of which the run alone says more, as of a damaged checkpoint
     return not damaged(RunFolder(run.folder).as_configured())
+
+
+def _has_other_configs(run: Run) -> bool:
+    return run.contents not in ("", contents(run.configs))
 
 
 def _pauses(run: Run) -> bool:

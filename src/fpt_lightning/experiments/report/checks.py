@@ -42,6 +42,7 @@ def warnings_of(results: Results) -> list[str]:
     return [
         *_unequal(results),
         *(sentence for task in results.tasks for sentence in _other_data(results, task)),
+        *_other_bodies(results),
         *_other_metrics(results),
         *_no_better_than_trivial(results),
         *_failed_rates(results),
@@ -121,6 +122,15 @@ def _other_data(results: Results, task: Task) -> Iterator[str]:
                 arms[fingerprint].append(entry.arm)
     if len(arms) > 1:
         yield f"Different data on {task.title}: the fingerprints are {_values(arms)}."
+
+
+def _other_bodies(results: Results) -> Iterator[str]:
+    """Figures of runs whose backbone failed since: there are two of it, or none that the others could be made of."""
+    for entry in results.entries.values():
+        makers = {run.needs.id: results.outcomes[run.needs.id] for run in entry.runs if run.needs is not None}
+        for made in makers.values():
+            if made.state is State.FAILED:
+                yield f"The backbone of {entry.arm} on {entry.task.title}: {made.cause}."
 
 
 def _values(arms: dict[str, list[str]]) -> str:

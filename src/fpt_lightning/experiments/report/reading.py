@@ -154,8 +154,10 @@ def options(results: Results) -> Iterator[str]:
         names = dict.fromkeys([*grid.settings(task.name), *asked])
         arms = [entry.cell.arm for entry in results.entries_of(task) if entry.cell.missing is None]
         given = {arm.name: {**grid.settings(task.name, arm), **grid.overrides} for arm in arms}
+        if not given:
+            continue
         changed = [_option(name, {arm: options[name] for arm, options in given.items()}) for name in names]
-        if given and changed:
+        if changed:
             titles[", ".join(changed)].append(task.title)
     for line, tasks in titles.items():
         yield f"{', '.join(tasks)}: {line}"
