@@ -93,9 +93,9 @@ def _run_together(
     options = [member.config[member.subcommand] for member in members]
     if why := unfit(options[0].as_dict()):
         raise UsageError(f"--pack: {why}")
-    if len(intervals := {each.trainer.val_check_interval for each in options}) > 1:
+    if len(intervals := {str(each.trainer.val_check_interval) for each in options}) > 1:
         raise UsageError(
-            f"the runs of a pack validate at the same steps, these every {' and '.join(map(str, sorted(intervals)))}: "
+            f"the runs of a pack validate at the same steps, these every {' and '.join(sorted(intervals))}: "
             "set trainer.val_check_interval to at most the least trainer.max_steps"
         )
     size = _best_size([member.replica for member in members]) if measured else len(members)

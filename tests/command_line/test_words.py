@@ -81,7 +81,7 @@ def test_answers_of_another_checkpoint_lie_beside_those_of_the_run(fpt: Fpt, run
 
 
 def test_an_option_has_the_last_word_wherever_it_stands(fpt: Fpt, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         fpt("run", "--trainer.max_steps=7", "--seed_everything", "3", "bit_xor.yaml", "--print_config")
     config = yaml.safe_load(capsys.readouterr().out)
     assert (config["trainer"]["max_steps"], config["seed_everything"]) == (7, 3)

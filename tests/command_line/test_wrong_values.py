@@ -41,6 +41,7 @@ OPTIONS = {
     "early_stopping.mode=min": "early_stopping.monitor val_accuracy is better the larger it is: set early_stopping.mode",
     "checkpoint.mode=nope": "checkpoint.mode is one of min, max, not 'nope'",
     "checkpoint.filename={x": "checkpoint.filename '{x' is no pattern of a name",
+    "checkpoint.save_on_exception=true": "checkpoint.save_on_exception saves a half-made step as if it were validated",
     "last_checkpoint.save_top_k=-2": "last_checkpoint.save_top_k must be at least -1, got -2",
     "early_stopping.monitor=train_loss": "early_stopping.monitor is one of val_loss, val_accuracy, not 'train_loss'",
     "early_stopping.patience=-1": "early_stopping.patience must be at least 0, got -1",

@@ -158,6 +158,8 @@ def test_which_runs_share_a_body() -> None:
         {"optimizer.class_path": "SGD"},
         {"trainer.min_steps": 10},
         {"trainer.min_epochs": 1},
+        {"trainer.max_time": "00:01:00:00"},
+        {"checkpoint.dirpath": "kept"},
         {"trainer.logger": {"class_path": "lightning.pytorch.loggers.WandbLogger"}},
     ],
 )
@@ -238,6 +240,8 @@ class Look(L.Callback):
             "--trainer.callbacks+={class_path: GradientAccumulationScheduler, init_args: {scheduling: {0: 3}}}",
             "GradientAccumulationScheduler has its own number of batches in a step",
         ),
+        ("--trainer.callbacks+={class_path: Timer, init_args: {duration: 00:01:00:00}}", "Timer has its own clock"),
+        ("--last_checkpoint.dirpath=kept", "last_checkpoint.dirpath is one folder for all runs"),
     ],
 )
 def test_what_a_pack_would_pass_over_is_refused(
@@ -248,6 +252,18 @@ def test_what_a_pack_would_pass_over_is_refused(
     assert fpt(*words, "--pack", "model.lr=[1e-3,1e-2]") > 0
     assert said in capsys.readouterr().err
     assert not results("pack")
+
+
+def test_a_pack_by_epochs_keeps_the_last_validation(fpt: Fpt, tiny: list[str], weights_csv: Path) -> None:
+    words = ["run", "--config=table.yaml", f"--data.train_file={weights_csv}", "--data.target_column=weight", *tiny]
+    words += ["--data.regression=true", "--data.batch_size=8", "--model.backbone_seed=1", "--trainer.max_epochs=2"]
+    words += ["--trainer.max_steps=-1", "--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=1.0"]
+    assert fpt(*words, "--pack=model.lr=[1e-3,1e-2]", "--run_folder=pack") == 0
+    assert fpt(*words, "--model.lr=1e-2", "--run_folder=alone") == 0
+    alone = json.loads(Path("alone/result.json").read_text())
+    together = results("pack")["model.lr=0.01"]
+    assert together["best_step"] == alone["best_step"]
+    assert together["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-4)
 
 
 def test_a_pack_whose_runs_stand_elsewhere_is_refused(

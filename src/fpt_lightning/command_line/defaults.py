@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
 from fpt_lightning.training.artifacts.predictions import PredictionWriter
-from fpt_lightning.training.callbacks import ProgressBar, StopEarly
+from fpt_lightning.training.callbacks import KeepLast, ProgressBar, StopEarly
 from fpt_lightning.training.language.export_backbone import ExportBackbone
 from fpt_lightning.training.trainer import FPTTrainer
 
@@ -26,7 +26,7 @@ DEFAULT_MONITOR = "val_accuracy"
 # Two keep checkpoints: with `save_last` Lightning leaves last.ckpt alone wherever validation did not improve.
 CALLBACKS: dict[str, type[L.Callback]] = {
     "checkpoint": ModelCheckpoint,
-    "last_checkpoint": ModelCheckpoint,  # after it, to hold its state
+    "last_checkpoint": KeepLast,  # after it, to hold its state
     "early_stopping": StopEarly,
     "progress": ProgressBar,
     "predictions": PredictionWriter,
@@ -38,8 +38,10 @@ CALLBACK_DEFAULTS = {
     "checkpoint.mode": "max",
     "checkpoint.filename": "best",
     "checkpoint.enable_version_counter": False,
+    "checkpoint.save_on_train_epoch_end": False,  # but behind validations, whose figures and state it holds
     "last_checkpoint.filename": "last",
     "last_checkpoint.enable_version_counter": False,
+    "last_checkpoint.save_on_train_epoch_end": False,
 }
 
 # Lightning refuses a callback whose kind the Trainer switches off.

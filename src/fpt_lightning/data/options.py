@@ -70,7 +70,7 @@ def check_epochs(trainer: L.Trainer, task: str, examples: int, batch_size: int) 
             f"{task} is generated without end and has no epochs: "
             "set trainer.max_steps to say how long it trains, and leave trainer.max_epochs away"
         )
-    most, interval = trainer.limit_train_batches, trainer.val_check_interval
+    most, interval = trainer.limit_train_batches, getattr(trainer, "val_check_interval", None)  # none by the clock
     if trainer.check_val_every_n_epoch is None or not isinstance(interval, int) or trainer.limit_val_batches == 0:
         return
     whole = examples // batch_size

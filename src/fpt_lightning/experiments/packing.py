@@ -14,6 +14,7 @@ import yaml
 
 from fpt_lightning.config_files import read_config
 from fpt_lightning.errors import FPTError, UsageError, did_you_mean
+from fpt_lightning.experiments.arms import SHARED
 from fpt_lightning.experiments.cells import Run
 from fpt_lightning.experiments.composition import PLACES, as_words, dotted, is_place, plain
 from fpt_lightning.experiments.typed_yaml import expect_different
@@ -35,8 +36,10 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
     "model.warmup_steps": (None, 0),
     "trainer.accumulate_grad_batches": (None, 1),
     "trainer.gradient_clip_algorithm": (None, "norm"),
+    "trainer.max_time": (None,),  # one clock for all
     "trainer.min_epochs": (None, 0),  # Lightning would go on for them when no run is left
     "trainer.min_steps": (None, 0),
+    "trainer.plugins": (None, []),
     "trainer.precision": (None, "32", "32-true", "bf16", "bf16-mixed", "64", "64-true", 32, 64),
     "trainer.strategy": (None, "auto"),
 }
@@ -71,6 +74,9 @@ def unfit(values: Mapping[str, Any]) -> str | None:
             return f"a pack trains with Adam at constant rates: leave --{name} away"
     if "WandbLogger" in json.dumps(values.get("trainer.logger"), default=str):
         return "trainer.logger WandbLogger writes all runs of a process into one"
+    for name in SHARED:
+        if values.get(name) is not None:
+            return f"{name} {SHARED[name]}"
     for name, known in ONLY.items():
         if (value := values.get(name)) not in known:
             return f"{name} {value} is not for a pack"

@@ -116,9 +116,32 @@ STEP_HOOKS = ("on_train_batch_start", "on_before_zero_grad", "on_before_backward
               "on_before_optimizer_step", "on_train_batch_end")  # fmt: skip
 
 
+class KeepLast(callbacks.ModelCheckpoint):
+    """Keeps the state to go on from.
+
+    One that is due by steps or by the clock where a validation follows is saved behind it: of one before, Lightning
+    takes the validation for made, and passes over it. Where nothing validates it is saved at the end.
+    """
+
+    def _generate_state_key(self, **options: Any) -> str:
+        return f"{callbacks.ModelCheckpoint.__qualname__}{options!r}"  # under which it always lay
+
+    def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+        loop = trainer.fit_loop
+        if loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            self._defer_save_until_validation = True
+        else:
+            super().on_train_batch_end(trainer, *arguments)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.limit_val_batches == 0 and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
 def is_idle(callback: L.Callback, hook: str) -> bool:
     """Whether a callback has nothing to do at a hook: it has none, or Lightning's that asks at every step, in vain."""
-    if type(callback) is callbacks.ModelCheckpoint and hook == "on_train_batch_end":
+    ours = isinstance(callback, KeepLast) or type(callback) is callbacks.ModelCheckpoint
+    if ours and isinstance(callback, callbacks.ModelCheckpoint) and hook == "on_train_batch_end":
         return not callback._every_n_train_steps and callback._train_time_interval is None
     return not is_overridden(hook, callback)
 

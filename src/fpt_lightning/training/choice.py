@@ -44,6 +44,8 @@ def check_callback(name: str, callback: L.Callback, module: L.LightningModule) -
             better = {"min": "smaller", "max": "larger"}[mode]
             raise UsageError(f"{name}.monitor {callback.monitor} is better the {better} it is: set {name}.mode {mode}")
     if isinstance(callback, ModelCheckpoint):
+        if callback.save_on_exception and name != "trainer.callbacks":
+            raise UsageError(f"{name}.save_on_exception saves a half-made step as if it were validated: leave it")
         try:
             callback.format_checkpoint_name({})
         except (ValueError, LookupError, AttributeError) as error:

@@ -242,7 +242,11 @@ class FPTClassifier(PortableModule):
         Raises:
             UsageError: If the run is longer than its schedule.
         """
-        return self._moving(self.trainer.estimated_stepping_batches if self.hparams["lr_scheduler"] is not None else 0)
+        if self.hparams["lr_scheduler"] is None:
+            return self._moving()
+        steps = self.trainer.estimated_stepping_batches
+        self.trainer.fit_loop._combined_loader = None  # made for it, and before a resumed run knows where it stands
+        return self._moving(steps)
 
     def _moving(self, steps: float = 0) -> OptimizerLRScheduler:
         """Optimizer and schedule of a run of so many steps, where that is known."""

@@ -92,7 +92,7 @@ class ValidateTheEnd(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if last and 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1:
-            trainer.should_stop = True  # on which Lightning validates
+            trainer.should_stop, trainer.check_val_every_n_epoch = True, None  # on which Lightning validates
 
 
 class CountSteps(L.Callback):

@@ -97,6 +97,38 @@ def test_a_checkpoint_between_validations_resumes_as_exactly(fpt: Fpt, mnist_roo
         _assert_same(_load(part / LAST)[key], _load(whole / LAST)[key], key)
 
 
+def test_a_checkpoint_by_steps_passes_no_validation_over(fpt: Fpt, tiny: list[str]) -> None:
+    """That of a step behind which a validation follows is written behind it."""
+    words = ["--config=bit_xor.yaml", *tiny, "--model.lr=1e-30", "--last_checkpoint.every_n_train_steps=2"]
+    assert fpt("run", *words, "--trainer.max_steps=6", "--run_folder=whole") == 0
+    assert fpt("run", *words, "--trainer.max_steps=6", "--run_folder=part", "--pause_at=2") == 0
+    assert fpt("run", *words, "--trainer.max_steps=6", "--run_folder=part", "--ckpt_path=last") == 0
+    steps = [json.loads(Path(folder, "result.json").read_text())["best_step"] for folder in ("whole", "part")]
+    assert steps == [2, 2]
+
+
+def test_a_schedule_by_epochs_goes_on_amid_one(fpt: Fpt, mnist_root: Path) -> None:
+    words = (*_mnist_words(mnist_root), "--lr_scheduler=StepLR", "--lr_scheduler.step_size=5", "--trainer.max_epochs=3")
+    whole = _train(fpt, "whole", 21, *words, config="mnist.yaml")
+    part = _train(fpt, "part", 13, *words, config="mnist.yaml")
+    _train(fpt, "part", 21, *words, f"--ckpt_path={part / LAST}", config="mnist.yaml")
+    for key in ("state_dict", "optimizer_states", "random_states", "global_step", "epoch"):
+        _assert_same(_load(part / LAST)[key], _load(whole / LAST)[key], key)
+
+
+def test_a_training_without_validation_leaves_its_last_state(fpt: Fpt) -> None:
+    folder = _train(fpt, "run", 5, *BITS, "--trainer.limit_val_batches=0")
+    assert _load(folder / LAST)["global_step"] == 5
+
+
+def test_epochs_that_are_not_all_validated_end_with_a_validation(fpt: Fpt, mnist_root: Path) -> None:
+    words = ("--trainer.check_val_every_n_epoch=2", "--trainer.val_check_interval=1.0", "--trainer.max_epochs=3")
+    folder = _train(fpt, "run", -1, *_mnist_words(mnist_root), *words, config="mnist.yaml")
+    rows = read_rows(folder / "metrics.csv")
+    assert [row["step"] for row in rows if row["val_loss"]] == ["19", "29"]
+    assert _load(folder / LAST)["global_step"] == 30
+
+
 def test_a_run_killed_between_checkpoints_loses_only_the_steps_since(fpt: Fpt) -> None:
     whole = _train(fpt, "whole", 9, *BITS)
     part = _train(fpt, "part", 8, *BITS)  # the checkpoint is of step 6
@@ -251,6 +283,7 @@ def test_a_checkpoint_of_weights_alone_is_chosen_and_tested_too(fpt: Fpt, tiny: 
             "trainer.precision was 32-true up to this checkpoint and is bf16-mixed here",
         ),
         ("--seed_everything=1", "up to this checkpoint and is 1 here"),
+        ("--trainer.limit_val_batches=2", "trainer.limit_val_batches was 1 up to this checkpoint and is 2 here"),
         (
             "--model.positions=new",
             "model.backbone was pretrained up to this checkpoint and is pretrained, new positions",

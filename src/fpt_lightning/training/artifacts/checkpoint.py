@@ -45,6 +45,7 @@ UNSEEN = (
     "label_smoothing",
     "seed",
 )
+PARTS = ("limit_train_batches", "limit_val_batches", "overfit_batches")  # of the data
 DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, ArithmeticError, AssertionError,
           AttributeError, LookupError, TypeError, ValueError, struct.error)  # fmt: skip
 """What torch and zipfile raise of a file that is no checkpoint."""
@@ -134,6 +135,7 @@ def _settings(trainer: L.Trainer) -> dict[str, Any]:
         "data.batch_size": getattr(datamodule, "batch_size", None),
         "trainer.precision": str(trainer.precision),
         "trainer.gradient_clip_val": trainer.gradient_clip_val,
+        **{f"trainer.{name}": getattr(trainer, name) for name in PARTS},
         "trainer.gradient_clip_algorithm": getattr(trainer.gradient_clip_algorithm, "value", "norm"),
     }
     if isinstance(datamodule, FPTDataModule):

@@ -81,6 +81,8 @@ class Replica:
         for callback in self.callbacks:
             if isinstance(callback, callbacks.GradientAccumulationScheduler):
                 found.append((callback, "number of batches in a step"))
+            elif isinstance(callback, callbacks.Timer):
+                found.append((callback, "clock"))
             elif not type(callback).__module__.startswith("fpt_lightning."):
                 found += [(callback, name) for name in UNHEARD if is_overridden(name, callback, L.Callback)]
         if found:
