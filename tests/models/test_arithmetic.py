@@ -130,3 +130,13 @@ def test_adapters_and_types_of_weights_are_counted() -> None:
     for parameter in kept.frozen_parameters().values():
         parameter.data = parameter.data.bfloat16()
     assert flops_of_step(kept, tokens) == flops_of_step(_model("gpt2", GPT2, PAPER), tokens)
+
+
+def test_experts_count() -> None:
+    """Each of 2 that a token meets has three matrices: of twice the width they are twice as much."""
+    flops = []
+    for width in (64, 128, 192):
+        sizes = {**QWEN, "num_hidden_layers": 1, "num_local_experts": 4, "num_experts_per_tok": 2}
+        model = _model("mixtral", {**sizes, "intermediate_size": width}, PAPER)
+        flops.append(flops_of_step(model, torch.zeros(BATCH, LENGTH, 5)))
+    assert flops[2] - flops[1] == flops[1] - flops[0] > 0

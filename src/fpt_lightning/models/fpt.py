@@ -84,7 +84,7 @@ class FrozenPretrainedTransformer(nn.Module):
         self.places = self._place()
         trained = select(self.places, parts)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name in trained)
+            parameter.requires_grad_(name in trained and parameter.requires_grad)  # some are none that train
         # adapters, which train, are too small to gain, and packs multiply small layers together
         replace_linears(self.backbone, frozen_dtype=getattr(torch, frozen_dtype), trained=lora is None)
 

@@ -99,3 +99,44 @@ def test_a_router_of_experts_keeps_its_own_forward(tmp_path: object) -> None:
 def test_a_name_that_is_nearly_one_is_asked_for(name: str, meant: str) -> None:
     with pytest.raises(FPTError, match=rf"did you mean '{meant}'\?"):
         read_config(BackboneChoice(name, "random"))
+
+
+TINY: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def test_the_norm_of_a_feed_forward_network_is_a_layer_norm() -> None:
+    choice = BackboneChoice("bitnet", "random", {**TINY, "intermediate_size": 64})
+    trained = FrozenPretrainedTransformer(TASK, choice).trained_parameters()
+    assert {"backbone.layers.0.mlp.ffn_sub_norm.weight", "backbone.layers.0.self_attn.attn_sub_norm.weight"} <= {
+        *trained
+    }
+
+
+def test_groups_whose_values_are_narrower_train_with_dropout() -> None:
+    sizes = {**TINY, "intermediate_size": 64, "head_dim": 24, "v_head_dim": 16}
+    model = FrozenPretrainedTransformer(TASK, BackboneChoice("mimo_v2_flash", "random", sizes), dropout=0.1).train()
+    model(torch.arange(9).repeat(2, 1)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.trained_parameters().values())
+
+
+def test_what_never_trains_stays_frozen() -> None:
+    """The correction of a router is read for the order of its numbers alone."""
+    sizes = {**TINY, "intermediate_size": 64, "moe_intermediate_size": 16, "moe_num_experts": 4, "moe_k": 2}
+    choice = BackboneChoice("ernie4_5_moe", "random", {**sizes, "moe_layer_start_index": 0})
+    trained = FrozenPretrainedTransformer(TASK, choice, "all").trained_parameters()
+    assert not [name for name in trained if name.endswith("e_score_correction_bias")]
+    assert "backbone.layers.0.mlp.gate.weight" in trained
+
+
+def test_a_pad_token_below_0_is_none() -> None:
+    hf.LlamaModel(hf.LlamaConfig(**TINY, vocab_size=8, intermediate_size=64)).save_pretrained("body")
+    config = json.loads(Path("body/config.json").read_text())
+    Path("body/config.json").write_text(json.dumps({**config, "pad_token_id": -1}))
+    assert FrozenPretrainedTransformer(TASK, BackboneChoice("body"))(torch.arange(9).repeat(2, 1)).shape == (2, 1, 7)
+
+
+def test_an_image_size_may_be_a_height_and_a_width() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    hf.ViTModel(hf.ViTConfig(**sizes, image_size=[32, 16], patch_size=8)).save_pretrained("body")
+    task = TaskSpec("image", max_length=8, classes=3, token_width=4)
+    assert FrozenPretrainedTransformer(task, BackboneChoice("body"))(torch.zeros(2, 8, 4)).shape == (2, 1, 3)

@@ -89,17 +89,18 @@ def attention(
         asked, mask = _asked(answers, module, query, attention_mask, kwargs)
         out, _ = attention(module, answers.of(query, 2), key, value, mask, dropout, scaling, **asked)
         return answers.behind_zeros(out, query.shape[2]), None
+    keys, values = key, value
     if query.device.type == "cpu" and 0 < dropout < 1:
         # what torch does with groups draws dropout for all runs of a pack at once
-        key, value = _for_all_heads(key, query), _for_all_heads(value, query)
-    if query.device.type == "cpu" and _plain(query, key, value, attention_mask, kwargs):
+        keys, values = _for_all_heads(key, query), _for_all_heads(value, query)
+    if query.device.type == "cpu" and _plain(query, keys, values, attention_mask, kwargs):
         causal = attention_mask is None and is_causal(module, **kwargs)
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
         options = AttentionOptions(attention_mask, kwargs.get("position_bias"), causal, factor, dropout)
         if 0 < dropout < 1:
             large = query.shape[2] * key.shape[2] >= SLICED_FROM**2
             kernel = sliced_attention if large else whole_attention
-            return kernel(query, key, value, options), None
+            return kernel(query, keys, values, options), None
         if blockwise and dropout == 0 and causal and options.bias is None and query.dtype == torch.bfloat16:
             return blockwise_attention(query, key, value, factor), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)

@@ -134,7 +134,7 @@ class HubFamily(Family):
         """
         config = copy.deepcopy(self.config)
         # the token embedding is dropped, so it need not be filled with random numbers
-        config.vocab_size = (getattr(config, "pad_token_id", None) or 0) + 1
+        config.vocab_size = max(0, getattr(config, "pad_token_id", None) or 0) + 1  # -1 is none
         try:
             return self.model_class.from_config(config, trust_remote_code=False)
         except ImportError as error:

@@ -39,6 +39,7 @@ class Decoder(HubFamily):
         (r"(?:norm|final_layernorm|final_layer_norm)\.(?:weight|bias)", "layernorm"),
         (r"layers\.(\d+)\.(?:self_attn|attention)\.(?:[qkvo]_proj|qkv_proj)\.(?:weight|bias)", "attention"),
         (r"layers\.(\d+)\.(?:self_attn|attention)\.(?:query_key_value|dense)\.(?:weight|bias)", "attention"),
+        (r"layers\.(\d+)\.mlp\.\w*norm\.weight", "layernorm"),
         (r"layers\.(\d+)\.mlp\.[\w.]+", "feedforward"),
     )
     blocks = "layers"

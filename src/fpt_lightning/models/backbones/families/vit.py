@@ -31,7 +31,9 @@ class ViT(HubFamily):
 
     @property
     def positions(self) -> int:
-        return (int(self.config.image_size) // max(1, int(self.config.patch_size))) ** 2
+        sizes = [self.config.image_size, self.config.patch_size]  # numbers, or height and width
+        (height, width), (tall, wide) = ([*size] if isinstance(size, list | tuple) else [size] * 2 for size in sizes)
+        return (height // max(1, tall)) * (width // max(1, wide))
 
     def position_rows(self, body: Any, max_length: int | None) -> torch.Tensor:
         """Those of the patches, behind the class token's."""
