@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 
 from fpt_lightning.data.spec import TaskSpec
-from fpt_lightning.errors import FPTError
+from fpt_lightning.errors import FPTError, UsageError
 from fpt_lightning.models.backbones.choice import BackboneChoice
 from fpt_lightning.models.backbones.families import family_of
 from fpt_lightning.models.backbones.hub import read_config
@@ -140,3 +140,10 @@ def test_an_image_size_may_be_a_height_and_a_width() -> None:
     hf.ViTModel(hf.ViTConfig(**sizes, image_size=[32, 16], patch_size=8)).save_pretrained("body")
     task = TaskSpec("image", max_length=8, classes=3, token_width=4)
     assert FrozenPretrainedTransformer(task, BackboneChoice("body"))(torch.zeros(2, 8, 4)).shape == (2, 1, 3)
+
+
+def test_sizes_that_cannot_run_are_refused_before_a_step() -> None:
+    """Its rotary positions are made for wider heads."""
+    sizes = {**TINY, "intermediate_size": 40}
+    with pytest.raises(UsageError, match=r"model\.architecture makes a qwen2_vl_text that cannot run: "):
+        FrozenPretrainedTransformer(TASK, BackboneChoice("qwen2_vl_text", "random", sizes))

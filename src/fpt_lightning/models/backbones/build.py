@@ -27,6 +27,9 @@ from fpt_lightning.random_streams import drawn_from, generator
 VOCABULARY_SAMPLE = 4096
 """Token embeddings kept where the input layer is fitted to them."""
 
+FEW_TOKENS = 8
+"""Of the sequence that a body of unusual sizes reads once before it is used."""
+
 ROOM = 4
 """Times that memory holds a body of which one more is kept, to be copied."""
 
@@ -126,6 +129,8 @@ def _hub_backbone(choice: BackboneChoice, max_length: int, dropout: float, keep_
     if choice.positions == "new":
         rows = draw_embeddings(family, max_length, generator(choice.seed, "positions"))
     family.enter(body, rows)
+    if choice.architecture:
+        family.expect_runs(body, min(max_length, FEW_TOKENS))
     return Backbone(body, family, vocabulary)
 
 

@@ -143,6 +143,19 @@ class HubFamily(Family):
             reason = first_line(error)
             raise UsageError(f"model.architecture does not make a {config.model_type}: {reason}") from error
 
+    def expect_runs(self, body: Any, length: int) -> None:
+        """Refuses sizes that can be built and not computed with, such as heads too narrow for their rotary positions.
+
+        Raises:
+            UsageError: If a sequence of so many tokens cannot be read.
+        """
+        try:
+            with torch.no_grad():
+                self.hidden(body.eval(), torch.zeros(1, length, self.width), None)
+        except MISFITS as error:
+            kind = self.config.model_type
+            raise UsageError(f"model.architecture makes a {kind} that cannot run: {first_line(error)}") from error
+
     def drops(self, name: str) -> bool:
         """Whether a parameter of the model as it is loaded is dropped."""
         return any(re.fullmatch(pattern, name) for pattern in self.dropped)
