@@ -137,7 +137,7 @@ PUBLISHED: dict[str, dict[str, list[float | tuple[float, float] | None]]] = {
         "random tokens by heart": [],
         "random": [],
     },
-    "later": {"GPT-2": [], "StableLM": [], "Arcee": []},
+    "later": {"GPT-2": [], "GPT-2, dropout 0.1": [], "StableLM": [], "Arcee": []},
     "where": {
         "pretrained": [],
         "random feed-forward": [],
