@@ -15,7 +15,7 @@ JOBS :=
 TASKS := bit-xor bit-memory listops mnist cifar cifar-lra remote-homology
 # the entries of experiments.yaml
 TABLES := table1 table2 lstm table6 table7 table8 table9 table10 table11 table12 table13 table14 table15 table16 \
-	table17 table21 attention fair pocket controls carries minilm smollm architectures where parts scarce luck
+	table17 table21 attention fair pocket controls carries minilm smollm architectures later where parts scarce luck
 BENCHMARKS := cost data features gpu halving lstm pack pretraining repeat sweep
 # two processes of one thread each on 2 cores; make test ARGS="-n 0" for a single one
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

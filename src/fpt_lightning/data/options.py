@@ -71,7 +71,8 @@ def check_epochs(trainer: L.Trainer, task: str, examples: int, batch_size: int) 
             "set trainer.max_steps to say how long it trains, and leave trainer.max_epochs away"
         )
     most, interval = trainer.limit_train_batches, getattr(trainer, "val_check_interval", None)  # none by the clock
-    if trainer.check_val_every_n_epoch is None or not isinstance(interval, int) or trainer.limit_val_batches == 0:
+    begins_anew = getattr(trainer, "check_val_every_n_epoch", None) is not None  # the count, with every epoch
+    if not begins_anew or not isinstance(interval, int) or trainer.limit_val_batches == 0:
         return
     whole = examples // batch_size
     batches = int(most * whole) if isinstance(most, float) else min(most, whole)

@@ -197,7 +197,7 @@ def _write_output_to(log: Path) -> None:
 def _in_a_process_of_its_own(words: Sequence[str]) -> Iterator[None]:
     """Lets Lightning start the other processes of a run on several devices as it started this, and as if it ended."""
     main, before = sys.modules["__main__"], (sys.argv, sys.modules["__main__"].__spec__, dict(os.environ))
-    sys.argv, main.__spec__ = ["fpt", *words], find_spec("fpt_lightning.__main__")
+    sys.argv, main.__spec__ = ["fpt", *words], find_spec("fpt_lightning")
     try:
         yield
     finally:

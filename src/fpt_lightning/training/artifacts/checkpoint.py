@@ -45,7 +45,7 @@ UNSEEN = (
     "label_smoothing",
     "seed",
 )
-PARTS = ("limit_train_batches", "limit_val_batches", "overfit_batches")  # of the data
+PARTS = ("limit_val_batches", "overfit_batches")  # of the data
 DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, ArithmeticError, AssertionError,
           AttributeError, LookupError, TypeError, ValueError, struct.error)  # fmt: skip
 """What torch and zipfile raise of a file that is no checkpoint."""
@@ -234,7 +234,7 @@ def expect_same_config(what: str, saved: Mapping[str, Any], own: Mapping[str, An
         raise FPTError(
             f"{what} was trained on {own['backbone']} of another config, whose weights are the same: "
             + ", ".join(f"{field} {saved.get(field)} there, {here[field]} here" for field in changed)
-            + ".\nGive the backbone the config.json that it had."
+            + "; give the backbone the config.json that it had"
         )
 
 

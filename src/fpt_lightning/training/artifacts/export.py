@@ -59,7 +59,7 @@ def load_trained(model: FrozenPretrainedTransformer, path: str | Path) -> None:
         if metadata.get(HASH, own_hash := tensors_hash(tensors)) != own_hash:  # versions before 0.3 wrote none
             raise ValueError("its tensors are not those that were written")
         config = dict(json.loads(metadata.get(CONFIG, "{}")))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise FPTError(f"{path}: no trained parts can be read from it ({error})") from error
     own = model.trained_parameters()
     wanted, saved = ({(name, tensor.shape) for name, tensor in parts.items()} for parts in (own, tensors))
