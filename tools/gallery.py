@@ -62,6 +62,7 @@ def report(browser: Any) -> None:
         ("laptop/pocket", "Against random", "forest"),
         ("laptop/fair", "Accuracy against learning rate", "rates"),
         ("laptop/fair", "Every learning rate and seed", "heat_map"),
+        ("atlas/later", "Learning curves", "later"),
         ("atlas/luck", "Where the variance comes from", "luck"),
         ("atlas/pocket", "Against random", "pocket"),
         ("atlas/pocket", "What the layers hold", "layers"),
@@ -75,7 +76,8 @@ def report(browser: Any) -> None:
     )
     for table, heading, name in shown:
         desk.goto((RESULTS.parent / table / "page.html").as_uri())
-        desk.locator("section", has=desk.get_by_role("heading", name=heading)).screenshot(path=GALLERY / f"{name}.png")
+        section = desk.locator("section", has=desk.get_by_role("heading", name=heading, exact=True))
+        section.screenshot(path=GALLERY / f"{name}.png")
     phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
     phone.goto((RESULTS / "minilm" / "page.html").as_uri())
     phone.screenshot(path=GALLERY / "phone.png")
