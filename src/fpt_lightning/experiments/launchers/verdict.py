@@ -80,7 +80,7 @@ def _carry_out(run: Run) -> Verdict:
         commands.append(([str(run.folder)], attention))
     files.failure.unlink(missing_ok=True)
     if commands and _has_other_configs(run):
-        return fail(run, "a config has changed since the sweep began: the same command makes the run of what it is now")
+        return fail(run, "a config has changed since the sweep began: the same command makes it of what is there now")
     for words, command in commands:
         _write_output_to(run.folder / "log.txt")
         print("".join(f"{line}\n" for line in said), end="")
@@ -128,13 +128,17 @@ def _is_begun_here(run: Run, held: ExitStack) -> bool:
         held.enter_context(hold(run.folder))
         if read_finished(run.folder, run.makes_backbone) is not None or _pauses(run) or _has_other_configs(run):
             return False
-    except (HeldError, DamagedResultError, UsageError, OSError):
+    except (HeldError, DamagedResultError, OSError):
         return False  # of which the run alone says more, as of a damaged checkpoint
     return not damaged(RunFolder(run.folder).as_configured())
 
 
 def _has_other_configs(run: Run) -> bool:
-    return run.contents not in ("", contents(run.configs))
+    """Whether what its id was made of has changed, or is gone."""
+    try:
+        return run.contents not in ("", contents(run.configs))
+    except UsageError:
+        return True
 
 
 def _pauses(run: Run) -> bool:
