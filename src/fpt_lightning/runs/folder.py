@@ -129,7 +129,7 @@ class RunFolder:
     def write_result(self, result: dict[str, Any], status: str = "finished") -> None:
         """Writes the result whole or not at all, with the versions of what trained it; see :func:`finite`."""
         versions = {name: metadata.version(name) for name in PACKAGES}
-        content = finite({"versions": versions, **result, "status": status})
+        content = finite({**result, "versions": result.get("versions", versions), "status": status})
         write_whole(self.result, json.dumps(content, indent=2) + "\n")
         self.has_begun = True
         for left in self.path.glob("hpc_ckpt_*.ckpt"):  # from which Lightning would go on unasked, under SLURM
