@@ -271,6 +271,7 @@ def test_a_sweep_makes_what_is_missing_and_no_more(experiments: Path, capsys: py
     assert all(path.stat().st_mtime_ns == time for path, time in results.items() if path != damaged)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm")
 def test_runs_of_a_sweep_train_on_several_devices(experiments: Path) -> None:
     """One after the other in a process, as alone."""
