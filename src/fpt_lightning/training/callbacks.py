@@ -119,8 +119,9 @@ STEP_HOOKS = ("on_train_batch_start", "on_before_zero_grad", "on_before_backward
 class KeepLast(callbacks.ModelCheckpoint):
     """Keeps the state to go on from.
 
-    One that is due by steps or by the clock where a validation follows is saved behind it: of one before, Lightning
-    takes the validation for made, and passes over it. Where nothing validates it is saved at the end.
+    Told to do so by steps or by the clock it keeps it behind validations too, never between a step and its validation:
+    of such a state Lightning takes the validation for made, and passes over it. Where nothing validates it is saved at
+    the end.
     """
 
     def _generate_state_key(self, **options: Any) -> str:
@@ -140,8 +141,8 @@ class KeepLast(callbacks.ModelCheckpoint):
 
 def is_idle(callback: L.Callback, hook: str) -> bool:
     """Whether a callback has nothing to do at a hook: it has none, or Lightning's that asks at every step, in vain."""
-    ours = isinstance(callback, KeepLast) or type(callback) is callbacks.ModelCheckpoint
-    if ours and isinstance(callback, callbacks.ModelCheckpoint) and hook == "on_train_batch_end":
+    known = type(callback) in (callbacks.ModelCheckpoint, KeepLast)
+    if known and isinstance(callback, callbacks.ModelCheckpoint) and hook == "on_train_batch_end":
         return not callback._every_n_train_steps and callback._train_time_interval is None
     return not is_overridden(hook, callback)
 
